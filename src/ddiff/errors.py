@@ -1,0 +1,23 @@
+"""What a user can get wrong. The command line prints the message alone, in one line."""
+
+
+class DdiffError(Exception):
+    """Something in the user's world went wrong: a missing file, a full disk. Exit status 1."""
+
+    exit_status = 1
+
+
+class ConfigError(DdiffError):
+    """The command or the config asks for something that cannot be. Exit status 2."""
+
+    exit_status = 2
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """', did you mean X?' where a choice is close, else the choices (or nothing)."""
+    import difflib
+
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose from {', '.join(sorted(choices))}" if choices else ""
