@@ -1,0 +1,6 @@
+from ddiff.callbacks.checkpoints import Checkpoints
+from ddiff.callbacks.finite import StopOnNaN
+from ddiff.callbacks.progress import Progress
+from ddiff.callbacks.samples import Samples
+
+__all__ = ["Checkpoints", "Progress", "Samples", "StopOnNaN"]

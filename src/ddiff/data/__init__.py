@@ -1,0 +1,54 @@
+"""Data sets. The names load when first used, so that `--help` need not wait for torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddiff.data.base import Data
+    from ddiff.data.cifar import CIFAR10
+    from ddiff.data.digits import Digits
+    from ddiff.data.images import Images
+    from ddiff.data.mnist import MNIST, FashionMNIST
+    from ddiff.data.shapes import Shapes
+    from ddiff.data.source import Source
+    from ddiff.data.spheres import Spheres
+    from ddiff.data.voxels import Voxels
+    from ddiff.data.writing import write
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Data",
+    "Digits",
+    "FashionMNIST",
+    "Images",
+    "Shapes",
+    "Source",
+    "Spheres",
+    "Voxels",
+    "write",
+]
+
+_MODULES = {
+    "CIFAR10": "cifar",
+    "MNIST": "mnist",
+    "Data": "base",
+    "Digits": "digits",
+    "FashionMNIST": "mnist",
+    "Images": "images",
+    "Shapes": "shapes",
+    "Source": "source",
+    "Spheres": "spheres",
+    "Voxels": "voxels",
+    "write": "writing",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

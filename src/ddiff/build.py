@@ -1,0 +1,116 @@
+"""From a validated, resolved config to objects."""
+
+import logging
+import warnings
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+from torch import nn
+
+from ddiff.checkpoints import AtomicCheckpointIO
+from ddiff.config import locate
+from ddiff.devices import device_for
+from ddiff.diffusion import Plan, Schedule
+from ddiff.errors import ConfigError
+from ddiff.modules import DDPM
+from ddiff.modules.scaling import GradientScaling
+from ddiff.precision import Precision
+from ddiff.random import key
+
+
+def build(node: DictConfig, **supplied: Any) -> Any:
+    """What the node's `_target_` makes, from its options and what the code supplies.
+
+    Supplied objects do not pass through Hydra, which would take our dataclasses for configs.
+    """
+    factory = instantiate(node, _partial_=True, _convert_="all")
+    factory = partial(factory, **supplied)
+    return factory if node.get("_partial_") else factory()
+
+
+def fill_in_data_facts(cfg: DictConfig, data: Any) -> None:
+    """The net's shape and number of classes come from the data, and stay in the run's config."""
+    module = locate(cfg.module["_target_"], ("ddiff.modules",))
+    cfg.net.shape = list(data.shape)
+    cfg.net.num_classes = data.num_classes if module.conditional else None
+    if module.conditional and data.num_classes is None:
+        raise ConfigError(
+            f"module: {module.__name__} needs labels and the data has none; "
+            "use module=ddpm or module=voxel_ddpm, or labelled data"
+        )
+
+
+def build_net(cfg: DictConfig) -> nn.Module:
+    """The net, its weights channels last: convolutions then run so from end to end."""
+    volumes = len(cfg.net.shape) == 4
+    return build(cfg.net).to(
+        memory_format=torch.channels_last_3d if volumes else torch.channels_last
+    )
+
+
+def build_precision(cfg: DictConfig, device: torch.device) -> Precision:
+    """The precision, decided for this device, with torch set to it."""
+    precision = build(cfg.precision).on(device)
+    precision.prepare()
+    return precision
+
+
+def build_module(cfg: DictConfig, precision: Precision) -> DDPM:
+    """The LightningModule, its weights drawn from the seed."""
+    torch.manual_seed(key(cfg.seed, "weights"))
+    schedule = build(cfg.schedule)
+    module = build(
+        cfg.module,
+        net=build_net(cfg),
+        schedule=schedule,
+        objective=build(cfg.objective),
+        timesteps=build(cfg.timesteps, T=schedule.T),
+        optimizer=build(cfg.optimizer),
+        lr_schedule=build(cfg.lr_schedule),
+        precision=precision,
+        seed=cfg.seed,
+    )
+    backend = build(cfg.backend)
+    backend.prepare(module.net)
+    backend.prepare(module.ema)
+    return module
+
+
+def build_plan(cfg: DictConfig, schedule: Schedule) -> Plan:
+    return build(cfg.solver)(schedule)
+
+
+def build_trainer(
+    cfg: DictConfig, run_dir: str, logger: Any, callbacks: list, precision: Precision
+) -> Trainer:
+    """Lightning's Trainer. Training is counted in optimiser steps; there are no epochs in it."""
+    _quiet()
+    options = {name: value for name, value in cfg.trainer.items() if name != "_target_"}
+    accumulate = options["accumulate_grad_batches"]
+    options["val_check_interval"] = min(cfg.budget.val_every, cfg.budget.max_steps) * accumulate
+    plugins: list = [AtomicCheckpointIO()]
+    if precision.needs_scaling:
+        plugins.append(GradientScaling(device_for(cfg.trainer.accelerator)))
+    return Trainer(
+        **options,
+        default_root_dir=run_dir,
+        logger=logger,
+        callbacks=callbacks,
+        plugins=plugins,
+    )
+
+
+def _quiet() -> None:
+    """Leaves of Lightning's remarks those that a user of ddiff can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # ours hold their data in memory, or chose their workers
+        ".*in eval mode at the start of training.*",  # the averaged net always is
+        ".*treespec, LeafSpec.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)

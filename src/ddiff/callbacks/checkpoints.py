@@ -1,0 +1,90 @@
+"""last.ckpt and best.ckpt, at moments from which resuming is exact; and leaving on a signal."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import ddiff
+from ddiff.callbacks.finite import StopOnNaN
+from ddiff.errors import DdiffError
+
+
+class Stopped(DdiffError):
+    """Left on SIGTERM or SIGINT, with everything saved."""
+
+    def __init__(self, signum: int, step: int, path: Path) -> None:
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name} after step {step}; resume with ckpt_path={path}")
+        self.exit_status = 128 + signum
+
+
+class Checkpoints(Callback):
+    """Saves after an optimiser step (never between accumulated batches), after the validation of
+    that step where there is one, every `every` steps, at the end, and when asked to stop."""
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], every: int, nan: StopOnNaN) -> None:
+        self.folder = run_dir / "checkpoints"
+        self.run_dir = run_dir
+        self.config, self.every, self.nan = config, every, nan
+        self.best = float("inf")
+        self.saved_step = -1
+        self.signum: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["ddiff"] = {"version": ddiff.__version__, **self.config}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[signum] = signal.signal(signum, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, accumulate = trainer.global_step, trainer.accumulate_grad_batches
+        between_steps = (batch_idx + 1) % accumulate != 0
+        validation_next = (batch_idx + 1) % trainer.val_check_batch == 0
+        if not between_steps and not validation_next and step != self.saved_step:
+            self._save_if_due(trainer, step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.training and not trainer.fit_loop.epoch_loop.global_step:
+            return
+        loss = float(trainer.callback_metrics["val/loss"])
+        if loss < self.best:
+            self.best = loss
+            self._save(trainer, "best.ckpt")
+        self._save_if_due(trainer, trainer.global_step)
+
+    def _save_if_due(self, trainer: Trainer, step: int) -> None:
+        last = step >= trainer.max_steps or trainer.should_stop
+        if last or self.signum or step - self.saved_step >= self.every:
+            self._save(trainer, "last.ckpt")
+            self.saved_step = step
+        if self.signum and not last:
+            raise Stopped(self.signum, step, self.run_dir)
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        self.nan.check()
+        trainer.save_checkpoint(self.folder / name)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        signal.signal(signum, self._handlers[signum] or signal.SIG_DFL)  # the second one kills
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}

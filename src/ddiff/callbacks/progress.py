@@ -1,0 +1,53 @@
+"""Where the training is, and how fast it goes."""
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ddiff.console import Meter, progress
+
+
+class Progress(Callback):
+    """Shows steps and loss; measures the time inside training batches (not the pauses for
+    validation, samples and checkpoints), logged as speed/samples_per_second."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size  # per micro-batch, all ranks
+        self.busy, self.batches = 0.0, 0  # of this process, the first batch left out
+        self._started = 0.0
+        self._first = True
+        self._stack = ExitStack()
+        self._meter: Meter | None = None
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.batches * self.batch_size / self.busy if self.busy else 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._meter = self._stack.enter_context(progress("training", trainer.max_steps))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._first:
+            self.busy += time.perf_counter() - self._started
+            self.batches += 1
+        self._first = False
+        if trainer.global_step % trainer.log_every_n_steps == 0 and self._meter:
+            loss = float(outputs["loss"])
+            self._meter(
+                trainer.global_step, f"loss {loss:.4f}  {self.samples_per_second:.1f} samples/s"
+            )
+            pl_module.log("speed/samples_per_second", self.samples_per_second)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stack.close()
+        self._meter = None

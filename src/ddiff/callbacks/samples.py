@@ -1,0 +1,50 @@
+"""Samples to look at while training: a picture, the numbers, and a TensorBoard mesh for volumes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ddiff.files import replacing
+
+
+class Samples(Callback):
+    """Every `every` steps, and after the last."""
+
+    def __init__(self, folder: Path, every: int, generate: Callable[[LightningModule], np.ndarray]):
+        self.folder, self.every, self.generate = folder, every, generate
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not stepped or not (step % self.every == 0 or step >= trainer.max_steps):
+            return
+        if trainer.is_global_zero:
+            self.show(trainer, step, self.generate(pl_module))
+
+    def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:
+        from ddiff.viewing.meshes import mesh_tensors
+        from ddiff.viewing.pictures import save_png
+        from ddiff.viewing.still import picture
+
+        grid = picture(samples)
+        save_png(grid, self.folder / f"step_{step:06d}.png")
+        with replacing(self.folder / f"step_{step:06d}.npy") as file:
+            np.save(file, samples)
+        board = trainer.logger.experiment
+        board.add_image("samples", grid, step, dataformats="HWC")
+        if samples.ndim == 5:
+            vertices, faces, colors = mesh_tensors(samples[:4])
+            board.add_mesh(
+                "volumes",
+                torch.from_numpy(vertices),
+                torch.from_numpy(colors),
+                torch.from_numpy(faces),
+                global_step=step,
+            )
+        board.flush()

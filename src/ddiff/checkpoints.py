@@ -1,0 +1,76 @@
+"""Checkpoint files: written atomically, read without executing anything from them."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import DictConfig, OmegaConf
+
+from ddiff.errors import DdiffError
+from ddiff.files import replacing
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A file appears under its final name complete, or not at all."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
+    ) -> None:
+        try:
+            with replacing(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (DdiffError, RuntimeError) as error:
+            free = shutil.disk_usage(Path(path).parent).free / 1e6
+            raise DdiffError(
+                f"could not write {path} ({free:.0f} MB free on its disk); the checkpoint before "
+                f"it is intact ({str(error).splitlines()[0]})"
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return load_checkpoint(Path(path), map_location)
+
+
+def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The dictionary in a ddiff checkpoint: tensors and plain values; nothing in it is executed."""
+    if not path.is_file():
+        raise DdiffError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DdiffError(
+            f"refused {path}: it holds more than tensors and plain values, or is no checkpoint"
+        ) from error
+    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError) as error:
+        raise DdiffError(
+            f"cannot read {path}: it is truncated or no checkpoint ({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(checkpoint, dict) or "ddiff" not in checkpoint:
+        raise DdiffError(f"{path} is not a ddiff checkpoint: it carries no ddiff config")
+    return checkpoint
+
+
+def find_checkpoint(source: str) -> Path:
+    """`from=` and `ckpt_path=` take a checkpoint or a run directory (its last checkpoint)."""
+    path = Path(source)
+    if path.is_dir():
+        last = path / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            runs = sorted(p.parent.parent for p in path.glob("**/checkpoints/last.ckpt"))
+            hint = f"; did you mean {runs[-1]}?" if runs else ""
+            raise DdiffError(f"{path} is not a run: it has no checkpoints/last.ckpt{hint}")
+        return last
+    if not path.is_file():
+        raise DdiffError(f"there is no run or checkpoint {path}")
+    return path
+
+
+def config_of(checkpoint: dict[str, Any]) -> DictConfig:
+    """The resolved config that a checkpoint was trained with; still to be validated."""
+    return OmegaConf.create(checkpoint["ddiff"]["config"])

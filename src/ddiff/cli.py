@@ -1,0 +1,163 @@
+"""The shell around every verb: Hydra, `--help` that explains each option, one line for a mistake."""
+
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import NoReturn
+
+import hydra
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import ddiff.devices  # noqa: F401 (registers the resolver by_device)
+from ddiff.errors import DdiffError, nearest
+
+Main = Callable[[DictConfig], None]
+
+
+def entry(
+    config_name: str, prepare: Callable[[list[str]], None] = lambda argv: None
+) -> Callable[[Main], Callable[[], None]]:
+    """Makes `main(cfg)` a command: composes conf/<config_name>.yaml with the command line.
+
+    `prepare(argv)` runs before Hydra composes.
+    """
+
+    def decorate(main: Main) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            if "--help" in sys.argv or "-h" in sys.argv:
+                print(help_text(config_name, main.__doc__ or ""))
+                return
+            trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall raise, not print
+            shield = nullcontext() if trace else one_line(config_name)
+
+            def job(cfg: DictConfig) -> None:
+                with shield:  # inside Hydra too, which would add a line of its own
+                    main(cfg)
+
+            with shield:
+                prepare(sys.argv[1:])
+                hydra.main(
+                    version_base="1.3", config_path="pkg://ddiff.conf", config_name=config_name
+                )(job)()
+
+        return run
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class one_line(AbstractContextManager):  # noqa: N801 (used like a function)
+    """Turns an exception into one line on stderr and an exit status."""
+
+    config_name: str
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            fail("interrupted", 130)
+        if isinstance(error, Exception):
+            fail(*explain(error, self.config_name))
+
+
+def fail(message: str, status: int) -> NoReturn:
+    print(f"ddiff: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def explain(error: BaseException, config_name: str) -> tuple[str, int]:
+    """One line and an exit status: 2 for a wrong command, 1 for the world."""
+    if isinstance(error, DdiffError):
+        return str(error), error.exit_status
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_hydra(str(error), config_name), 2
+    text = str(error)
+    if "out of memory" in text.lower() or "can't allocate memory" in text:
+        return (
+            "out of memory; smaller: budget.batch_size (with trainer.accumulate_grad_batches to "
+            "keep the product), net.patch_size=2 or 4, net.checkpoint_levels=[0], precision=bf16"
+        ), 1
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on the disk: {error.filename or text}", 1
+    return f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)", 1
+
+
+def _explain_hydra(text: str, config_name: str) -> str:
+    if found := re.search(r"Could not find '([^']+)'", text):
+        group, _, name = found[1].rpartition("/")
+        choices = [line.strip() for line in text.splitlines() if line.startswith("\t")]
+        if not choices:
+            return f"there is no config {found[1]!r}"
+        return f"{group}: there is no {name!r}{nearest(name, choices)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        option = found[1].split("@")[0]
+        known = [*_options(config_name), *_groups()]
+        return f"{option}: no such option{nearest(option, known) if known else ''}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]}: a sweep needs -m; a list is written key=[a,b]"
+    if found := re.search(r"(?:Error parsing override|Error when parsing.*?) '([^']+)'", text):
+        return f"cannot read {found[1]!r}; an option is written key=value"
+    lines = [line for line in text.splitlines() if line.strip() and "HYDRA_FULL" not in line]
+    return lines[0] if lines else text
+
+
+def _options(config_name: str) -> Iterator[str]:
+    """Every option name of the default config, dotted."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    def walk(node: object, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                yield f"{prefix}{name}"
+                yield from walk(value, f"{prefix}{name}.")
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        yield from walk(OmegaConf.to_container(compose(config_name), resolve=False), "")
+
+
+def _groups() -> list[str]:
+    return [f.name for f in files("ddiff.conf").iterdir() if f.is_dir() and f.name[0] not in "._"]
+
+
+def help_text(config_name: str, doc: str) -> str:
+    """What the verb does, its options with their comments, and each group's choices, from the YAML
+    itself: the files are the only place where an option is described."""
+    conf = files("ddiff.conf")
+    text = (conf / f"{config_name}.yaml").read_text()
+    body = text.split("# options", 1)[-1].strip("\n")
+    lines = [" ".join(doc.split()), "", f"Options (python -m ddiff.{config_name} key=value ...):"]
+    lines += ["  " + line for line in body.splitlines()]
+    groups = re.findall(r"^  - (?:/)?(\w+): ", text, re.M)
+    for group in [g for g in groups if (conf / g).is_dir()]:
+        lines += ["", f"{group}=", *_choices(conf / group)]
+    lines += [
+        "",
+        "An option of a choice: group.option=value. A sweep: -m group=a,b seed=1,2.",
+        "Your own configs: --config-dir DIR. The composed config: --cfg job --resolve.",
+    ]
+    return "\n".join(lines)
+
+
+def _choices(group: Traversable) -> Iterator[str]:
+    for file in sorted(group.iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            lines = file.read_text().splitlines()
+            about = lines[0].partition(" : ")[2]
+            yield f"  {file.name[:-5]:<20} {about}"
+            yield from (f"      {line}" for line in lines[1:] if _is_option(line))
+
+
+def _is_option(line: str) -> bool:
+    return bool(re.match(r"\w", line)) and not line.startswith(("defaults:", "_"))

@@ -1,0 +1,22 @@
+"""python -m ddiff.data data=spheres out=spheres : writes a data set to disk."""
+
+from typing import TYPE_CHECKING
+
+from ddiff.cli import entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@entry("data_write")
+def main(cfg: "DictConfig") -> None:
+    from hydra.utils import instantiate
+
+    from ddiff.data.writing import write
+
+    num = write(instantiate(cfg.data), cfg.out, cfg.num, cfg.split)
+    print(f"{num} samples in {cfg.out}")
+
+
+if __name__ == "__main__":
+    main()

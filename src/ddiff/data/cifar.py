@@ -1,0 +1,106 @@
+"""CIFAR-10, from its official binary version (the other one is a pickle, and is not read)."""
+
+import os
+import tarfile
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddiff.data.base import Data
+from ddiff.data.download import Archive
+from ddiff.data.source import Stored
+from ddiff.errors import DdiffError
+
+TAR = "cifar-10-binary.tar.gz"
+TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+TEST = ("test_batch.bin",)
+FILES = Archive(
+    sha256={TAR: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+    mirrors=(
+        "https://www.cs.toronto.edu/~kriz/",
+        "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
+    ),
+    folders=(".", "cifar-10-batches-bin"),
+)
+CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer"]
+CLASS_NAMES += ["dog", "frog", "horse", "ship", "truck"]
+RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
+
+
+class CIFAR10(Data):
+    """50,000 colour images of 32 x 32 to train, 10,000 to validate."""
+
+    num_classes = 10
+    shape = (3, 32, 32)
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        download: bool = True,
+        num_workers: int | None = None,
+        flip: bool = True,
+    ) -> None:
+        super().__init__(batch_size, seed, num_workers, flip)
+        self.root, self.download, self.class_names = Path(root), download, CLASS_NAMES
+
+    def prepare_data(self) -> None:
+        if all(FILES.find(self.root, name) for name in TRAIN + TEST):
+            return
+        if not FILES.find(self.root, TAR):
+            if not self.download:
+                raise FILES.missing(self.root, [TAR])
+            FILES.download(self.root, [TAR])
+        tar = FILES.find(self.root, TAR)
+        assert tar is not None
+        unpack(tar, self.root / "cifar-10-batches-bin")
+
+    def sources(self) -> tuple[Stored, Stored]:
+        return self._read(TRAIN), self._read(TEST)
+
+    def _read(self, names: tuple[str, ...]) -> Stored:
+        records = []
+        for name in names:
+            path = FILES.find(self.root, name)
+            if path is None:
+                raise DdiffError(
+                    f"{name} is not in {self.root}: get {TAR} from {FILES.mirrors[0]} "
+                    "and put it, or what it contains, there"
+                )
+            records.append(read_records(path))
+        every = torch.cat(records)
+        return Stored(every[:, 1:].reshape(-1, 3, 32, 32), every[:, 0].clone())
+
+
+def read_records(path: Path) -> Tensor:
+    """[N, 3073] uint8."""
+    raw = bytearray(path.read_bytes())
+    if not raw or len(raw) % RECORD:
+        raise DdiffError(
+            f"{path} is truncated or damaged: {len(raw)} bytes are not whole records of {RECORD}"
+        )
+    records = torch.frombuffer(raw, dtype=torch.uint8).view(-1, RECORD)
+    if records[:, 0].max() > 9:
+        raise DdiffError(f"{path} is not CIFAR-10: label {int(records[:, 0].max())}, not 0 to 9")
+    return records
+
+
+def unpack(tar: Path, folder: Path) -> None:
+    """Only the files we read, by name, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(tar) as archive:
+            for name in TRAIN + TEST:
+                member = archive.extractfile(f"cifar-10-batches-bin/{name}")
+                if member is None:
+                    raise KeyError(name)
+                part = folder / f"{name}.part"
+                part.write_bytes(member.read())
+                os.replace(part, folder / name)
+    except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
+        raise DdiffError(f"{tar} is truncated or damaged: {error}") from error
+    except OSError as error:
+        raise DdiffError(f"cannot unpack {tar} to {folder}: {error.strerror or error}") from error

@@ -1,0 +1,121 @@
+"""The training stream: micro-batch n is a pure function of (seed, n, rank, world size).
+
+That is what makes resuming exact: to continue after n batches is to start counting at n.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ddiff.data.source import Source
+from ddiff.errors import DdiffError
+from ddiff.random import generator
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+def batches_per_epoch(length: int, batch_size: int, world_size: int = 1) -> int:
+    """The last incomplete batch is dropped; a set smaller than one batch is repeated to fill it."""
+    return max(1, length // (batch_size * world_size))
+
+
+class TrainBatches(Dataset[Batch]):
+    """Item n is the n-th whole batch of this rank, for n = 0, 1, 2, ... without end."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        flip: bool = False,
+    ) -> None:
+        self.source, self.batch_size, self.seed, self.flip = source, batch_size, seed, flip
+        self.rank, self.world_size = rank, world_size
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, n: int) -> Batch:
+        x, y = self.source.batch(self.indices(n))
+        if self.flip:
+            flipped = torch.rand(len(x), generator=self._generator("flip", self.rank, n)) < 0.5
+            x[flipped] = x[flipped].flip(-1)
+        return x, y
+
+    def indices(self, n: int) -> Tensor:
+        """Which samples batch n holds, [batch_size] int64."""
+        epoch, k = divmod(n, batches_per_epoch(len(self.source), self.batch_size, self.world_size))
+        start = (k * self.world_size + self.rank) * self.batch_size
+        order = self._permutation(epoch)
+        return order[torch.arange(start, start + self.batch_size) % len(order)]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            drawn = torch.randperm(len(self.source), generator=self._generator("order", epoch))
+            self._epoch, self._order = epoch, drawn
+        return self._order
+
+    def _generator(self, *words: int | str) -> torch.Generator:
+        return generator("cpu", self.seed, *words)
+
+
+class ValBatches(Dataset[Batch]):
+    """All samples in order; the last batch may be smaller."""
+
+    def __init__(self, source: Source, batch_size: int) -> None:
+        self.source, self.batch_size = source, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def __getitem__(self, n: int) -> Batch:
+        start = n * self.batch_size
+        stop = min(start + self.batch_size, len(self.source))
+        return self.source.batch(torch.arange(start, stop))
+
+
+class CountFrom(Sampler[int]):
+    """start, start + 1, ... without end, and again from start each time it is iterated."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.start)
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader whose workers' DdiffErrors stay one line (torch wraps them in a traceback)."""
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return (yield from super().__iter__())
+        except DdiffError as error:
+            line = str(error).strip().splitlines()[-1]
+            name = f"{type(error).__module__}.{type(error).__qualname__}: "
+            failure = type(error)(line.removeprefix(name))
+        self._iterator = None  # with nothing else holding them, the workers end now
+        raise failure
+
+
+def as_is(batch: Any) -> Any:
+    return batch
+
+
+def loader(
+    batches: Dataset[Batch], sampler: Sampler[int] | range, num_workers: int, pin_memory: bool
+) -> Loader:
+    return Loader(
+        batches,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        collate_fn=as_is,
+        generator=torch.Generator(),  # else every iterator draws from the global one
+    )

@@ -1,0 +1,102 @@
+"""A data set to disk, in files that `images` and `voxels` read again."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from ddiff.data.base import Data, at_least
+from ddiff.data.source import to_bytes
+from ddiff.errors import ConfigError, DdiffError, nearest
+
+Split = Literal["train", "val"]
+
+
+def write(data: Data, out: str | Path, num: int | None = None, split: Split = "train") -> int:
+    """Writes the first `num` samples of a split (null: all) below `out`; returns how many.
+
+    Volumes become `vox_0000.npy` [D, H, W]: uint8 0/1 where every voxel is -1 or 1, else float32
+    in [0, 1]. Images become `00000.png`. Labelled samples go in one folder a class, and
+    `dataset.json`, written last, says what it all is.
+    """
+    if split not in get_args(Split):
+        raise ConfigError(f"split is {split!r}{nearest(str(split), list(get_args(Split)))}")
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DdiffError(f"{out} is not an empty folder; say another out=, or empty it first")
+    if len(set(data.shape[1:])) > 1:
+        raise ConfigError(f"data of shape {data.shape} has unequal sides and could not be re-read")
+    data.prepare_data()
+    data.setup("fit")
+    source = getattr(data, split)
+    num = len(source) if num is None else num
+    at_least(1, num=num)
+    if num > len(source):
+        raise ConfigError(f"num is {num}, but {split} holds {len(source)} samples")
+    name, save = (voxel_name, save_voxels) if len(data.shape) == 4 else (image_name, save_image)
+    batches = torch.arange(num).split(data.batch_size)
+    for rows in track(batches, description=f"writing {num} samples"):
+        x, y = source.batch(rows)
+        for i, row in enumerate(rows.tolist()):
+            folder = out if y is None or not data.class_names else out / data.class_names[int(y[i])]
+            save(folder / name(row, num), x[i])
+    whole(out / "dataset.json", lambda file: file.write(describe(data, num, split).encode()))
+    return num
+
+
+def voxel_name(row: int, num: int) -> str:
+    return f"vox_{row:0{max(4, len(str(num - 1)))}d}.npy"
+
+
+def image_name(row: int, num: int) -> str:
+    return f"{row:0{max(5, len(str(num - 1)))}d}.png"
+
+
+def save_voxels(path: Path, x: Tensor) -> None:
+    """x [1, D, H, W]."""
+    binary = bool((x.abs() == 1).all())
+    volume = (x[0] > 0).to(torch.uint8) if binary else x[0].add(1).div_(2)
+    whole(path, lambda file: np.save(file, volume.numpy()))
+
+
+def save_image(path: Path, x: Tensor) -> None:
+    """x [1 or 3 or 4, H, W]."""
+    pixels = to_bytes(x).permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
+    whole(path, lambda file: image.save(file, "PNG"))
+
+
+def whole(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """The file under its final name is complete or not there."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            save(file)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def describe(data: Data, num: int, split: str) -> str:
+    volumes = len(data.shape) == 4
+    size = data.shape[-1]
+    kind, channels = ("voxels", "") if volumes else ("images", f" data.channels={data.shape[0]}")
+    facts = {
+        "data": type(data).__name__,
+        "split": split,
+        "seed": data.seed,
+        "num": num,
+        "shape": list(data.shape),
+        "class_names": data.class_names,
+        "read_with": f"data={kind} data.root=<this folder> data.size={size}{channels}",
+    }
+    return json.dumps(facts, indent=2) + "\n"

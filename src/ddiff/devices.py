@@ -1,0 +1,33 @@
+"""The device at hand."""
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from ddiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device_for(accelerator: str) -> "torch.device":
+    """The device that trainer.accelerator (auto, cpu, gpu, cuda, mps) means on this machine."""
+    import torch
+
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if accelerator in ("auto", "cpu"):
+        return torch.device("cpu")
+    if accelerator in ("gpu", "cuda", "mps"):
+        raise ConfigError(f"trainer.accelerator: there is no {accelerator} here; use trainer=cpu")
+    raise ConfigError(f"trainer.accelerator: {accelerator!r} is not one of auto, cpu, gpu, mps")
+
+
+def by_device(accelerator: str, cpu: Any, gpu: Any) -> Any:
+    """${by_device:${trainer.accelerator},A,B} in a config: A on a CPU, B on a GPU."""
+    return cpu if device_for(accelerator).type == "cpu" else gpu
+
+
+OmegaConf.register_new_resolver("by_device", by_device, replace=True)

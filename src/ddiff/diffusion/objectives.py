@@ -1,0 +1,118 @@
+"""What the net predicts, and how each timestep's loss is weighted.
+
+Every objective is one line, pred = e eps + s x_0, with e and s from a = sqrt(abar_t) and
+b = sqrt(1 - abar_t). With x_t = a x_0 + b eps, all conversions follow from (e, s):
+
+    x_0  = p x_t + q pred,    p = e / (e a - s b),   q = -b / (e a - s b)
+    |pred error|^2 = ((e a - s b) / b)^2 |x_0 error|^2
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion.schedules import Schedule
+from ddiff.errors import ConfigError
+
+Weighting = Literal["none", "min_snr", "p2"]
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """`weighting` none keeps the plain mean square error of the net's own prediction.
+
+    min_snr (Hang et al. 2023) is declared on x_0: min(SNR, gamma). p2 (Choi et al. 2022) is
+    declared on eps: 1 / (p2_k + SNR)^p2_gamma. Both are converted to this objective's prediction.
+    """
+
+    weighting: Weighting = "none"
+    min_snr_gamma: float = 5.0
+    p2_k: float = 1.0
+    p2_gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weighting not in ("none", "min_snr", "p2"):
+            raise ConfigError(
+                f"objective.weighting: {self.weighting!r} is not one of none, min_snr, p2"
+            )
+        if not (self.min_snr_gamma > 0 and self.p2_k >= 0 and self.p2_gamma >= 0):
+            raise ConfigError(
+                f"objective: min_snr_gamma {self.min_snr_gamma} must be above 0, and neither "
+                f"p2_k {self.p2_k} nor p2_gamma {self.p2_gamma} below"
+            )
+
+    @abstractmethod
+    def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """(e, s) of pred = e eps + s x_0."""
+
+    def target(self, schedule: Schedule, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the net should have said."""
+        e, s = self.mix(*schedule.signal_and_noise(t, x_0))
+        return e * eps + s * x_0
+
+    def to_x_0(self, schedule: Schedule, x_t: Tensor, pred: Tensor, t: Tensor) -> Tensor:
+        p, q = self.coefficients(*schedule.signal_and_noise(t, x_t))
+        return p * x_t + q * pred
+
+    def to_eps(self, schedule: Schedule, x_t: Tensor, pred: Tensor, t: Tensor) -> Tensor:
+        """eps = (s x_t - a pred) / (s b - a e)."""
+        a, b = schedule.signal_and_noise(t, x_t)
+        e, s = self.mix(a, b)
+        return (s * x_t - a * pred) / (s * b - a * e)
+
+    def coefficients(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """(p, q) of x_0 = p x_t + q pred."""
+        e, s = self.mix(a, b)
+        det = e * a - s * b
+        return e / det, -b / det
+
+    def check(self, schedule: Schedule) -> None:
+        """Raises where the schedule holds a noise level this objective cannot express."""
+        a, b = schedule.abar[1:].sqrt(), (1 - schedule.abar[1:]).sqrt()
+        e, s = self.mix(a, b)
+        if bool((e * a - s * b == 0).any()):
+            raise ConfigError(
+                f"objective {type(self).__name__.lower()} cannot recover x_0 where abar_T = 0 "
+                "(zero terminal SNR); use objective=v or objective=x0"
+            )
+
+    def weights(self, schedule: Schedule) -> Tensor:
+        """Weight of this objective's mean square error for every t, [T + 1] float64 (0 at t = 0)."""
+        weights = torch.zeros_like(schedule.abar)
+        abar = schedule.abar[1:]
+        if self.weighting == "none":
+            weights[1:] = 1
+            return weights
+        snr = abar / (1 - abar)
+        if self.weighting == "min_snr":
+            on_x_0 = snr.clamp(max=self.min_snr_gamma)
+        else:
+            on_x_0 = snr / (self.p2_k + snr) ** self.p2_gamma
+        a, b = abar.sqrt(), (1 - abar).sqrt()
+        e, s = self.mix(a, b)
+        weights[1:] = on_x_0 / ((e * a - s * b) / b) ** 2
+        return weights
+
+
+class Eps(Objective):
+    """The noise (Ho et al. 2020)."""
+
+    def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(a), torch.zeros_like(b)
+
+
+class X0(Objective):
+    """The data itself; right where the net is too narrow to carry noise."""
+
+    def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(a), torch.ones_like(b)
+
+
+class V(Objective):
+    """v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022)."""
+
+    def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return a, -b

@@ -1,0 +1,117 @@
+"""Noise schedules: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, for t = 1..T; t = 0 is data."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ddiff.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A float64 table abar[0..T] with abar[0] = 1, strictly falling, abar[T] >= 0.
+
+    A value, checked when it is built; neither module nor buffer, so that no averaging and no
+    half precision ever touches it.
+    """
+
+    abar: Tensor  # [T + 1] float64, on the CPU
+    _on_device: dict[tuple[torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        abar = self.abar
+        if abar.dtype != torch.float64 or abar.dim() != 1 or len(abar) < 2:
+            raise ConfigError("a schedule is a float64 table abar[0..T] with T >= 1")
+        if not bool(torch.isfinite(abar).all()):
+            raise ConfigError("a schedule must be finite")
+        if abar[0] != 1 or abar[-1] < 0 or not bool((abar[1:] < abar[:-1]).all()):
+            raise ConfigError(
+                "a schedule falls strictly from abar[0] = 1 to abar[T] >= 0; "
+                "with many steps or small betas it can stall in float64"
+            )
+
+    @property
+    def T(self) -> int:  # noqa: N802 (the symbol of the papers)
+        return len(self.abar) - 1
+
+    @property
+    def log_snr(self) -> Tensor:
+        """log(abar / (1 - abar)), [T + 1]: +inf at t = 0, -inf where abar_T = 0."""
+        return torch.log(self.abar) - torch.log1p(-self.abar)
+
+    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar_t) and sqrt(1 - abar_t) for t [B], shaped to broadcast over `like` [B, C, *S]."""
+        where = (t.device, like.dtype)
+        if where not in self._on_device:
+            table = torch.stack([self.abar.sqrt(), (1 - self.abar).sqrt()])
+            self._on_device[where] = table.to(like.dtype).to(t.device)
+        a, b = self._on_device[where][:, t].view(2, -1, *[1] * (like.dim() - 1))
+        return a, b
+
+    def add_noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        a, b = self.signal_and_noise(t, x_0)
+        return a * x_0 + b * eps
+
+
+def linear(
+    T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = True
+) -> Schedule:
+    """Ho et al. 2020: betas rise linearly. `rescale` multiplies them by 1000 / T, so that another T
+    ends at the same noise level."""
+    scale = 1000 / _steps(T) if rescale else 1.0
+    return _from_betas(torch.linspace(beta_1 * scale, beta_T * scale, T, dtype=torch.float64))
+
+
+def cosine(T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+    """Nichol and Dhariwal 2021, Eq. 17, with beta_t clipped at `max_beta`."""
+    u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
+    f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+    return _from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    """Jabri et al. 2023 (Algorithm 1), with betas clipped at 0.999 so that abar_T > 0."""
+    if not start < end:
+        raise ConfigError(f"sigmoid schedule: start {start} must be below end {end}")
+    u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
+    s = torch.sigmoid((u * (end - start) + start) / tau)
+    f = (s[-1] - s) / (s[-1] - s[0])
+    return _from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+def constant(T: int = 100, beta: float = 0.1) -> Schedule:
+    """One beta for every step; beta 0.1 with T = 100 is the toy schedule of early voxel work."""
+    return _from_betas(torch.full((_steps(T),), beta, dtype=torch.float64))
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """Lin et al. 2024 (Algorithm 1): shift and scale sqrt(abar) so that abar_T = 0 exactly and
+    abar_1 stays.
+
+    Only for objectives that can predict from pure noise: x0 and v.
+    """
+    if schedule.T < 2:
+        raise ConfigError("a schedule with zero terminal SNR needs T >= 2 steps")
+    root = schedule.abar.sqrt()
+    abar = (root[1] * (root - root[-1]) / (root[1] - root[-1])) ** 2
+    abar[0] = 1
+    return Schedule(abar)
+
+
+def _steps(T: int) -> int:
+    if T < 1:
+        raise ConfigError(f"a schedule needs T >= 1 steps, not {T}")
+    return T
+
+
+def _from_betas(betas: Tensor) -> Schedule:
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        low, high = betas.min().item(), betas.max().item()
+        raise ConfigError(f"every beta must lie in (0, 1); these run from {low:.4g} to {high:.4g}")
+    abar = torch.cumprod(1 - betas, 0)
+    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), abar]))

@@ -1,0 +1,209 @@
+"""The reverse process. A solver fills a table (a Plan); one loop executes every plan:
+
+    x_0 = clamp(p x + q pred)                        p, q: from the objective at this t
+    x'  = a x + b x_0 + c x_0_previous + d noise     a, b, c, d: from the solver at this t
+
+With sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t) and lambda_t = log(alpha_t / sigma_t).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion.objectives import Objective
+from ddiff.diffusion.schedules import Schedule
+from ddiff.errors import ConfigError
+
+Spacing = Literal["linear", "trailing", "quadratic", "logsnr"]
+Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, C, *S], t - 1 [B]) -> pred [B, C, *S]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Times T >= times[0] > ... > times[N] = 0 and the four coefficients of each of the N steps."""
+
+    schedule: Schedule
+    times: Tensor  # [N + 1] int64
+    x: Tensor  # [N] float64, and so are the others
+    x_0: Tensor
+    x_0_previous: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.times[-1] == 0
+        assert bool((self.times[1:] < self.times[:-1]).all())
+        columns = torch.stack([self.x, self.x_0, self.x_0_previous, self.noise])
+        assert columns.dtype == torch.float64
+        assert columns.shape == (4, len(self))
+        assert bool(torch.isfinite(columns).all())
+
+    def __len__(self) -> int:
+        return len(self.times) - 1
+
+    @property
+    def stochastic(self) -> bool:
+        return bool((self.noise != 0).any())
+
+    def table(self, objective: Objective) -> Tensor:
+        """[N, 6] float64, a row a step: p, q, a, b, c, d."""
+        abar = self.schedule.abar[self.times[:-1]]
+        p, q = objective.coefficients(abar.sqrt(), (1 - abar).sqrt())
+        return torch.stack([p, q, self.x, self.x_0, self.x_0_previous, self.noise], dim=1)
+
+
+class State(NamedTuple):
+    """After a step: the new x, the estimate of x_0 it was made from, and the time reached."""
+
+    x: Tensor
+    x_0: Tensor
+    t: int
+
+
+def solve(
+    predict: Predict,
+    plan: Plan,
+    objective: Objective,
+    x: Tensor,
+    noise: Callable[[int], Tensor],
+    clamp: float | None = None,
+) -> Iterator[State]:
+    """Runs the plan from x ~ N(0, I) [B, C, *S], yielding every state; the last is the sample.
+
+    `noise(step)` returns fresh noise shaped like x and is called only where the plan needs it.
+    """
+    times = plan.times.tolist()
+    x_0_previous = None
+    for step, (p, q, a, b, c, d) in enumerate(plan.table(objective).tolist()):
+        t = torch.full((len(x),), times[step] - 1, device=x.device)
+        x_0 = p * x + q * predict(x, t).to(x.dtype)
+        if clamp is not None:
+            x_0 = x_0.clamp(-clamp, clamp)
+        x = a * x + b * x_0
+        if c != 0:
+            x = x + c * x_0_previous
+        if d != 0:
+            x = x + d * noise(step)
+        x_0_previous = x_0
+        yield State(x, x_0, times[step + 1])
+
+
+def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
+    """num_steps + 1 strictly falling times from T to 0.
+
+    linear: evenly from T to 1, then 0. trailing: T - i T / N. quadratic: dense near the data.
+    logsnr: T, then even in log SNR down to 1, then 0; one step crosses what lies below -10 (where
+    the linear schedule ends), for there is nothing to see there.
+    """
+    T = schedule.T
+    if not 1 <= num_steps <= T:
+        raise ConfigError(
+            f"solver.num_steps must lie in 1..{T} (the schedule's T), not {num_steps}"
+        )
+    u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    if spacing == "trailing":
+        times = T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps
+    elif spacing == "linear":
+        times = T + u * (1 - T)
+    elif spacing == "quadratic":
+        times = (T**0.5 + u * (1 - T**0.5)) ** 2
+    elif spacing == "logsnr":
+        rising = schedule.log_snr[1:].clamp(min=-10).flip(0)  # at T, T - 1, .. 1
+        wanted = rising[0] + u * (rising[-1] - rising[0])
+        times = T - torch.searchsorted((rising[1:] + rising[:-1]) / 2, wanted).double()
+    else:
+        raise ConfigError(
+            f"solver.spacing: {spacing!r} is not one of linear, trailing, quadratic, logsnr"
+        )
+    times = torch.cat([times.round().long(), torch.zeros(1, dtype=torch.int64)])
+    # rounding may repeat a time: keep at least one below each, at most what is left above
+    index = torch.arange(num_steps + 1)
+    times = torch.maximum(times, num_steps - index)
+    times[0] = T
+    return torch.cummin(times + index, 0).values - index
+
+
+def ddpm(
+    schedule: Schedule,
+    num_steps: int | None = None,
+    variance: Literal["beta", "posterior"] = "posterior",
+    spacing: Spacing = "trailing",
+) -> Plan:
+    """Ho et al. 2020, Eq. 7, with sigma^2 = beta or beta tilde; num_steps None visits all T."""
+    times = spaced(schedule, schedule.T if num_steps is None else num_steps, spacing)
+    abar_t, abar_s = schedule.abar[times[:-1]], schedule.abar[times[1:]]
+    alpha = abar_t / abar_s
+    x = alpha.sqrt() * (1 - abar_s) / (1 - abar_t)
+    x_0 = abar_s.sqrt() * (1 - alpha) / (1 - abar_t)
+    if variance == "posterior":
+        squared = (1 - alpha) * (1 - abar_s) / (1 - abar_t)
+    elif variance == "beta":
+        squared = (1 - alpha) * (times[1:] > 0)  # the last step returns its mean
+    else:
+        raise ConfigError(f"solver.variance: {variance!r} is not one of beta, posterior")
+    return Plan(schedule, times, x, x_0, 0 * x, squared.sqrt())
+
+
+def ddim(
+    schedule: Schedule, num_steps: int = 50, eta: float = 0.0, spacing: Spacing = "trailing"
+) -> Plan:
+    """Song et al. 2021, Eq. 12 and 16. eta = 0 is deterministic, eta = 1 has the DDPM posterior
+    variance."""
+    _check_eta(eta)
+    times = spaced(schedule, num_steps, spacing)
+    abar_t, abar_s = schedule.abar[times[:-1]], schedule.abar[times[1:]]
+    std = eta * ((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)).sqrt()
+    # sqrt((1 - abar_s - std^2) / (1 - abar_t)), without the difference, which cancels near eta = 1
+    kept = (1 - eta**2) * (1 - abar_t) + eta**2 * (abar_t / abar_s) * (1 - abar_s)
+    direction = ((1 - abar_s) * kept).sqrt() / (1 - abar_t)
+    x_0 = abar_s.sqrt() - direction * abar_t.sqrt()
+    return Plan(schedule, times, direction, x_0, 0 * std, std)
+
+
+def dpmpp_2m(schedule: Schedule, num_steps: int = 25, spacing: Spacing = "logsnr") -> Plan:
+    """Lu et al. 2022 (DPM-Solver++, Algorithm 2): second-order multistep, deterministic."""
+    times = spaced(schedule, num_steps, spacing)
+    alpha, sigma, h, ratio = _log_snr_steps(schedule, times)
+    gain = -alpha[1:] * torch.expm1(-h)
+    half = ratio / 2  # 1 / (2 r): the weight of the difference of the last two estimates
+    return Plan(
+        schedule,
+        times,
+        sigma[1:] / sigma[:-1],
+        gain * (1 + half),
+        -gain * half,
+        torch.zeros_like(h),
+    )
+
+
+def dpmpp_2m_sde(
+    schedule: Schedule, num_steps: int = 25, eta: float = 1.0, spacing: Spacing = "logsnr"
+) -> Plan:
+    """SDE-DPM-Solver++(2M), midpoint form. eta = 0 is its deterministic limit."""
+    _check_eta(eta)
+    times = spaced(schedule, num_steps, spacing)
+    alpha, sigma, h, ratio = _log_snr_steps(schedule, times)
+    gain = -alpha[1:] * torch.expm1(-(1 + eta) * h)
+    half = ratio / 2
+    noise = sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
+    # exp(-eta h) -> 0 where a step starts or ends at an infinite log SNR, unless eta is 0
+    x = sigma[1:] / sigma[:-1] * torch.exp(-eta * h).nan_to_num(1.0)
+    return Plan(schedule, times, x, gain * (1 + half), -gain * half, noise.nan_to_num(0.0))
+
+
+def _log_snr_steps(schedule: Schedule, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """alpha, sigma [N + 1]; h = lambda_s - lambda_t [N]; h / h_previous [N], and 0 in the first
+    step, in the last (h is infinite), and after an infinite one: those are first order."""
+    abar = schedule.abar[times]
+    h = torch.diff(schedule.log_snr[times] / 2)
+    ratio = torch.zeros_like(h)
+    ratio[1:] = h[1:] / h[:-1]
+    ratio[~torch.isfinite(h)] = 0
+    return abar.sqrt(), (1 - abar).sqrt(), h, ratio
+
+
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise ConfigError(f"solver.eta must lie in 0..1, not {eta}")

@@ -1,0 +1,59 @@
+"""Laws that stay as they are through training."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion.timesteps.base import TimestepSampler
+from ddiff.errors import ConfigError
+
+
+class Uniform(TimestepSampler):
+    """t ~ U{1..T}. Unbiased: it is the objective."""
+
+    unbiased = True
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        device = generator.device
+        t = torch.randint(1, self.T + 1, (batch_size,), generator=generator, device=device)
+        return t, torch.ones(batch_size, device=device)
+
+
+class Stratified(TimestepSampler):
+    """u = (i + U) / N over the global batch: one draw in each of N equal strata. Unbiased."""
+
+    unbiased = True
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        device = generator.device
+        i = torch.arange(rank * batch_size, (rank + 1) * batch_size, device=device)
+        within = torch.randint(self.T, (batch_size,), generator=generator, device=device)
+        # floor(u T) in integers, within = floor(U T): i + U in float32 may round into stratum i + 1
+        t = (i * self.T + within) // (batch_size * world_size) + 1
+        return t, torch.ones(batch_size, device=device)
+
+
+class LogitNormal(TimestepSampler):
+    """sigmoid(N(mean, std)) in units of T (Esser et al. 2024): middle noise levels most often.
+    Objective-changing: the loss keeps weight 1."""
+
+    unbiased = False
+
+    def __init__(self, T: int, mean: float = 0.0, std: float = 1.0) -> None:  # noqa: N803
+        super().__init__(T)
+        if not (math.isfinite(mean) and 0 < std < math.inf):
+            raise ConfigError(f"timesteps: mean {mean} must be finite and std {std} above 0")
+        self.mean, self.std = mean, std
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        device = generator.device
+        normal = torch.randn(batch_size, generator=generator, device=device)
+        t = (torch.sigmoid(self.mean + self.std * normal) * self.T).long() + 1
+        return t.clamp(max=self.T), torch.ones(batch_size, device=device)

@@ -1,0 +1,115 @@
+"""The training step as Lightning wants it. Glue only: the mathematics is in ddiff.diffusion."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ddiff.diffusion import Objective, Schedule
+from ddiff.diffusion.timesteps import Stratified, TimestepSampler
+from ddiff.precision import Precision
+from ddiff.random import generator, key
+
+Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B] or None
+
+
+class DDPM(LightningModule):
+    """Unconditional denoising diffusion in 2D and 3D. Labels in the batch are ignored.
+
+    `ema` is the averaged copy of `net`; validation and sampling use it. Both are in the state dict.
+    """
+
+    conditional = False
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        objective: Objective,
+        timesteps: TimestepSampler,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        lr_schedule: Callable[[Optimizer], LRScheduler],
+        precision: Precision,
+        seed: int,
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        objective.check(schedule)
+        self.net = net
+        self.ema = copy.deepcopy(net).requires_grad_(False).eval()
+        self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.precision = precision
+        self.seed, self.ema_decay = seed, ema_decay
+        self.batches_seen = 0  # micro-batches on this rank; the key of noise and of batch order
+        self.register_buffer("weights", objective.weights(schedule).float(), persistent=False)
+
+    def condition(self, y: Tensor | None, g: torch.Generator) -> Tensor | None:
+        """The labels the net is trained with."""
+        return None
+
+    def denoise(
+        self, net: nn.Module, x_0: Tensor, t: Tensor, y: Tensor | None, eps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Plain mean square error per sample [B], and the estimate of x_0 [B, C, *S]."""
+        x_t = self.schedule.add_noise(x_0, t, eps)
+        with self.precision.autocast(x_0.device):
+            pred = net(x_t, t - 1, y)
+        pred = pred.float()
+        error = pred - self.objective.target(self.schedule, x_0, eps, t)
+        losses = error.square().flatten(1).mean(1)
+        return losses, self.objective.to_x_0(self.schedule, x_t, pred.detach(), t)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        x_0, y = batch
+        words = (self.seed, "train", self.global_rank, self.batches_seen)
+        self.batches_seen += 1
+        torch.manual_seed(key("dropout", *words))
+        g = generator(x_0.device, *words)
+        t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, self.trainer.world_size)
+        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        losses, _ = self.denoise(self.net, x_0, t, self.condition(y, g), eps)
+        self.timesteps.update(t, losses.detach())
+        loss = (losses * weight * self.weights[t]).mean()
+        self.log("train/loss", loss.detach())
+        return {"loss": loss, "losses": losses.detach(), "t": t}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The uniformly weighted loss of the averaged net, on the same noise every time."""
+        x_0, y = batch
+        g = generator(x_0.device, self.seed, "val", self.global_rank, batch_idx)
+        t, _ = Stratified(self.schedule.T).sample(len(x_0), g)
+        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        losses, x_0_hat = self.denoise(self.ema, x_0, t, y if self.conditional else None, eps)
+        metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
+        self.log_dict(metrics, batch_size=len(x_0), sync_dist=True)
+
+    def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
+        """More to log from one denoising step, by kind of data."""
+        return {}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.net.parameters())
+        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        step = self.trainer.global_step
+        # a young average forgets faster: its decay rises from 0.1 to `ema_decay`
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.ema.parameters()), list(self.net.parameters()), 1 - decay
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_seen"] = self.batches_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_seen = checkpoint["batches_seen"]

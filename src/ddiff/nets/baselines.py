@@ -1,0 +1,59 @@
+"""The two smallest nets that learn: what every other net is compared with."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddiff.nets.checks import check_divides, check_input, checked_shape
+from ddiff.nets.embedding import Condition
+
+
+class Plain3d(nn.Module):
+    """Two convolutions at full resolution, the time added between them."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_classes: int | None,
+        embedding: nn.Module,
+        channels: int = 32,
+    ):
+        super().__init__()
+        self.shape = checked_shape(shape, dims=(3,))
+        self.condition = Condition(embedding, num_classes)
+        self.conv1 = nn.Conv3d(self.shape[0], channels, 3, padding=1)
+        self.modulate = nn.Linear(self.condition.out_dim, channels)
+        self.conv2 = nn.Conv3d(channels, self.shape[0], 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        check_input(x, self.shape)
+        emb = self.modulate(F.silu(self.condition(t, y)))
+        return self.conv2(F.silu(self.conv1(x) + emb[..., None, None, None]))
+
+
+class Simple2d(nn.Module):
+    """A convolution down, a bottleneck that is told the time, a transposed convolution up."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_classes: int | None,
+        embedding: nn.Module,
+        channels: int = 64,
+    ):
+        super().__init__()
+        self.shape = checked_shape(shape, dims=(2,))
+        check_divides(self.shape, 2, "one convolution of stride 2")
+        self.condition = Condition(embedding, num_classes)
+        self.down = nn.Conv2d(self.shape[0], channels, 3, stride=2, padding=1)
+        self.modulate = nn.Linear(self.condition.out_dim, channels)
+        self.bottleneck = nn.Conv2d(channels, channels, 3, padding=1)
+        self.up = nn.ConvTranspose2d(channels, self.shape[0], 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        check_input(x, self.shape)
+        emb = self.modulate(F.silu(self.condition(t, y)))
+        h = F.silu(self.down(x))
+        h = F.silu(self.bottleneck(h) + emb[..., None, None])
+        return self.up(h)

@@ -1,0 +1,154 @@
+"""What the U-Net is made of; every block works in 2D and in 3D."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ddiff.nets.norm import Norm
+
+Modulation = Literal["scale_shift", "shift"]
+
+
+def conv(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    """A convolution padded so that only `stride` changes the size."""
+    layer = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
+    return layer(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with all its parameters set to zero, so that a block begins as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class Dropout(nn.Module):
+    """Dropout by 16-bit numbers: on CPUs, four times as fast as drawing a float per value."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.p > 0 and x.is_cpu) or torch.compiler.is_compiling():
+            return F.dropout(x, self.p, self.training)
+        dropped = round(self.p * 2**16)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: x.numel()] >= dropped - 2**15
+        mask = torch.empty_like(x)  # in the memory format of x
+        torch.as_strided(mask, (x.numel(),), (1,)).copy_(kept).mul_(2**16 / (2**16 - dropped))
+        return x * mask
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, conv, twice, around a shortcut; `emb` [B, E] scales and shifts, or shifts."""
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        emb_dim: int,
+        dropout: float,
+        modulation: Modulation,
+        groups: int,
+    ):
+        super().__init__()
+        self.norm1 = Norm(inputs, groups)
+        self.conv1 = conv(dims, inputs, outputs)
+        self.has_scale = modulation == "scale_shift"
+        self.modulate = nn.Linear(emb_dim, outputs * (2 if self.has_scale else 1))
+        self.norm2 = Norm(outputs, groups)
+        self.dropout = Dropout(dropout)
+        self.conv2 = zeroed(conv(dims, outputs, outputs))
+        self.shortcut = conv(dims, inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(self.norm1(x))
+        if self.has_scale:
+            h = self.norm2(h, *self.modulate(emb).chunk(2, dim=1))
+        else:
+            h = self.norm2(h + self.modulate(emb)[(...,) + (None,) * (x.ndim - 2)])
+        return self.conv2(self.dropout(h)) + self.shortcut(x)
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions, with a residual connection; one head if no `head_dim`."""
+
+    def __init__(self, channels: int, head_dim: int | None, groups: int):
+        super().__init__()
+        self.heads = channels // (head_dim or channels)
+        self.norm = Norm(channels, groups, silu=False)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, N, C], a view of channels-last x
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # [B, N, 3, heads, head_dim]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.project(h).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Block(nn.Module):
+    """A residual block, and attention after it where `attend`.
+
+    Where `recompute`, its activations are made again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        attend: bool,
+        recompute: bool = False,
+        head_dim: int | None,
+        groups: int,
+        **options,
+    ):
+        super().__init__()
+        self.recompute = recompute
+        self.res = ResBlock(inputs=inputs, outputs=outputs, groups=groups, **options)
+        self.attention = Attention(outputs, head_dim, groups) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, emb, skip, use_reentrant=False)
+        return self._forward(x, emb, skip)
+
+    def _forward(self, x: Tensor, emb: Tensor, skip: Tensor | None) -> Tensor:
+        x = x if skip is None else torch.cat([x, skip], dim=1)
+        return self.attention(self.res(x, emb))
+
+
+class Downsample(nn.Module):
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        self.conv = conv(dims, channels, channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Each value repeated twice along each axis, then a convolution.
+
+    Computed as the one transposed convolution that equals both, whose kernel of 4 is the sum of
+    the kernel of 3 at two offsets: 3.4 times fewer multiplications in 3D, 2.2 times in 2D.
+    """
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        self.conv = conv(dims, channels, channels)
+        self.transposed = {2: F.conv_transpose2d, 3: F.conv_transpose3d}[dims]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight.transpose(0, 1)
+        for axis in range(2, weight.ndim):
+            a, b, c = weight.unbind(axis)
+            weight = torch.stack([c, b + c, a + b, a], axis)
+        return self.transposed(x, weight, self.conv.bias, stride=2, padding=1)

@@ -1,0 +1,131 @@
+"""The U-Net of Ho et al. 2020 and Dhariwal and Nichol 2021, in 2D and in 3D."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddiff.nets.blocks import Block, Downsample, Modulation, Upsample, conv, zeroed
+from ddiff.nets.checks import check_divides, check_input, check_unet, checked_shape
+from ddiff.nets.embedding import Condition
+from ddiff.nets.norm import Norm
+from ddiff.nets.patches import depth_to_space, space_to_depth
+
+
+class UNet(nn.Module):
+    """(x [B, C, *S], t [B], y [B] or None) -> [B, C, *S].
+
+    shape: [C, *S]. channels: one number a level, the size halves from level to level.
+    attention: sizes (the largest side) of the feature maps that get self-attention.
+    head_dim: channels of one attention head; None is a single head.
+    patch_size: space to depth before the first convolution.
+    input_skip: adds gain(t) x to the prediction, for stems narrower than their patches.
+    checkpoint_levels: levels whose activations are recomputed in the backward pass.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_classes: int | None,
+        channels: Sequence[int],
+        embedding: nn.Module,
+        num_blocks: int = 2,
+        attention: Sequence[int] = (),
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+        patch_size: int = 1,
+        modulation: Modulation = "scale_shift",
+        input_skip: bool = False,
+        checkpoint_levels: Sequence[int] = (),
+        groups: int = 32,
+        mid_attention: bool = True,
+    ):
+        super().__init__()
+        self.shape = checked_shape(shape)
+        self.patch_size = patch_size
+        dims, levels = len(self.shape) - 1, len(channels)
+        why = f"patch_size {patch_size} x 2^{levels - 1} for {levels} levels"
+        check_divides(self.shape, patch_size * 2 ** (levels - 1), why)
+        sizes = [max(self.shape[1:]) // patch_size // 2**level for level in range(levels)]
+        check_unet(
+            sizes, channels, attention, head_dim, checkpoint_levels, modulation, mid_attention
+        )
+
+        self.condition = Condition(embedding, num_classes)
+        emb_dim = self.condition.out_dim
+        depth = self.shape[0] * patch_size**dims
+        self.stem = conv(dims, depth, channels[0])
+        block = partial(
+            Block,
+            dims=dims,
+            emb_dim=emb_dim,
+            dropout=dropout,
+            modulation=modulation,
+            groups=groups,
+            head_dim=head_dim,
+        )
+        per_level = [
+            partial(block, attend=size in attention, recompute=level in checkpoint_levels)
+            for level, size in enumerate(sizes)
+        ]
+        self.down, skips = _down(per_level, dims, channels, num_blocks)
+        self.middle = nn.ModuleList(
+            block(channels[-1], channels[-1], attend=attend) for attend in (mid_attention, False)
+        )
+        self.up = _up(per_level, dims, channels, num_blocks, skips)
+        self.norm = Norm(channels[0], groups)
+        self.out = zeroed(conv(dims, channels[0], depth))
+        self.gain = zeroed(nn.Linear(emb_dim, self.shape[0])) if input_skip else None
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        check_input(x, self.shape)
+        emb = F.silu(self.condition(t, y))
+        h = self.stem(space_to_depth(x, self.patch_size))
+        skips = [h]
+        for layer in self.down:
+            h = layer(h) if isinstance(layer, Downsample) else layer(h, emb)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, emb)
+        for layer in self.up:
+            h = layer(h) if isinstance(layer, Upsample) else layer(h, emb, skips.pop())
+        prediction = depth_to_space(self.out(self.norm(h)), self.patch_size)
+        if self.gain is not None:
+            gain = self.gain(emb)[(...,) + (None,) * (x.ndim - 2)]
+            prediction = torch.addcmul(prediction, gain, x)
+        return prediction
+
+
+def _down(
+    blocks: list[Callable[..., Block]], dims: int, channels: Sequence[int], num_blocks: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """The way down, and the channels of each skip: of the stem's output and of every layer's."""
+    layers, skips = nn.ModuleList(), [channels[0]]
+    for level, (block, width) in enumerate(zip(blocks, channels, strict=True)):
+        for _ in range(num_blocks):
+            layers.append(block(skips[-1], width))
+            skips.append(width)
+        if level < len(channels) - 1:
+            layers.append(Downsample(dims, width))
+            skips.append(width)
+    return layers, skips
+
+
+def _up(
+    blocks: list[Callable[..., Block]],
+    dims: int,
+    channels: Sequence[int],
+    num_blocks: int,
+    skips: list[int],
+) -> nn.ModuleList:
+    """The way up; each block takes the last skip that is left."""
+    layers, inputs = nn.ModuleList(), channels[-1]
+    for level in reversed(range(len(channels))):
+        for _ in range(num_blocks + 1):
+            layers.append(blocks[level](inputs + skips.pop(), channels[level]))
+            inputs = channels[level]
+        if level > 0:
+            layers.append(Upsample(dims, inputs))
+    return layers

@@ -1,0 +1,85 @@
+"""Samples onto the disk: numbers streamed batch by batch, pictures and meshes of the first ones."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from ddiff.console import console, progress
+from ddiff.errors import ConfigError, DdiffError
+from ddiff.sampling import Generation, labels_for
+
+PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
+
+
+def write_samples(generation: Generation, cfg: DictConfig, run_dir: Path) -> None:
+    """<out>.npy, <out>.png and, for volumes, <out>_0000.ply ...; says where they are."""
+    if cfg.num_samples < 1 or cfg.batch_size < 1:
+        raise ConfigError("num_samples and batch_size must be 1 or more")
+    if cfg.mesh not in ("ply", "obj", "none", None):
+        raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
+    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    solver = cfg.solver["_target_"].rpartition(".")[2]
+    name = f"{solver}{len(generation.plan)}_{cfg.num_samples}"
+    out = Path(cfg.out) if cfg.out else run_dir / "samples" / name
+    out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
+    shape = (cfg.num_samples, *generation.shape)
+    first = _stream(generation, cfg, y, out.with_name(out.name + ".npy"), shape)
+    _pictures(first, out, cfg.mesh)
+
+
+def _stream(
+    generation: Generation, cfg: DictConfig, y: object, path: Path, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Writes all samples, holding one batch in memory; returns the ones to picture."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(part)
+        done = 0
+        with progress("sampling", shape[0] * len(generation.plan)) as meter:
+
+            def on_step(samples: int) -> None:
+                nonlocal done
+                done += samples
+                meter(done)
+
+            row = 0
+            for batch in generation.batches(shape[0], cfg.batch_size, y, on_step):
+                array[row : row + len(batch)] = batch.cpu().numpy()
+                row += len(batch)
+        array.flush()
+        first = np.array(array[: PICTURED[len(shape)]])
+        del array
+        os.replace(part, path)
+    except OSError as error:
+        raise DdiffError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    console.print(f"samples     {path}  {list(shape)}")
+    return first
+
+
+def _reserve(path: Path) -> None:
+    """Asks for the disk space now: a full disk shows before the work, and as an error, not as a
+    killed process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _pictures(samples: np.ndarray, out: Path, mesh: str | None) -> None:
+    from ddiff.viewing import isosurface, picture, save_png, write_obj, write_ply
+
+    png = out.with_name(out.name + ".png")
+    save_png(picture(samples), png)
+    console.print(f"picture     {png}")
+    if samples.ndim == 5 and mesh in ("ply", "obj"):
+        write = write_ply if mesh == "ply" else write_obj
+        for i, volume in enumerate(samples[:, 0]):
+            write(*isosurface(volume), out.with_name(f"{out.name}_{i:04d}.{mesh}"))
+        console.print(f"meshes      {out}_0000.{mesh} ...")
+    npy = out.with_name(out.name + ".npy")
+    console.print(f"look        python -m ddiff.view path={npy}")

@@ -1,0 +1,189 @@
+"""A run: one directory that holds everything about one training."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.tensorboard.summary import hparams
+
+from ddiff import build, resume
+from ddiff.callbacks import Checkpoints, Progress, Samples, StopOnNaN
+from ddiff.config import resolved, validate
+from ddiff.console import console, progress
+from ddiff.devices import device_for
+from ddiff.environment import environment, peak_memory_mb
+from ddiff.errors import DdiffError
+from ddiff.files import replacing, write_json
+from ddiff.sampling import Generation, labels_for
+
+
+class Run:
+    """`start` validates and builds before it writes anything."""
+
+    def __init__(self, cfg: DictConfig, path: Path, resume_from: resume.Resume | None) -> None:
+        self.cfg, self.path, self.resume_from = cfg, path, resume_from
+        self.started = time.perf_counter()
+        self.device = device_for(cfg.trainer.accelerator)
+        self.data = build.build(cfg.data)
+        build.fill_in_data_facts(cfg, self.data)
+        self.precision = build.build_precision(cfg, self.device)
+        self.module = build.build_module(cfg, self.precision)
+        self.plan = build.build_plan(cfg, self.module.schedule)
+        labels_for(cfg.sampling.y, 1, cfg.net.num_classes)
+        if resume_from:
+            resume_from.check(cfg)
+
+    @classmethod
+    def start(cls, cfg: DictConfig) -> "Run":
+        """From the composed config, or, with `ckpt_path`, from the run it names."""
+        point = resume.Resume.of(cfg)
+        cfg = resolved(point.cfg if point else cfg)
+        validate(cfg)
+        run = cls(cfg, _directory(cfg, point), point)
+        run._write_start()
+        return run
+
+    def _write_start(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DdiffError(f"cannot make the run directory {self.path}: {error}") from error
+        with replacing(self.path / "config.yaml", "w") as file:
+            file.write(OmegaConf.to_yaml(self.cfg))
+        write_json(self.path / "environment.json", environment(self.device, self.precision.dtype))
+        parameters = sum(p.numel() for p in self.module.net.parameters())
+        shape = "x".join(map(str, self.data.shape))
+        console.print(
+            f"{self.cfg.name}: {shape}, {parameters / 1e6:.2f} M parameters, "
+            f"{self.precision.dtype} on {self.device.type}, to step {self.cfg.budget.max_steps}"
+            f"\n{self.path}"
+        )
+
+    def fit(self) -> None:
+        """Trains, from the resume point where there is one."""
+        cfg = self.cfg
+        nan = StopOnNaN()
+        config = {
+            "config": OmegaConf.to_container(cfg),
+            "overrides": list(self.resume_from.overrides if self.resume_from else _overrides()),
+        }
+        self.progress = Progress(cfg.data.batch_size * cfg.trainer.num_nodes)
+        callbacks = [
+            self.progress,
+            nan,
+            Samples(self.path / "samples", cfg.budget.sample_every, self.generate),
+            Checkpoints(self.path, config, cfg.budget.save_every, nan),
+        ]
+        step = self.resume_from.step if self.resume_from else 0
+        logger = TensorBoardLogger(
+            str(self.path), name="", version="tensorboard", purge_step=step + 1 if step else None
+        )
+        self.trainer = build.build_trainer(cfg, str(self.path), logger, callbacks, self.precision)
+        ckpt_path = str(self.resume_from.path) if self.resume_from else None
+        self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
+
+    def generate(self, module: LightningModule, title: str = "samples") -> np.ndarray:
+        """The run's samples from the averaged net, [N, C, *S]."""
+        options = self.cfg.sampling
+        generation = Generation(
+            net=module.ema,
+            shape=tuple(self.cfg.net.shape),
+            num_classes=self.cfg.net.num_classes,
+            objective=module.objective,
+            plan=self.plan,
+            guidance=build.build(self.cfg.guidance),
+            precision=self.precision,
+            seed=self.cfg.seed,
+            clamp=options.clamp,
+        )
+        return generate_array(generation, options)
+
+    def finish(self) -> None:
+        """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
+        if not self.trainer.is_global_zero:
+            return
+        measured = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        measured.pop("speed/samples_per_second", None)
+        metrics = {
+            **measured,
+            "step": self.trainer.global_step,
+            "samples_per_second": round(self.progress.samples_per_second, 3),
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "peak_memory_mb": round(peak_memory_mb(self.device)),
+            "protocol": "val/*: averaged weights, uniform timesteps, the same noise every time; "
+            "speed and seconds: this process",
+        }
+        write_json(self.path / "metrics.json", metrics)
+        writer = self.trainer.logger.experiment
+        numbers = {k: v for k, v in measured.items() if k.startswith("val/")}
+        for summary in hparams(flat(OmegaConf.to_container(self.cfg)), numbers):
+            writer._get_file_writer().add_summary(summary)
+        self.trainer.logger.finalize("success")
+        _closing_table(self.path, metrics)
+
+
+def generate_array(generation: Generation, options: DictConfig) -> np.ndarray:
+    """All samples that `options` (num_samples, batch_size, y) ask for, with a progress bar."""
+    num = options.num_samples
+    wanted = options.y if isinstance(options.y, str | int | None) else list(options.y)
+    y = labels_for(wanted, num, generation.num_classes)
+    done = 0
+    with progress("sampling", num * len(generation.plan)) as meter:
+
+        def on_step(samples: int) -> None:
+            nonlocal done
+            done += samples
+            meter(done)
+
+        batches = generation.batches(num, options.batch_size, y, on_step)
+        return np.concatenate([batch.cpu().numpy() for batch in batches])
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{'net.channels': '[32, 64]', ...}: values that TensorBoard's hparams can hold."""
+    if isinstance(tree, dict):
+        pairs = [flat(value, f"{prefix}{name}.") for name, value in tree.items()]
+        return {name: value for pair in pairs for name, value in pair.items()}
+    plain = tree if isinstance(tree, bool | int | float | str) else str(tree)
+    return {prefix[:-1]: plain}
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task)
+
+
+def _directory(cfg: DictConfig, point: resume.Resume | None) -> Path:
+    """This run's directory: as given, the resumed run's own, or a new one by date and time."""
+    if cfg.run_dir:
+        return Path(cfg.run_dir)
+    if point:
+        return point.run_dir
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().runtime.output_dir)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path = Path(cfg.runs) / cfg.name / stamp
+    number = 2
+    while path.exists():
+        path, number = path.with_name(f"{stamp}_{number}"), number + 1
+    return path
+
+
+def _closing_table(path: Path, metrics: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=str(path), title_justify="left", show_header=False)
+    for name, value in metrics.items():
+        if name != "protocol":
+            table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    pictures = sorted((path / "samples").glob("*.png"))
+    console.print(f"samples     {pictures[-1] if pictures else 'none'}")
+    console.print(f"more        python -m ddiff.sample from={path} num_samples=64")
+    console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")

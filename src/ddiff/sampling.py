@@ -1,0 +1,97 @@
+"""From a trained net to samples, keyed by (seed, sample index): sample 17 is the same in a batch
+of 1 and of 64, on one rank and on eight."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddiff.diffusion import ClassifierFree, Objective, Plan, solve
+from ddiff.errors import ConfigError
+from ddiff.precision import Precision
+from ddiff.random import generator
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Everything that turns noise into samples."""
+
+    net: nn.Module
+    shape: tuple[int, ...]  # [C, *S]
+    num_classes: int | None
+    objective: Objective
+    plan: Plan
+    guidance: ClassifierFree
+    precision: Precision
+    seed: int
+    clamp: float | None = 1.0
+
+    def batches(
+        self,
+        num_samples: int,
+        batch_size: int,
+        y: Tensor | None = None,
+        on_step: Callable[[int], None] = lambda samples: None,
+    ) -> Iterator[Tensor]:
+        """Samples 0 .. num_samples - 1 in order, [<= batch_size, C, *S] at a time.
+
+        `y` holds one label a sample. `on_step(samples)` is told of every solver step.
+        """
+        for first in range(0, num_samples, batch_size):
+            indices = range(first, min(first + batch_size, num_samples))
+            labels = None if y is None else y[first : first + batch_size]
+            yield self.batch(indices, labels, on_step)
+
+    @torch.no_grad()
+    def batch(
+        self,
+        indices: Sequence[int],
+        y: Tensor | None = None,
+        on_step: Callable[[int], None] = lambda samples: None,
+    ) -> Tensor:
+        """The samples with these indices, float32 [B, C, *S] on the net's device."""
+        device = next(self.net.parameters()).device
+        generators = [generator(device, self.seed, "sample", i) for i in indices]
+        labels = None if y is None else y.to(device)
+
+        def noise(step: int) -> Tensor:
+            draws = [torch.randn(self.shape, generator=g, device=device) for g in generators]
+            return torch.stack(draws)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return self.guidance(self.net, x, t, labels).float()
+
+        was_training = self.net.training
+        self.net.eval()
+        x = noise(-1)
+        with self.precision.autocast(device):
+            for state in solve(predict, self.plan, self.objective, x, noise, self.clamp):
+                x = state.x
+                on_step(len(x))
+        self.net.train(was_training)
+        return x
+
+
+def labels_for(
+    wanted: str | int | Sequence[int] | None, num_samples: int, num_classes: int | None
+) -> Tensor | None:
+    """Labels [num_samples] from the option `y`: one label, a list to repeat, `each` (equal shares
+    in order, so that a square grid has a class a row), `none`, or `auto` (`each` where there are
+    classes)."""
+    if wanted == "auto":
+        wanted = None if num_classes is None else "each"
+    if wanted is None or wanted == "none":
+        return None
+    if num_classes is None:
+        raise ConfigError("y: this run was trained without labels; leave y out")
+    if wanted == "each":
+        return torch.arange(num_samples) * num_classes // num_samples
+    labels = [wanted] if isinstance(wanted, int) else list(wanted)
+    wrong = [label for label in labels if not (isinstance(label, int) and 0 <= label < num_classes)]
+    if wrong or not labels:
+        raise ConfigError(
+            f"y: {wanted!r} is not a label; choose from 0..{num_classes - 1}, a list, "
+            "each, none or auto"
+        )
+    return torch.tensor(labels).repeat(-(-num_samples // len(labels)))[:num_samples]

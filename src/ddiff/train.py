@@ -1,0 +1,20 @@
+"""Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples, metrics."""
+
+from omegaconf import DictConfig
+
+from ddiff.cli import entry
+
+
+@entry("train")
+def main(cfg: DictConfig) -> None:
+    """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
+    final metrics. Without options it trains experiment=voxel_baseline."""
+    from ddiff.run import Run
+
+    run = Run.start(cfg)  # validates and builds everything, then makes the directory
+    run.fit()
+    run.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""`python -m ddiff.view path=...`: a still picture and an interactive page of voxels or images."""
+
+import math
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ddiff.cli import entry
+from ddiff.errors import ConfigError
+
+
+@entry("view")
+def main(cfg: DictConfig) -> None:
+    """Shows voxels or images: a still picture and an interactive page."""
+    from ddiff.viewing.page import write_page
+    from ddiff.viewing.pictures import image_grid, save_png
+    from ddiff.viewing.reading import read
+    from ddiff.viewing.shading import volume_grid
+
+    check_numbers(cfg)
+    found = read(cfg.path, cfg.num, cfg.value_range, cfg.key)
+    angles = {"azimuth": cfg.azimuth, "elevation": cfg.elevation}
+    if found.kind == "images":
+        still = image_grid(found.samples, cfg.columns)
+    else:
+        still = volume_grid(found.samples, cfg.columns, cfg.size, **angles)
+    target = _target(found.source, cfg.out)
+    print(save_png(still, target.with_name(target.name + ".png")))
+    if cfg.page:
+        path = target.with_name(target.name + ".html")
+        print(write_page(found.samples, path, found.title, found.captions, **angles))
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    for name in ("num", "columns", "size", "azimuth", "elevation"):
+        value, angle = cfg[name], name in ("azimuth", "elevation")
+        if value is None and name == "columns":
+            continue
+        right = isinstance(value, int | float if angle else int) and not isinstance(value, bool)
+        if not right or not math.isfinite(value):
+            raise ConfigError(
+                f"{name}={value}: expected {'degrees' if angle else 'a whole number'}"
+            )
+
+
+def _target(source: Path, out: str | None) -> Path:
+    """The path to write to, without its ending; never the picture that training wrote itself."""
+    name = f"{source.resolve().stem if source.is_file() else source.resolve().name}_view"
+    if out is None:
+        return source.resolve().parent / name
+    path = Path(out)
+    if path.is_dir() or str(out).endswith("/"):
+        return path / name
+    return path.with_suffix("") if path.suffix in (".png", ".html") else path
+
+
+if __name__ == "__main__":
+    main()

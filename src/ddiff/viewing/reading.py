@@ -1,0 +1,175 @@
+"""Samples from files: .npy, .npz, .png, a folder of them, or a run. Nothing is ever unpickled."""
+
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddiff.errors import ConfigError, DdiffError
+from ddiff.viewing.samples import Kind, as_images, as_volumes, kind_of, signed
+
+SUFFIXES = (".npy", ".npz", ".png")
+BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Samples in [-1, 1], [N, C, H, W] or [N, D, H, W], and where they were found."""
+
+    samples: np.ndarray
+    kind: Kind
+    captions: list[str]
+    source: Path
+    total: int
+
+    @property
+    def title(self) -> str:
+        some = "" if len(self.samples) == self.total else f", the first {len(self.samples)}"
+        return f"{self.source.resolve().name}: {self.total} {self.kind}{some}"
+
+
+def read(
+    path: str | Path, num: int = 16, value_range: str = "auto", key: str | None = None
+) -> Found:
+    """The first `num` samples of a file, of a folder's files, or of a run's newest samples.
+
+    A run's samples are in [-1, 1] by contract; elsewhere `value_range` says what the numbers mean.
+    `key` chooses an array of an .npz. Raises DdiffError for what is missing, broken or not samples.
+    """
+    source = Path(path)
+    if num < 1:
+        raise ConfigError(f"num={num} must be at least 1")
+    if not source.exists():
+        raise DdiffError(f"{source}: no such file or folder")
+    if (source / "samples").is_dir():
+        source = _newest(source / "samples")
+        value_range = "signed" if value_range == "auto" else value_range
+    files = _files_of(source)[:num] if source.is_dir() else []
+    arrays = [_load(file, key) for file in files or [source]]
+    if (files or [source])[0].suffix == ".png":
+        value_range = "bytes"
+    try:
+        samples, captions, total = _joined(arrays, files, num)
+        samples = signed(samples, value_range)
+        kind = kind_of(samples.shape)
+        samples = as_images(samples) if kind == "images" else as_volumes(samples)
+    except ConfigError:
+        raise
+    except DdiffError as error:
+        raise DdiffError(f"{source}: {error}") from error
+    total = len(_files_of(source)) if source.is_dir() else total
+    return Found(samples, kind, captions, source, total)
+
+
+def _joined(
+    arrays: list[np.ndarray], files: list[Path], num: int
+) -> tuple[np.ndarray, list[str], int]:
+    """One batch, its captions, and how many samples there were."""
+    if files:
+        shapes = [array.shape for array in arrays]
+        odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if odd is not None:
+            raise DdiffError(
+                f"{files[odd].name} has shape {list(shapes[odd])}, "
+                f"{files[0].name} has {list(shapes[0])}: one page shows one shape"
+            )
+        batch = np.stack([_single(a, f) for a, f in zip(arrays, files, strict=True)])
+        return batch, [file.stem for file in files], len(files)
+    array = _channels_first(arrays[0])
+    batch = array[:num]
+    return batch, [f"#{i}" for i in range(len(batch))], len(array)
+
+
+def _single(array: np.ndarray, file: Path) -> np.ndarray:
+    """[C, H, W] or [D, H, W] of a file that must hold one sample."""
+    array = _channels_first(array)
+    if len(array) != 1:
+        raise DdiffError(f"{file.name} holds {len(array)} samples; look at it alone: path={file}")
+    return array[0]
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """[N, ...]: a lone [H, W], [H, W, C], [C, H, W] or [D, H, W] gets its N = 1."""
+    shape = array.shape
+    if array.ndim < 2:
+        raise DdiffError(f"an array of shape {list(shape)} is neither an image nor a volume")
+    if array.ndim == 2:
+        return array[None, None]
+    if array.ndim == 3:
+        return array.transpose(2, 0, 1)[None] if shape[2] in (1, 3) else array[None]
+    if array.ndim == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
+        return array.transpose(0, 3, 1, 2)
+    return array
+
+
+def _newest(folder: Path) -> Path:
+    files = [file for file in folder.glob("*.npy") if file.is_file()]
+    if not files:
+        raise DdiffError(f"{folder}: no samples yet (*.npy)")
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, _natural(file)))
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The folder's .npy files, or else its .png files, with step_9 before step_10."""
+    for suffix in (".npy", ".png"):
+        files = [file for file in folder.glob(f"[!.]*{suffix}") if file.is_file()]
+        if files:
+            return sorted(files, key=_natural)
+    raise DdiffError(f"{folder}: neither a run (samples/*.npy) nor a folder of .npy or .png files")
+
+
+def _natural(file: Path) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _load(file: Path, key: str | None) -> np.ndarray:
+    if file.suffix not in SUFFIXES:
+        raise DdiffError(f"{file}: cannot read {file.suffix or 'this'}; {', '.join(SUFFIXES)} only")
+    try:
+        if file.suffix == ".png":
+            return _load_png(file)
+        if file.suffix == ".npz":
+            return _load_npz(file, key)
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except BROKEN as error:
+        reason = str(error) or type(error).__name__
+        hint = (
+            "it holds no plain array, and pickles are not loaded"
+            if "object" in reason.lower()
+            else reason
+        )
+        raise DdiffError(f"{file}: not a whole {file.suffix} file ({hint})") from error
+
+
+def _load_npz(file: Path, key: str | None) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as archive:
+        names = archive.files
+        if key is None and ("samples" in names or len(names) == 1):
+            key = "samples" if "samples" in names else names[0]
+        if key not in names:
+            wanted = "several arrays" if key is None else f"no array {key!r}"
+            raise ConfigError(f"{file}: {wanted}; choose key={'|'.join(names)}")
+        return archive[key]
+
+
+def _load_png(file: Path) -> np.ndarray:
+    """[C, H, W] in 0..255, of 8 or 16 bits; transparency is dropped."""
+    with Image.open(file) as image:
+        if image.mode.startswith("I"):
+            return np.asarray(image, np.float32)[None] / 257
+        grey = image.mode in ("1", "L", "LA")
+        pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)

@@ -1,0 +1,231 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddiff.data import Images, Voxels
+from ddiff.errors import ConfigError, DdiffError
+
+
+def pictures(root, names, shape=(8, 8, 3)):
+    random = np.random.default_rng(0)
+    made = {}
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        made[name] = random.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(made[name]).save(root / name)
+    return made
+
+
+def images(root, **options):
+    data = Images(**({"batch_size": 4, "seed": 0, "root": str(root), "size": 8} | options))
+    data.setup("fit")
+    return data
+
+
+def voxels(root, **options):
+    data = Voxels(**({"batch_size": 4, "seed": 0, "root": str(root), "size": 6} | options))
+    data.setup("fit")
+    return data
+
+
+def everything(data):
+    """File name -> (sample, label) over both splits."""
+    found = {}
+    for source in (data.train, data.val):
+        x, y = source.batch(torch.arange(len(source)))
+        for i, file in enumerate(source.files):
+            found[file.name] = (x[i], None if y is None else int(y[i]))
+    return found
+
+
+def test_pictures_are_read_as_they_are(tmp_path):
+    made = pictures(tmp_path, [f"a/b/{i}.png" for i in range(40)])
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".hidden.png").write_text("x")
+    data = images(tmp_path)
+    assert data.num_classes is None
+    assert len(data.train) + len(data.val) == 40
+    assert 1 <= len(data.val) <= 6
+    for name, pixels in made.items():
+        x, y = everything(data)[name.split("/")[-1]]
+        assert y is None
+        expected = torch.from_numpy(pixels).permute(2, 0, 1).double() / 127.5 - 1
+        assert (x - expected).abs().max() < 1e-6
+
+
+def test_class_folders_are_labels(tmp_path):
+    pictures(tmp_path, ["dog/1.png", "cat/2.png", "cat/deep/3.PNG"])
+    data = images(tmp_path)
+    assert (data.num_classes, data.class_names) == (2, ["cat", "dog"])
+    assert {name: y for name, (_, y) in everything(data).items()} == {
+        "1.png": 1,
+        "2.png": 0,
+        "3.PNG": 0,
+    }
+    assert images(tmp_path, labels=False).num_classes is None
+    pictures(tmp_path, ["loose.png"])
+    assert images(tmp_path).num_classes is None
+    with pytest.raises(ConfigError, match=r"loose.png is in no class folder"):
+        images(tmp_path, labels=True)
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cut(tmp_path):
+    made = pictures(tmp_path, ["wide.png"], shape=(20, 40, 3))["wide.png"]
+    resized = Image.fromarray(made).resize((20, 10), Image.Resampling.BICUBIC)
+    expected = torch.from_numpy(np.array(resized)[:, 5:15]).permute(2, 0, 1) / 127.5 - 1
+    x, _ = everything(images(tmp_path, size=10))["wide.png"]
+    assert (x - expected).abs().max() < 1e-6
+    grey, _ = everything(images(tmp_path, size=20, channels=1))["wide.png"]
+    luminance = made[:, 10:30] @ np.array([0.299, 0.587, 0.114]) / 127.5 - 1
+    assert (grey[0] - torch.from_numpy(luminance)).abs().max() < 0.01
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    deep = (np.arange(64).reshape(8, 8) * 1040).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    x, _ = everything(images(tmp_path, channels=1))["deep.png"]
+    assert (x[0] - torch.from_numpy(deep / 32767.5 - 1)).abs().max() <= 1 / 255
+
+
+def test_validation_files_stay_when_files_are_added(tmp_path):
+    pictures(tmp_path, [f"{i}.png" for i in range(60)])
+    before = images(tmp_path, val_fraction=0.2)
+    assert 4 <= len(before.val) <= 22
+    pictures(tmp_path, [f"new_{i}.png" for i in range(60)])
+    after = images(tmp_path, val_fraction=0.2)
+    assert set(before.val.files) <= set(after.val.files)
+    assert not set(after.val.files) & set(after.train.files)
+    assert len(after.val.files) + len(after.train.files) == 120
+
+
+def test_one_picture_is_enough(tmp_path):
+    pictures(tmp_path, ["only.png"])
+    data = images(tmp_path)
+    assert (len(data.train), len(data.val)) == (1, 1)
+
+
+def test_kept_in_memory_or_not_is_the_same(tmp_path):
+    pictures(tmp_path, [f"{i}.png" for i in range(12)], shape=(9, 13, 3))
+    kept, fresh = images(tmp_path), images(tmp_path, cache_gb=0.0)
+    assert (kept.keep, fresh.keep) == (True, False)
+    assert kept.default_workers() == 0
+    assert fresh.default_workers() >= 1
+    rows = torch.tensor([3, 1, 3])
+    for _ in range(2):
+        assert torch.equal(kept.train.batch(rows)[0], fresh.train.batch(rows)[0])
+    for file in kept.train.files:
+        file.unlink()
+    assert kept.train.batch(rows)[0].shape == (3, 3, 8, 8)  # not read again
+
+
+def test_what_is_wrong_with_a_folder_is_said(tmp_path):
+    with pytest.raises(DdiffError, match="nowhere does not exist"):
+        images(tmp_path / "nowhere")
+    with pytest.raises(DdiffError, match=r"no .png, .jpg.* files in"):
+        images(tmp_path)
+    with pytest.raises(ConfigError, match="channels is 2"):
+        images(tmp_path, channels=2)
+    with pytest.raises(ConfigError, match="val_fraction is 1"):
+        images(tmp_path, val_fraction=1.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_picture_is_named_in_one_line(tmp_path, num_workers):
+    pictures(tmp_path, [f"{i}.png" for i in range(8)])
+    (tmp_path / "0.png").write_bytes(b"not a picture")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    data = images(tmp_path, num_workers=num_workers, batch_size=1, val_fraction=0.0)
+    for name in ("0.png", "1.png"):
+        bad = [i for i, file in enumerate(data.train.files) if file.name == name]
+        if not bad:
+            continue
+        with pytest.raises(DdiffError, match=f"cannot read the image .*{name}"):
+            data.train.batch(torch.tensor(bad))
+    with pytest.raises(DdiffError) as caught:
+        list(islice(data.train_dataloader(), 8))
+    assert str(caught.value).startswith("cannot read the image")
+    assert "\n" not in str(caught.value)
+
+
+def volumes(root, **arrays):
+    root.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        np.save(root / f"{name}.npy", array)
+
+
+RANDOM = np.random.default_rng(0)
+BOOL = RANDOM.random((6, 6, 6)) < 0.5
+FLOAT = RANDOM.random((6, 6, 6))
+BYTES = RANDOM.integers(0, 256, (6, 6, 6), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (BOOL, 2.0 * BOOL - 1),
+        (BOOL.astype(np.uint8), 2.0 * BOOL - 1),
+        (BOOL.astype(np.float32)[None], 2.0 * BOOL - 1),
+        (FLOAT, 2 * FLOAT - 1),
+        (FLOAT.astype(np.float16), 2 * FLOAT - 1),
+        (2 * FLOAT - 1, 2 * FLOAT - 1),
+        (BYTES, BYTES / 127.5 - 1),
+        (np.where(BOOL, 1, -1).astype(np.int8), 2.0 * BOOL - 1),
+    ],
+)
+def test_volumes_are_read_as_they_are(tmp_path, array, expected):
+    volumes(tmp_path, one=array)
+    x, _ = everything(voxels(tmp_path))["one.npy"]
+    assert x.shape == (1, 6, 6, 6)
+    assert x.dtype == torch.float32
+    assert (x[0] - torch.from_numpy(expected)).abs().max() < 1e-3
+    if array.dtype in (bool, np.uint8) and array.max() == 1:
+        assert set(x.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_npz_and_mixed_types_and_classes(tmp_path):
+    for name in ("ball", "box"):
+        (tmp_path / name).mkdir()
+    np.savez(tmp_path / "box" / "z.npz", anything=BOOL)
+    np.save(tmp_path / "ball" / "f.npy", FLOAT)
+    np.save(tmp_path / "ball" / "b.npy", BOOL)
+    data = voxels(tmp_path)
+    found = everything(data)
+    assert {name: y for name, (_, y) in found.items()} == {"f.npy": 0, "b.npy": 0, "z.npz": 1}
+    assert torch.equal(found["z.npz"][0], found["b.npy"][0])
+    assert (found["f.npy"][0][0] - torch.from_numpy(2 * FLOAT - 1)).abs().max() < 1e-6
+
+
+def test_what_is_wrong_with_a_volume_is_said(tmp_path):
+    volumes(tmp_path, a=BOOL, b=BOOL)
+    volumes(tmp_path, b=np.zeros((6, 5, 6), np.uint8))
+    with pytest.raises(DdiffError, match=r"b.npy has shape \(6, 5, 6\), but size=6 .*\(6, 6, 6\)"):
+        voxels(tmp_path)
+    volumes(tmp_path, b=np.full((6, 6, 6), np.nan))
+    with pytest.raises(DdiffError, match=r"b.npy has values from nan"):
+        everything(voxels(tmp_path))
+    volumes(tmp_path, b=np.array([{}], dtype=object))
+    with pytest.raises(DdiffError, match=r"cannot read the volume .*b.npy"):
+        voxels(tmp_path)
+    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-7])
+    with pytest.raises(DdiffError, match=r"cannot read the volume .*b.npy"):
+        voxels(tmp_path)
+    (tmp_path / "b.npy").unlink()
+    np.savez(tmp_path / "c.npz", x=BOOL, y=BOOL)
+    with pytest.raises(DdiffError, match=r"c.npz: one array expected, found x, y"):
+        everything(voxels(tmp_path))
+
+
+def test_values_can_be_said_and_are_checked(tmp_path):
+    volumes(tmp_path, a=FLOAT)
+    x, _ = everything(voxels(tmp_path, values="signed"))["a.npy"]
+    assert (x[0] - torch.from_numpy(FLOAT)).abs().max() < 1e-6
+    volumes(tmp_path, b=2 * FLOAT - 1)
+    with pytest.raises(DdiffError, match=r"b.npy has values from -0.9.*values=unit"):
+        everything(voxels(tmp_path, values="unit"))
+    with pytest.raises(ConfigError, match="did you mean 'signed'"):
+        voxels(tmp_path, values="sined")

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import Tensor
+
+from ddiff.diffusion import NO_LABEL, X0, ClassifierFree, Eps, Objective, V
+from ddiff.diffusion.schedules import linear
+from ddiff.errors import ConfigError
+
+SCHEDULE = linear()
+MEANS = {0: -1.0, 1: 0.5, NO_LABEL: -0.25}
+
+
+class GaussianNet:
+    """The exact net of x_0 | y ~ N(MEANS[y], 1): eps = sigma (x_t - alpha m). Counts its work."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.batches: list[int] = []
+        self.labels: list[list[int] | None] = []
+
+    def eps(self, x: Tensor, t: Tensor, means: list[float]) -> Tensor:
+        a, b = SCHEDULE.signal_and_noise(t + 1, x)
+        return b * (x - a * torch.tensor(means, dtype=x.dtype).view(-1, 1, 1))
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        self.batches.append(len(x))
+        self.labels.append(None if y is None else y.tolist())
+        a, b = SCHEDULE.signal_and_noise(t + 1, x)
+        labels = [NO_LABEL] * len(x) if y is None else y.tolist()
+        eps = self.eps(x, t, [MEANS[label] for label in labels])
+        return self.objective.target(SCHEDULE, (x - b * eps) / a, eps, t + 1)
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(3, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return x, torch.tensor([999, 400, 0]), torch.tensor([0, 1, 0])
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.5])
+@pytest.mark.parametrize("objective", [Eps(), X0(), V()])
+def test_every_objective_guides_eps(objective, scale):
+    """eps = (1 + w) eps(x, t, y) - w eps(x, t, none)."""
+    x, t, y = batch()
+    net = GaussianNet(objective)
+    pred = ClassifierFree(scale)(net, x, t, y)
+    with_y = net.eps(x, t, [MEANS[label] for label in y.tolist()])
+    expected = (1 + scale) * with_y - scale * net.eps(x, t, [MEANS[NO_LABEL]] * 3)
+    got = objective.to_eps(SCHEDULE, x, pred, t + 1)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_guidance_moves_the_mean_by_the_scale():
+    """For equal variances (1 + w) - w is a shift: the mean becomes (1 + w) m_y - w m_none."""
+    x, t, y = batch()
+    net = GaussianNet(Eps())
+    pred = ClassifierFree(2.0)(net, x, t, y)
+    shifted = [3 * MEANS[label] - 2 * MEANS[NO_LABEL] for label in y.tolist()]
+    torch.testing.assert_close(pred, net.eps(x, t, shifted), rtol=1e-12, atol=1e-12)
+
+
+def test_scale_0_costs_one_evaluation():
+    x, t, y = batch()
+    net = GaussianNet(Eps())
+    pred = ClassifierFree()(net, x, t, y)
+    assert net.batches == [3]
+    assert net.labels == [[0, 1, 0]]
+    assert torch.equal(pred, GaussianNet(Eps())(x, t, y))
+
+
+def test_a_scale_puts_both_halves_into_one_batch():
+    x, t, y = batch()
+    net = GaussianNet(Eps())
+    ClassifierFree(1.5)(net, x, t, y)
+    assert net.batches == [6]
+    assert net.labels == [[0, 1, 0] + [NO_LABEL] * 3]
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_without_labels_there_is_nothing_to_guide(scale):
+    x, t, _ = batch()
+    net = GaussianNet(V())
+    pred = ClassifierFree(scale)(net, x, t, None)
+    assert net.batches == [3]
+    assert net.labels == [None]
+    assert torch.equal(pred, GaussianNet(V())(x, t, None))
+
+
+@pytest.mark.parametrize("scale", [-0.1, float("nan")])
+def test_a_negative_scale_is_refused_in_one_line(scale):
+    with pytest.raises(ConfigError, match=f"must be 0 or more, not {scale}") as caught:
+        ClassifierFree(scale)
+    assert "\n" not in str(caught.value)

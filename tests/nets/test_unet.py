@@ -1,0 +1,188 @@
+import pytest
+import torch
+
+from ddiff.errors import ConfigError
+from ddiff.nets import Sinusoidal, UNet
+
+SHAPES = [(3, 8, 8), (2, 4, 8, 4)]
+FORMATS = {3: torch.channels_last, 4: torch.channels_last_3d}
+
+
+def build(shape, num_classes=None, **options):
+    options = {"channels": [8, 16], "num_blocks": 1, "groups": 4} | options
+    return UNet(shape, num_classes, embedding=Sinusoidal(8), **options)
+
+
+def perturbed(net):
+    """With no layer left at zero."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return net
+
+
+def batch(shape, size=3):
+    return torch.randn(size, *shape), torch.arange(size) * 11
+
+
+def test_parameter_count_of_ddpm_cifar10():
+    net = UNet(
+        (3, 32, 32),
+        None,
+        channels=[128, 256, 256, 256],
+        embedding=Sinusoidal(128),
+        num_blocks=2,
+        attention=[16],
+        dropout=0.1,
+        modulation="shift",
+    )
+    assert sum(p.numel() for p in net.parameters()) == 35_746_307
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("input_skip", [False, True])
+def test_begins_at_zero_and_trains_every_parameter(shape, input_skip):
+    net = (
+        build(shape, 5, attention=[8], head_dim=4, patch_size=2, input_skip=input_skip)
+        if (shape[0] == 3)
+        else build(shape, 5, attention=[8], input_skip=input_skip)
+    )
+    x, t = batch(shape)
+    y = torch.tensor([-1, 0, 4])
+    assert torch.equal(net(x, t, y), torch.zeros_like(x))
+    perturbed(net)(x, t, y).square().sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("modulation", ["scale_shift", "shift"])
+def test_labels_and_times_matter(shape, modulation):
+    net = perturbed(build(shape, 5, modulation=modulation))
+    x, t = batch(shape)
+    none = net(x, t)
+    torch.testing.assert_close(net(x, t, torch.full((3,), -1)), none)
+    for y in (0, 4):
+        assert (net(x, t, torch.full((3,), y)) - none).abs().max() > 1e-3
+    assert (net(x, t + 100) - none).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_samples_of_a_batch_do_not_meet(shape):
+    net = perturbed(build(shape, attention=[8]))
+    x, t = batch(shape)
+    alone = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(net(x, t), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("modulation", ["scale_shift", "shift"])
+def test_channels_last_and_contiguous_agree(shape, modulation):
+    net = perturbed(build(shape, attention=[8], modulation=modulation))
+    x, t = batch(shape)
+    expected = net(x, t)
+    grads = torch.autograd.grad(expected.square().sum(), list(net.parameters()))
+    net = net.to(memory_format=FORMATS[len(shape)])
+    found = net(x, t)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    for a, b in zip(
+        torch.autograd.grad(found.square().sum(), list(net.parameters())), grads, strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_autocast_is_close_and_stays_bf16_and_channels_last(shape):
+    net = perturbed(build(shape, attention=[4], patch_size=2 if len(shape) == 3 else 1))
+    net = net.to(memory_format=FORMATS[len(shape)])
+    x, t = batch(shape)
+    exact = net(x, t)
+    strays = []
+
+    def look(module, args, out):
+        if out.dtype != torch.bfloat16:
+            strays.append((type(module).__name__, out.dtype))
+        elif not out.is_contiguous(memory_format=FORMATS[len(shape)]):
+            strays.append((type(module).__name__, out.stride()))
+
+    for block in [*net.down, *net.middle, *net.up, net.norm, net.out]:
+        block.register_forward_hook(look)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x, t)
+    assert strays == []
+    assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_checkpointed_levels_have_identical_gradients(shape, dropout):
+    net = perturbed(build(shape, attention=[4], dropout=dropout))
+    x, t = batch(shape)
+    results = []
+    for recompute in (False, True):
+        for block in [*net.down, *net.up]:
+            block.recompute = recompute
+        torch.manual_seed(7)
+        loss = net(x, t).square().sum()
+        results.append(torch.autograd.grad(loss, list(net.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_checkpoint_levels_select_blocks_on_both_ways():
+    net = build((3, 8, 8), checkpoint_levels=[0])
+    assert [getattr(m, "recompute", None) for m in net.down] == [True, None, False]
+    assert [getattr(m, "recompute", None) for m in net.up] == [False, False, None, True, True]
+
+
+def test_attention_sits_at_the_sizes_after_the_stem():
+    net = build((1, 16, 16), patch_size=2, attention=[4], mid_attention=False)
+    heads = [hasattr(m, "res") and hasattr(m.attention, "heads") for m in [*net.down, *net.up]]
+    assert heads == [False, False, True, True, True, False, False, False]
+    assert not any(hasattr(m.attention, "heads") for m in net.middle)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "words"),
+    [
+        ((1, 30, 32), {"channels": [8] * 3}, "size 30 does not divide by 4"),
+        ((1, 12, 12, 12), {"patch_size": 4}, "size 12 does not divide by 8"),
+        ((1, 8), {}, r"\[C, H, W\] or \[C, D, H, W\], not \[1, 8\]"),
+        (None, {}, "not None"),
+        ((1, 8, 8), {"attention": [16]}, r"attention=\[16\] is none of .* \[8, 4\]"),
+        ((1, 8, 8), {"checkpoint_levels": [2]}, r"\[2\]; the levels are \[0, 1\]"),
+        ((1, 8, 8), {"head_dim": 5}, "head_dim=5 does not divide 16"),
+        ((1, 8, 8), {"modulation": "scale"}, "choose from scale_shift, shift"),
+    ],
+)
+def test_refuses_in_words(shape, options, words):
+    with pytest.raises(ConfigError, match=words):
+        build(shape, **options)
+
+
+def test_another_size_is_refused_not_resized():
+    net = build((1, 8, 8))
+    with pytest.raises(ConfigError, match=r"\[1, 8, 8\], and was given \[1, 16, 16\]"):
+        net(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.int64))
+
+
+def test_compile_in_place_keeps_the_state_dict_keys():
+    net = build((1, 8, 8))
+    keys = list(net.state_dict())
+    net.compile()
+    assert list(net.state_dict()) == keys
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compiled_without_graph_breaks_gives_the_same(shape):
+    net = perturbed(build(shape, 3, channels=[8, 8], checkpoint_levels=[0]))
+    x, t = batch(shape)
+    y = torch.tensor([-1, 0, 2])
+    eager = net(x, t, y)
+    expected = torch.autograd.grad(eager.square().sum(), list(net.parameters()))
+    net.compile(fullgraph=True)
+    out = net(x, t, y)
+    torch.testing.assert_close(out, eager, rtol=1e-4, atol=1e-4)
+    found = torch.autograd.grad(out.square().sum(), list(net.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * b.abs().max().item())
