@@ -11,13 +11,12 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from ddiff.checkpoints import AtomicCheckpointIO
 from ddiff.config import locate
 from ddiff.devices import device_for
 from ddiff.diffusion import Plan, Schedule
 from ddiff.errors import ConfigError
 from ddiff.modules import DDPM
-from ddiff.modules.scaling import GradientScaling
+from ddiff.modules.plugins import AtomicCheckpointIO, GradientScaling
 from ddiff.precision import Precision
 from ddiff.random import key
 

@@ -1,6 +1,5 @@
 """Checkpoint files: written atomically, read without executing anything from them."""
 
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -8,33 +7,23 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 from ddiff.errors import DdiffError
 from ddiff.files import replacing
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """A file appears under its final name complete, or not at all."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
-    ) -> None:
-        try:
-            with replacing(Path(path)) as file:
-                torch.save(checkpoint, file)
-        except (DdiffError, RuntimeError) as error:
-            free = shutil.disk_usage(Path(path).parent).free / 1e6
-            raise DdiffError(
-                f"could not write {path} ({free:.0f} MB free on its disk); the checkpoint before "
-                f"it is intact ({str(error).splitlines()[0]})"
-            ) from error
-
-    def load_checkpoint(
-        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return load_checkpoint(Path(path), map_location)
+def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """The file appears under its name complete, or not at all."""
+    try:
+        with replacing(path) as file:
+            torch.save(checkpoint, file)
+    except (DdiffError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise DdiffError(
+            f"could not write {path} ({free:.0f} MB free on its disk); the checkpoint before "
+            f"it is intact ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

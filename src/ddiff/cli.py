@@ -1,4 +1,4 @@
-"""The shell around every verb: Hydra, `--help` that explains each option, one line for a mistake."""
+"""The shell around every verb: Hydra, `--help` that explains each option, a mistake in one line."""
 
 import errno
 import functools
@@ -13,7 +13,6 @@ from importlib.resources.abc import Traversable
 from typing import NoReturn
 
 import hydra
-
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -58,7 +57,7 @@ def entry(
 
 
 @dataclass(frozen=True)
-class one_line(AbstractContextManager):  # noqa: N801 (used like a function)
+class one_line(AbstractContextManager):
     """Turns an exception into one line on stderr and an exit status."""
 
     config_name: str
@@ -95,7 +94,8 @@ def explain(error: BaseException, config_name: str) -> tuple[str, int]:
 def _explain_hydra(text: str, config_name: str) -> str:
     if found := re.search(r"Could not find '([^']+)'", text):
         group, _, name = found[1].rpartition("/")
-        choices = [line.strip() for line in text.splitlines() if line.startswith("\t")]
+        lines = text.partition("Config search path")[0].splitlines()
+        choices = [line.strip() for line in lines if line.startswith("\t")]
         if not choices:
             return f"there is no config {found[1]!r}"
         return f"{group}: there is no {name!r}{nearest(name, choices)}"

@@ -4,6 +4,7 @@ A config out of a checkpoint is a stranger's, so targets come only from the pack
 Your own classes join with DDIFF_TRUST=my_package in the environment, never through a file.
 """
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -28,7 +29,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "precision": ("ddiff.precision", frozenset(), False),
     "backend": ("ddiff.backends", frozenset(), False),
     "optimizer": ("torch.optim", frozenset({"params"}), False),
-    "lr_schedule": ("ddiff.modules.lr", frozenset({"optimizer"}), True),
+    "lr_schedule": ("ddiff.lr_schedules", frozenset({"optimizer"}), False),
     "data": ("ddiff.data", frozenset(), True),
     "module": (
         "ddiff.modules",
@@ -64,6 +65,15 @@ def resolved(cfg: DictConfig) -> DictConfig:
         return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{'net.channels': '[32, 64]', ...}: values that TensorBoard's hparams can hold."""
+    if isinstance(tree, Mapping):
+        pairs = [flat(value, f"{prefix}{name}.") for name, value in tree.items()]
+        return {name: value for pair in pairs for name, value in pair.items()}
+    plain = tree if isinstance(tree, bool | int | float | str) else str(tree)
+    return {prefix[:-1]: plain}
 
 
 def validate(cfg: DictConfig) -> None:
@@ -156,10 +166,8 @@ def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, An
             continue
         own = inspect.signature(function).parameters
         parameters = {**own, **parameters}
-        try:
+        with contextlib.suppress(NameError, TypeError):  # types only a type checker sees
             hints = {**typing.get_type_hints(function), **hints}
-        except (NameError, TypeError):
-            pass  # types that exist only for a type checker: the names are still checked
         variable = [name for name, p in own.items() if p.kind is p.VAR_KEYWORD]
         if not variable:
             for name in [n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD]:
@@ -188,7 +196,7 @@ def mismatch(value: Any, hint: Any) -> str | None:
         fits = isinstance(value, kinds[hint]) and (hint is bool or not isinstance(value, bool))
         return None if fits else f"{value!r} is not {_name(hint)}"
     if origin is not None and inspect.isclass(origin) and issubclass(origin, typing.Iterable):
-        if issubclass(origin, Mapping) or inspect.isclass(origin) and origin is type:
+        if issubclass(origin, Mapping) or (inspect.isclass(origin) and origin is type):
             return None
         if isinstance(value, str) or not isinstance(value, typing.Sequence):
             return f"{value!r} is not {_name(hint)}"

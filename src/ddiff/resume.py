@@ -6,63 +6,69 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ddiff.checkpoints import find_checkpoint, load_checkpoint
+from ddiff.config import flat, resolved, validate
 from ddiff.errors import ConfigError
 
-# these may change from one leg of a training to the next without making it another training
+# where the checkpoint's config may rightly differ from what its own options give today: what does
+# not change the training, and what the data fill in
 FREE = ("budget", "trainer", "sampling", "solver", "guidance", "backend", "runs", "run_dir",
-        "ckpt_path")  # fmt: skip
+        "ckpt_path", "net.shape", "net.num_classes")  # fmt: skip
+
+
+def checked(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
+    """The config to train with, resolved and validated, and the point to resume from if any.
+
+    With `ckpt_path` that is the config of the run it names, under this command's overrides.
+    """
+    point = ResumePoint.of(cfg)
+    cfg = resolved(point.cfg if point else cfg)
+    validate(cfg)
+    return cfg, point
 
 
 @dataclass(frozen=True)
-class Resume:
-    """A point to resume from, and the config to resume with."""
+class ResumePoint:
+    """A checkpoint to resume from, and the config to resume with."""
 
     path: Path
     step: int
     cfg: DictConfig  # composed anew, not resolved
     overrides: list[str]
-    now: list[str]  # this command line's
-    trained_with: dict[str, Any]
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> "Resume | None":
+    def of(cls, cfg: DictConfig) -> "ResumePoint | None":
         """None without `ckpt_path`. The run's own overrides come first, then this command's."""
         if not cfg.ckpt_path:
             return None
         path = find_checkpoint(cfg.ckpt_path)
         checkpoint = load_checkpoint(path)
-        now = list(HydraConfig.get().overrides.task)
-        names = {o.split("=")[0] for o in now}
-        before = [o for o in checkpoint["ddiff"]["overrides"] if o.split("=")[0] not in names]
-        overrides = [o for o in before if not o.startswith("ckpt_path=")]
-        overrides += [o for o in now if not o.startswith("ckpt_path=")]
-        return cls(
-            path=path,
-            step=checkpoint["global_step"],
-            cfg=compose("train", overrides),
-            overrides=overrides,
-            now=now,
-            trained_with=checkpoint["ddiff"]["config"],
-        )
+        now = [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt_path=")]
+        then = checkpoint["ddiff"]["overrides"]
+        _refuse_drift(path, checkpoint["ddiff"]["config"], then, now)
+        names = {_name(o) for o in now}
+        overrides = [o for o in then if _name(o) not in names] + now
+        return cls(path, checkpoint["global_step"], compose("train", overrides), overrides)
 
     @property
     def run_dir(self) -> Path:
         return self.path.parent.parent
 
-    def check(self, cfg: DictConfig) -> None:
-        """Refuses a config that differs from the checkpoint's in a way nobody asked for."""
-        from ddiff.run import flat
 
-        now, then = flat(OmegaConf.to_container(cfg)), flat(self.trained_with)
-        asked = tuple(o.lstrip("+~").split("=")[0].split("@")[0].split("/")[0] for o in self.now)
-        for name in sorted(now.keys() | then.keys()):
-            if now.get(name) == then.get(name) or name.split(".")[0] in FREE:
-                continue
-            if not name.startswith(asked):
-                raise ConfigError(
-                    f"{self.path} was trained with {name}={then.get(name)} and the config now says "
-                    f"{now.get(name)}; say {name}=... to change it knowingly"
-                )
+def _name(override: str) -> str:
+    """`+net.channels=[8]` -> `net.channels`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _refuse_drift(path: Path, trained: dict[str, Any], then: list[str], now: list[str]) -> None:
+    """The same options must still mean the same config, where this command does not say else."""
+    before, today = flat(trained), flat(resolved(compose("train", then)))
+    said = tuple(_name(o).split("/")[0] for o in now)
+    for name in sorted(before.keys() | today.keys()):
+        if before.get(name) != today.get(name) and not name.startswith(FREE + said):
+            raise ConfigError(
+                f"{path} was trained with {name}={before.get(name)} and the same options now give "
+                f"{today.get(name)}; say {name}=... to choose"
+            )

@@ -13,22 +13,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
-from ddiff import build, resume
+from ddiff import build
 from ddiff.callbacks import Checkpoints, Progress, Samples, StopOnNaN
-from ddiff.config import resolved, validate
+from ddiff.config import flat
 from ddiff.console import console, progress
 from ddiff.devices import device_for
 from ddiff.environment import environment, peak_memory_mb
 from ddiff.errors import DdiffError
 from ddiff.files import replacing, write_json
+from ddiff.resume import ResumePoint
 from ddiff.sampling import Generation, labels_for
 
 
 class Run:
-    """`start` validates and builds before it writes anything."""
+    """Builds everything before it writes anything. `cfg` is resolved and validated."""
 
-    def __init__(self, cfg: DictConfig, path: Path, resume_from: resume.Resume | None) -> None:
-        self.cfg, self.path, self.resume_from = cfg, path, resume_from
+    def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
+        self.cfg, self.point = cfg, point
         self.started = time.perf_counter()
         self.device = device_for(cfg.trainer.accelerator)
         self.data = build.build(cfg.data)
@@ -37,18 +38,8 @@ class Run:
         self.module = build.build_module(cfg, self.precision)
         self.plan = build.build_plan(cfg, self.module.schedule)
         labels_for(cfg.sampling.y, 1, cfg.net.num_classes)
-        if resume_from:
-            resume_from.check(cfg)
-
-    @classmethod
-    def start(cls, cfg: DictConfig) -> "Run":
-        """From the composed config, or, with `ckpt_path`, from the run it names."""
-        point = resume.Resume.of(cfg)
-        cfg = resolved(point.cfg if point else cfg)
-        validate(cfg)
-        run = cls(cfg, _directory(cfg, point), point)
-        run._write_start()
-        return run
+        self.path = _directory(cfg, point)
+        self._write_start()
 
     def _write_start(self) -> None:
         try:
@@ -72,7 +63,9 @@ class Run:
         nan = StopOnNaN()
         config = {
             "config": OmegaConf.to_container(cfg),
-            "overrides": list(self.resume_from.overrides if self.resume_from else _overrides()),
+            "overrides": list(
+                self.point.overrides if self.point else HydraConfig.get().overrides.task
+            ),
         }
         self.progress = Progress(cfg.data.batch_size * cfg.trainer.num_nodes)
         callbacks = [
@@ -81,12 +74,12 @@ class Run:
             Samples(self.path / "samples", cfg.budget.sample_every, self.generate),
             Checkpoints(self.path, config, cfg.budget.save_every, nan),
         ]
-        step = self.resume_from.step if self.resume_from else 0
+        step = self.point.step if self.point else 0
         logger = TensorBoardLogger(
             str(self.path), name="", version="tensorboard", purge_step=step + 1 if step else None
         )
         self.trainer = build.build_trainer(cfg, str(self.path), logger, callbacks, self.precision)
-        ckpt_path = str(self.resume_from.path) if self.resume_from else None
+        ckpt_path = str(self.point.path) if self.point else None
         self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
 
     def generate(self, module: LightningModule, title: str = "samples") -> np.ndarray:
@@ -146,20 +139,7 @@ def generate_array(generation: Generation, options: DictConfig) -> np.ndarray:
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{'net.channels': '[32, 64]', ...}: values that TensorBoard's hparams can hold."""
-    if isinstance(tree, dict):
-        pairs = [flat(value, f"{prefix}{name}.") for name, value in tree.items()]
-        return {name: value for pair in pairs for name, value in pair.items()}
-    plain = tree if isinstance(tree, bool | int | float | str) else str(tree)
-    return {prefix[:-1]: plain}
-
-
-def _overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task)
-
-
-def _directory(cfg: DictConfig, point: resume.Resume | None) -> Path:
+def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
     """This run's directory: as given, the resumed run's own, or a new one by date and time."""
     if cfg.run_dir:
         return Path(cfg.run_dir)

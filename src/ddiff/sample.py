@@ -1,6 +1,5 @@
 """Draws samples from a run or a checkpoint."""
 
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,8 +33,8 @@ def main(cfg: DictConfig) -> None:
     """Draws samples from a run or a checkpoint, with any solver and guidance, to .npy, a .png grid
     and, for volumes, meshes. Solver, guidance and precision are the run's own unless chosen."""
     from ddiff.config import resolved, validate
-    from ddiff.trained import Trained
     from ddiff.output import write_samples
+    from ddiff.trained import Trained
 
     cfg = resolved(cfg)
     validate(cfg)

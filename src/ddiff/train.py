@@ -9,9 +9,13 @@ from ddiff.cli import entry
 def main(cfg: DictConfig) -> None:
     """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
     final metrics. Without options it trains experiment=voxel_baseline."""
+    from ddiff.resume import checked
+
+    cfg, point = checked(cfg)  # every mistake is named here, before Lightning is imported
+
     from ddiff.run import Run
 
-    run = Run.start(cfg)  # validates and builds everything, then makes the directory
+    run = Run(cfg, point)
     run.fit()
     run.finish()
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -73,5 +72,3 @@ class Trained:
 def _first(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(lines[:2])
-
-

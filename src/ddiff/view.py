@@ -34,10 +34,12 @@ def main(cfg: DictConfig) -> None:
 def check_numbers(cfg: DictConfig) -> None:
     for name in ("num", "columns", "size", "azimuth", "elevation"):
         value, angle = cfg[name], name in ("azimuth", "elevation")
-        if value is None and name == "columns":
-            continue
-        right = isinstance(value, int | float if angle else int) and not isinstance(value, bool)
-        if not right or not math.isfinite(value):
+        right = (
+            (name == "columns" and value is None)
+            or (isinstance(value, int) and not isinstance(value, bool))
+            or (angle and isinstance(value, float) and math.isfinite(value))
+        )
+        if not right:
             raise ConfigError(
                 f"{name}={value}: expected {'degrees' if angle else 'a whole number'}"
             )

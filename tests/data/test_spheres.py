@@ -74,15 +74,16 @@ def test_splits_differ_and_the_seed_decides():
     assert not torch.equal(one.train.radius, other.train.radius)
 
 
-def test_a_thousand_spheres_take_less_than_a_second():
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        source = made().train
-        for rows in torch.arange(1000).split(8):
-            source.batch(rows)
-        best = min(best, time.perf_counter() - start)
-    assert best < 1.0
+def test_a_thousand_spheres_take_less_than_a_second_of_one_core():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = time.process_time()  # not the clock on the wall: others may be using the machine
+    source = made().train
+    for rows in torch.arange(1000).split(8):
+        source.batch(rows)
+    spent = time.process_time() - start
+    torch.set_num_threads(threads)
+    assert spent < 1.0
 
 
 def test_batches_do_not_depend_on_their_company():

@@ -85,6 +85,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
         write(data, tmp_path / "a", num=6)
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         write(data, tmp_path / "a", split="trian")
+    with pytest.raises(ConfigError, match="num is 'x', not an integer"):
+        write(data, tmp_path / "a", num="x")
     assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")

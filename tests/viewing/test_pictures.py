@@ -28,7 +28,9 @@ def test_small_images_are_enlarged_by_whole_pixels(side, cell):
     grid = image_grid(levels / 127.5 - 1, padding=0)
     assert grid.shape == (cell, cell, 3)
     factor = cell // side
-    np.testing.assert_array_equal(grid[factor // 2 :: factor, factor // 2 :: factor, 0], levels[0, 0])
+    np.testing.assert_array_equal(
+        grid[factor // 2 :: factor, factor // 2 :: factor, 0], levels[0, 0]
+    )
 
 
 def test_default_grid_is_about_square():
@@ -50,7 +52,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fill_disk)
-    with pytest.raises(DdiffError, match="cannot write .*No space left"):
+    with pytest.raises(DdiffError, match=r"cannot write .*No space left"):
         save_png(np.ones((2, 2, 3), np.uint8), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -10,9 +10,9 @@ from torch import nn
 class Compiled:
     """`dynamic` None lets torch decide after the second batch size; False recompiles for each."""
 
-    mode: Literal[
-        "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
-    ] = "default"
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
+        "default"
+    )
     dynamic: bool | None = None
     fullgraph: bool = False
 

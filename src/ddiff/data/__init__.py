@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     from ddiff.data.images import Images
     from ddiff.data.mnist import MNIST, FashionMNIST
     from ddiff.data.shapes import Shapes
-    from ddiff.data.source import Source
     from ddiff.data.spheres import Spheres
     from ddiff.data.voxels import Voxels
-    from ddiff.data.writing import write
 
 __all__ = [
     "CIFAR10",
@@ -23,10 +21,8 @@ __all__ = [
     "FashionMNIST",
     "Images",
     "Shapes",
-    "Source",
     "Spheres",
     "Voxels",
-    "write",
 ]
 
 _MODULES = {
@@ -37,10 +33,8 @@ _MODULES = {
     "FashionMNIST": "mnist",
     "Images": "images",
     "Shapes": "shapes",
-    "Source": "source",
     "Spheres": "spheres",
     "Voxels": "voxels",
-    "write": "writing",
 }
 
 

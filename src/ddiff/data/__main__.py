@@ -10,11 +10,14 @@ if TYPE_CHECKING:
 
 @entry("data_write")
 def main(cfg: "DictConfig") -> None:
-    from hydra.utils import instantiate
-
+    """Writes a data set to disk: .npy volumes or .png images, in class folders where labelled."""
+    from ddiff.build import build
+    from ddiff.config import resolved, validate
     from ddiff.data.writing import write
 
-    num = write(instantiate(cfg.data), cfg.out, cfg.num, cfg.split)
+    cfg = resolved(cfg)
+    validate(cfg)
+    num = write(build(cfg.data), cfg.out, cfg.num, cfg.split)
     print(f"{num} samples in {cfg.out}")
 
 

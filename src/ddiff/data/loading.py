@@ -98,7 +98,8 @@ class Loader(DataLoader[Batch]):
             line = str(error).strip().splitlines()[-1]
             name = f"{type(error).__module__}.{type(error).__qualname__}: "
             failure = type(error)(line.removeprefix(name))
-        self._iterator = None  # with nothing else holding them, the workers end now
+            error.__traceback__ = None  # its frames would keep the workers alive
+        self._iterator = None
         raise failure
 
 

@@ -28,6 +28,8 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
     """
     if split not in get_args(Split):
         raise ConfigError(f"split is {split!r}{nearest(str(split), list(get_args(Split)))}")
+    if not isinstance(num, int | None):
+        raise ConfigError(f"num is {num!r}, not an integer or null")
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DdiffError(f"{out} is not an empty folder; say another out=, or empty it first")
@@ -61,9 +63,10 @@ def image_name(row: int, num: int) -> str:
 
 def save_voxels(path: Path, x: Tensor) -> None:
     """x [1, D, H, W]."""
-    binary = bool((x.abs() == 1).all())
-    volume = (x[0] > 0).to(torch.uint8) if binary else x[0].add(1).div_(2)
-    whole(path, lambda file: np.save(file, volume.numpy()))
+    volume = x[0].numpy()
+    binary = bool((np.abs(volume) == 1).all())
+    volume = (volume > 0).astype(np.uint8) if binary else (volume + 1) / 2
+    whole(path, lambda file: np.save(file, volume))
 
 
 def save_image(path: Path, x: Tensor) -> None:

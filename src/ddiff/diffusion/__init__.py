@@ -1,5 +1,5 @@
 from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree
-from ddiff.diffusion.objectives import V, X0, Eps, Objective
+from ddiff.diffusion.objectives import X0, Eps, Objective, V
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.solvers import Plan, solve, spaced
 

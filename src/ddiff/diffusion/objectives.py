@@ -80,7 +80,7 @@ class Objective(ABC):
             )
 
     def weights(self, schedule: Schedule) -> Tensor:
-        """Weight of this objective's mean square error for every t, [T + 1] float64 (0 at t = 0)."""
+        """Weight of this objective's mean square error for every t, [T + 1] (0 at t = 0)."""
         weights = torch.zeros_like(schedule.abar)
         abar = schedule.abar[1:]
         if self.weighting == "none":

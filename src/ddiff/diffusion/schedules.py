@@ -35,7 +35,7 @@ class Schedule:
             )
 
     @property
-    def T(self) -> int:  # noqa: N802 (the symbol of the papers)
+    def T(self) -> int:
         return len(self.abar) - 1
 
     @property
@@ -44,7 +44,7 @@ class Schedule:
         return torch.log(self.abar) - torch.log1p(-self.abar)
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(abar_t) and sqrt(1 - abar_t) for t [B], shaped to broadcast over `like` [B, C, *S]."""
+        """sqrt(abar_t) and sqrt(1 - abar_t) for t [B], to broadcast over `like` [B, C, *S]."""
         where = (t.device, like.dtype)
         if where not in self._on_device:
             table = torch.stack([self.abar.sqrt(), (1 - self.abar).sqrt()])

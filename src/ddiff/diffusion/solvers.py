@@ -49,6 +49,7 @@ class Plan:
 
     def table(self, objective: Objective) -> Tensor:
         """[N, 6] float64, a row a step: p, q, a, b, c, d."""
+        objective.check(self.schedule)
         abar = self.schedule.abar[self.times[:-1]]
         p, q = objective.coefficients(abar.sqrt(), (1 - abar).sqrt())
         return torch.stack([p, q, self.x, self.x_0, self.x_0_previous, self.noise], dim=1)

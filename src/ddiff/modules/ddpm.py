@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from ddiff.diffusion import Objective, Schedule
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
@@ -33,7 +33,7 @@ class DDPM(LightningModule):
         objective: Objective,
         timesteps: TimestepSampler,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        lr_schedule: Callable[[Optimizer], LRScheduler],
+        lr_schedule: Callable[[Optimizer], LambdaLR],
         precision: Precision,
         seed: int,
         ema_decay: float = 0.999,
@@ -113,3 +113,17 @@ class DDPM(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["batches_seen"]
+        self._obey_config(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0])
+
+    def _obey_config(self, optimizer_state: dict[str, Any], lr_state: dict[str, Any]) -> None:
+        """Rates and the like are this config's, moments the checkpoint's; under an unchanged config
+        that alters no bit."""
+        optimizer = self.optimizer(self.net.parameters())
+        factor = self.lr_schedule(optimizer).lr_lambdas[0](lr_state["last_epoch"])
+        for saved, group in zip(
+            optimizer_state["param_groups"], optimizer.param_groups, strict=True
+        ):
+            options = {name: value for name, value in group.items() if name != "params"}
+            saved.update(options, lr=group["initial_lr"] * factor)
+        lr_state["base_lrs"] = [g["initial_lr"] for g in optimizer.param_groups]
+        lr_state["_last_lr"] = [g["lr"] for g in optimizer_state["param_groups"]]

@@ -7,24 +7,19 @@ const press = (text, title, act) => {
 };
 
 function built() {
-  const [stage, label, name, quiet] = [make("canvas"), make("div.label"), make("span"), make("span.quiet")];
-  label.append(name, quiet);
+  const [stage, name, quiet] = [make("canvas"), make("span"), make("span.quiet")];
+  const label = make("div.label", name, quiet);
   stage.setAttribute("aria-label", "the solid: drag to turn, wheel to zoom");
-  const spin = press("Spin", "turn by itself (space)", () => { state.spin = !state.spin; refresh(); });
-  const box = press("Box", "show the box (b)", () => { state.box = !state.box; refresh(); });
-  const reset = press("Reset", "first view (r)", () => {
-    Object.assign(state, page.view, { zoom: 1, spin: false });
-    refresh();
-  });
+  const spin = press("Spin", "turn by itself (space)", () => set({ spin: !state.spin }));
+  const box = press("Box", "show the box (b)", () => set({ box: !state.box }));
+  const reset = press("Reset", "first view (r)", () => set(first));
   const slider = make("input");
   const [place, slice, facts, note] = [make("output"), make("canvas"), make("dl"), make("p")];
   [slider.type, slider.min, slice.id, note.id] = ["range", 0, "slice", "note"];
   slider.setAttribute("aria-label", "slice");
-  slider.oninput = () => { state.at = +slider.value; refresh(); };
-  const axes = AXES.map(([axis], k) => press(axis, `slice across ${axis}`, () => {
-    [state.axis, state.at] = [k, null];
-    refresh();
-  }));
+  slider.oninput = () => set({ at: +slider.value });
+  const axes = AXES.map(([axis], k) =>
+    press(axis, `slice across ${axis}`, () => set({ axis: k, at: null })));
   const side = make("div.card.side", slice, make("div.row", ...axes, slider, place), facts, note);
   const tools = make("div.tools", spin, box, reset);
   const bench = make("div.bench", make("div.card.stage", stage, label, tools), side);
@@ -33,10 +28,16 @@ function built() {
   return { stage, name, quiet, spin, box, slider, place, axes, facts, note, grid };
 }
 
-function choose(i) {
-  state.sample = (i + items.length) % items.length;
-  location.replace("#" + state.sample);
+const first = { ...page.view, zoom: 1, spin: false };
+
+function set(changes) {
+  Object.assign(state, changes);
   refresh();
+}
+
+function choose(i) {
+  set({ sample: (i + items.length) % items.length });
+  location.replace("#" + state.sample);
 }
 
 const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 2 });
@@ -74,14 +75,16 @@ function refresh() {
 
 function fitted() {
   const dense = painter.name === "2d" ? 1 : Math.min(2, devicePixelRatio || 1);
-  const size = [ui.stage.clientWidth, ui.stage.clientHeight].map((s) => Math.max(1, Math.round(s * dense)));
-  if (size[0] !== ui.stage.width || size[1] !== ui.stage.height)
-    [ui.stage.width, ui.stage.height] = size;
+  const pixels = (side) => Math.max(1, Math.round(side * dense));
+  const [width, height] = [pixels(ui.stage.clientWidth), pixels(ui.stage.clientHeight)];
+  if (width !== ui.stage.width || height !== ui.stage.height)
+    [ui.stage.width, ui.stage.height] = [width, height];
 }
 
 function told(item, sides) {
   ui.name.textContent = item.caption;
-  ui.quiet.textContent = `${state.sample + 1} of ${items.length}` + (item.faces ? "" : " · empty: nothing is above 0");
+  const empty = item.faces ? "" : " · empty: nothing is above 0";
+  ui.quiet.textContent = `${state.sample + 1} of ${items.length}${empty}`;
   [ui.slider.max, ui.slider.value] = [sides - 1, state.at];
   ui.place.textContent = `${AXES[state.axis][0]} = ${state.at}`;
   [[ui.spin, state.spin], [ui.box, state.box], ...ui.axes.map((b, k) => [b, k === state.axis])]
@@ -90,14 +93,18 @@ function told(item, sides) {
     "size (D × H × W)": item.size.join(" × "), "filled": number(100 * item.filled) + " %",
     "values": item.range.map(number).join(" to "), "triangles": item.faces.toLocaleString("en"),
   };
-  ui.facts.replaceChildren(...Object.entries(rows).flatMap(([k, v]) => [make("dt", k), make("dd", v)]));
+  const cells = Object.entries(rows).flatMap(([k, v]) => [make("dt", k), make("dd", v)]);
+  ui.facts.replaceChildren(...cells);
   const same = item.size.join() === item.shown.join();
-  ui.note.textContent = same ? "" : `Drawn at ${item.shown.join(" × ")}: halved to keep this page small.`;
-  [...ui.grid.children].forEach((thumb, i) => thumb.setAttribute("aria-current", i === state.sample));
+  const smaller = `Drawn at ${item.shown.join(" × ")}: halved to keep this page small.`;
+  ui.note.textContent = same ? "" : smaller;
+  [...ui.grid.children].forEach((thumb, i) =>
+    thumb.setAttribute("aria-current", i === state.sample));
 }
 
 const fingers = new Map();
-const zoom = (factor) => { state.zoom = Math.min(12, Math.max(0.4, state.zoom * factor)); refresh(); };
+const zoom = (factor) => set({ zoom: Math.min(12, Math.max(0.4, state.zoom * factor)) });
+const apart = ([p, q]) => Math.hypot(p[0] - q[0], p[1] - q[1]);
 ui.stage.onpointerdown = (event) => {
   ui.stage.setPointerCapture(event.pointerId);
   fingers.set(event.pointerId, [event.clientX, event.clientY]);
@@ -105,13 +112,12 @@ ui.stage.onpointerdown = (event) => {
 ui.stage.onpointermove = (event) => {
   const old = fingers.get(event.pointerId);
   if (!old) return;
-  const apart = () => { const [p, q] = fingers.values(); return Math.hypot(p[0] - q[0], p[1] - q[1]); };
-  const before = fingers.size === 2 ? apart() : 0;
+  const before = fingers.size === 2 ? apart([...fingers.values()]) : 0;
   fingers.set(event.pointerId, [event.clientX, event.clientY]);
-  if (before) return zoom(apart() / before);
-  state.azimuth -= 0.5 * (event.clientX - old[0]);
-  state.elevation = Math.min(90, Math.max(-90, state.elevation + 0.5 * (event.clientY - old[1])));
-  refresh();
+  if (before) return zoom(apart([...fingers.values()]) / before);
+  const [dx, dy] = [event.clientX - old[0], event.clientY - old[1]];
+  const elevation = Math.min(90, Math.max(-90, state.elevation + 0.5 * dy));
+  set({ azimuth: state.azimuth - 0.5 * dx, elevation });
 };
 ui.stage.onpointerup = ui.stage.onpointercancel = (event) => fingers.delete(event.pointerId);
 ui.stage.addEventListener("wheel", (event) => {
@@ -127,10 +133,8 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const act = {
     ArrowRight: () => choose(state.sample + 1), ArrowLeft: () => choose(state.sample - 1),
-    ArrowUp: () => { state.at += 1; refresh(); }, ArrowDown: () => { state.at -= 1; refresh(); },
-    r: () => { Object.assign(state, page.view, { zoom: 1, spin: false }); refresh(); },
-    b: () => { state.box = !state.box; refresh(); },
-    " ": () => { state.spin = !state.spin; refresh(); },
+    ArrowUp: () => set({ at: state.at + 1 }), ArrowDown: () => set({ at: state.at - 1 }),
+    r: () => set(first), b: () => set({ box: !state.box }), " ": () => set({ spin: !state.spin }),
   }[event.key];
   if (!act || (event.key === " " && event.target.tagName === "BUTTON")) return;
   event.preventDefault();

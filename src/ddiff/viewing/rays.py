@@ -75,12 +75,9 @@ class Scene:
     def of(cls, volume: np.ndarray) -> "Scene":
         field = padded(volume, PAD)
         once = blurred(field)
-        smooth = blurred(once, 2)
+        smooth = blurred(once, 2 if max(volume.shape) > 24 else 1)
         wide = blurred(blurred(smooth, 2), 3)
-        rounded = (
-            field + once
-        ) / 2  # softens the steps of 0/1 solids, but moves no voxel in or out
-        field = np.where((rounded > 0) == (field > 0), rounded, field)
+        field = _rounded(field, once)
         cells = _cells_in_reach(field > 0)
         near = cells == REACH
         box = np.zeros((2, 3), np.float32)
@@ -92,6 +89,13 @@ class Scene:
         jump = np.maximum(distance - 1, STEP)
         jump[distance == 0] = 0
         return cls(field, gradient(smooth), wide, jump[cells.ravel()], box)
+
+
+def _rounded(field: np.ndarray, once: np.ndarray) -> np.ndarray:
+    """Half blurred, which softens the steps of 0/1 solids, but no voxel changes sides or fades."""
+    half = (field + once) / 2
+    kept = np.clip(field, -0.4, 0.4)
+    return np.where(field > 0, np.maximum(half, kept), np.minimum(half, kept))
 
 
 def _cells_in_reach(inside: np.ndarray) -> np.ndarray:

@@ -113,8 +113,9 @@ def _shadow(field: np.ndarray) -> np.ndarray:
     height = np.arange(len(solid), dtype=np.float32) / max(1, len(solid) - PAD)
     dark = (solid * np.exp(-2.2 * height)[:, None, None]).max(axis=0)
     dark = np.pad(dark, PAD)
-    for spacing in (1, 2, 3):
-        dark = blurred(dark, spacing, outside=0)
+    for spacing in (1, 2, 3, 5):
+        if spacing == 1 or 20 * spacing <= max(field.shape):
+            dark = blurred(dark, spacing, outside=0)
     return dark
 
 

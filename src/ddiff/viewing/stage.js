@@ -1,6 +1,6 @@
-// The solid, drawn: WebGL where there is one, else a z-buffer on a 2D canvas. Same light as shade().
-// A stage takes a scene {places, bent, corners, extent, shadow, lines} and a view {right, up, toward,
-// scale}; positions are (x, y, z), z up, within [-1, 1].
+// The solid, drawn: WebGL where there is one, else a z-buffer on a 2D canvas. Light as in shade().
+// A stage takes a scene {places, bent, corners, extent, shadow, lines} and a view {right, up,
+// toward, scale}; positions are (x, y, z), z up, within [-1, 1].
 const DISTANCE = 7; // of the eye, for a mild perspective
 const LAMP = [-0.45, 0.66, 0.6]; // right, up, toward the viewer
 const HALF = ((v) => v.map((c) => c / Math.hypot(...v)))([LAMP[0], LAMP[1], LAMP[2] + 1]);
@@ -11,7 +11,8 @@ const PROJECT = `
   vec4 project(vec3 p) {
     vec3 c = p * frame;
     float w = 1.0 - c.z / ${DISTANCE.toFixed(1)};
-    float a = ${(DISTANCE / 2).toFixed(4)}, b = ${((1 + DISTANCE / 2) * (2 / DISTANCE - 1)).toFixed(6)};
+    float a = ${(DISTANCE / 2).toFixed(4)}; // depth a w + b: -w at z = 2, w at z = -2
+    float b = ${((1 + DISTANCE / 2) * (2 / DISTANCE - 1)).toFixed(6)};
     return vec4(c.xy * scale, a * w + b, w);
   }`;
 const SOLID_VERTEX = `
@@ -209,7 +210,8 @@ function tone(view, bent) {
 }
 
 const PALETTE = Uint32Array.from({ length: 512 }, (_, tone) => {
-  const [red, green, blue] = [0.115, 0.27, 0.68].map((s) => 255 * Math.min(1, s * tone / 170) ** 0.4545);
+  const lit = (share) => 255 * Math.min(1, share * tone / 170) ** 0.4545;
+  const [red, green, blue] = [0.115, 0.27, 0.68].map(lit);
   return (255 << 24) | (blue << 16) | (green << 8) | red;
 });
 
@@ -217,8 +219,10 @@ function fill(pixels, nearest, width, height, spots, tones, [a, b, c]) {
   const [ax, ay, bx, by, cx, cy] = [a, b, c].flatMap((i) => [spots[3 * i], spots[3 * i + 1]]);
   const area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax);
   if (area >= 0) return; // seen from inside
-  const [top, low] = [Math.max(0, Math.min(ay, by, cy)), Math.min(height - 1, Math.max(ay, by, cy))];
-  const [left, end] = [Math.max(0, Math.min(ax, bx, cx)), Math.min(width - 1, Math.max(ax, bx, cx))];
+  const range = (p, q, r, last) =>
+    [Math.max(0, Math.min(p, q, r)), Math.min(last, Math.max(p, q, r))];
+  const [top, low] = range(ay, by, cy, height - 1);
+  const [left, end] = range(ax, bx, cx, width - 1);
   for (let y = Math.ceil(top - 0.5); y <= low; y++)
     for (let x = Math.ceil(left - 0.5); x <= end; x++) {
       const u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area;
@@ -227,6 +231,7 @@ function fill(pixels, nearest, width, height, spots, tones, [a, b, c]) {
       const depth = u * spots[3 * a + 2] + v * spots[3 * b + 2] + (1 - u - v) * spots[3 * c + 2];
       if (depth <= nearest[y * width + x]) continue;
       nearest[y * width + x] = depth;
-      pixels[y * width + x] = PALETTE[170 * (u * tones[a] + v * tones[b] + (1 - u - v) * tones[c]) | 0];
+      const light = u * tones[a] + v * tones[b] + (1 - u - v) * tones[c];
+      pixels[y * width + x] = PALETTE[Math.max(0, 170 * light) | 0];
     }
 }

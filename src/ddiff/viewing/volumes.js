@@ -39,9 +39,9 @@ function shadowOf(voxels, depth, height, width) {
     for (let p = 0; p < map.length; p++, k++)
       if (voxels[k] > 127) map[p] = Math.max(map[p], weight);
   }
-  for (const step of [1, 2, 3]) {
-    map = softened(softened(map, height, width, step, 0), height, width, 0, step);
-  }
+  for (const step of [1, 2, 3, 5])
+    if (step === 1 || 20 * step <= Math.max(depth, height, width))
+      map = softened(softened(map, height, width, step, 0), height, width, 0, step);
   return { width, height, data: Uint8Array.from(map, (value) => 255 * value) };
 }
 
@@ -69,8 +69,8 @@ function cameraOf({ extent: [x, y, z] }, canvas) {
 /** The box, and the frame of the slice. */
 function linesOf(volume) {
   const { extent, half, shape } = volume;
-  const lines = [];
-  if (state.box) lines.push({ points: edgesOf(extent.map((side) => [-side, side])), tint: [0.5, 0.56, 0.66, 0.45] });
+  const box = edgesOf(extent.map((side) => [-side, side]));
+  const lines = state.box ? [{ points: box, tint: [0.5, 0.56, 0.66, 0.45] }] : [];
   const where = (state.at - (shape[2 - state.axis] - 1) / 2) / half;
   const frame = extent.map((side, k) => (k === state.axis ? [where, where] : [-side, side]));
   lines.push({ points: edgesOf(frame), tint: [0.95, 0.55, 0.2, 0.5] });

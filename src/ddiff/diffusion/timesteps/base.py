@@ -16,7 +16,7 @@ class TimestepSampler(nn.Module, ABC):
 
     unbiased: ClassVar[bool]
 
-    def __init__(self, T: int) -> None:  # noqa: N803
+    def __init__(self, T: int) -> None:
         super().__init__()
         self.T = T
 
@@ -26,5 +26,5 @@ class TimestepSampler(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """t [B] int64 and a loss weight [B] float32, on the generator's device."""
 
-    def update(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027 (most samplers do not learn)
+    def update(self, t: Tensor, losses: Tensor) -> None:
         """Is told the unweighted loss of every sample [B] after each step."""

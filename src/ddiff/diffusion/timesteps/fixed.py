@@ -44,7 +44,7 @@ class LogitNormal(TimestepSampler):
 
     unbiased = False
 
-    def __init__(self, T: int, mean: float = 0.0, std: float = 1.0) -> None:  # noqa: N803
+    def __init__(self, T: int, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__(T)
         if not (math.isfinite(mean) and 0 < std < math.inf):
             raise ConfigError(f"timesteps: mean {mean} must be finite and std {std} above 0")

@@ -1,17 +1,38 @@
-"""Gradient scaling for float16, and nothing else: autocast belongs to ddiff.precision."""
+"""Where Lightning's own parts are not enough."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ddiff.checkpoints import load_checkpoint, save_checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes whole files, reads tensors and plain values only."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
+    ) -> None:
+        save_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return load_checkpoint(Path(path), map_location)
+
 
 class GradientScaling(Precision):
-    """Scales the loss, unscales before clipping, skips steps with overflow.
+    """Gradient scaling for float16 and nothing else: autocast belongs to ddiff.precision.
+
+    Scales the loss, unscales before clipping, skips steps with overflow.
 
     Lightning's own plugin refuses to clip with fused optimisers; these take unscaled gradients too.
     """

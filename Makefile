@@ -1,0 +1,55 @@
+# make demo and make test are all a fresh machine needs; both are quick the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format types gpu wheel bench clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: .venv/run.stamp ## set up, train the voxel experiment (minutes), say where its results are
+	$(BIN)/python -m ddiff.train
+
+test: .venv/dev.stamp ## set up, run every test that needs no GPU
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+test-fast: .venv/dev.stamp ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/dev.stamp ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/dev.stamp ## write the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+gpu: ## on a machine with a GPU and ddiff installed: the GPU tests
+	$(PYTHON) -m pytest tests/gpu -v
+
+wheel: .venv/dev.stamp ## build the wheel into dist/
+	rm -rf dist build
+	$(BIN)/python -m build --wheel --no-isolation
+
+bench: .venv/run.stamp ## measure the training step: framework against a bare loop, and the 64^3 levers
+	$(BIN)/python experiments/training_step/measure.py
+
+clean: ## remove the environment and what was built (runs and data stay)
+	rm -rf .venv build dist src/*.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@ .venv/run.stamp

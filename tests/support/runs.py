@@ -1,0 +1,95 @@
+"""Starting ddiff as a user does, and reading back what a run wrote."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+TINY = (  # seconds a run
+    "net.channels=[8,16]",
+    "net.num_blocks=1",
+    "net.mid_attention=false",
+    "budget.batch_size=4",
+    "budget.log_every=1",
+    "budget.val_every=8",
+    "trainer.limit_val_batches=1",
+    "budget.sample_every=1000",
+    "sampling.num_samples=2",
+    "solver.num_steps=2",
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int  # negative for a signal
+    out: str
+    err: str
+
+
+def ddiff(verb: str, *options: str, cwd: Path, **env: str) -> Done:
+    """`python -m ddiff.<verb> options`, as from a shell in `cwd`."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"ddiff.{verb}", *options],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def job(verb: str, *options: str, kill_at: int | None = None) -> dict[str, Any]:
+    return {"verb": verb, "argv": list(options), "kill_at": kill_at}
+
+
+def ddiff_many(jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
+    """The same for many commands in turn, in forks of one process: their imports are paid once."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.forks"],
+        input=json.dumps(jobs),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [Done(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / name, weights_only=True)
+
+
+def scalars(run: Path, tag: str) -> dict[int, float]:
+    """{step: value}; a step that was logged twice must have been logged alike."""
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    found: dict[int, float] = {}
+    for event in board.Scalars(tag):
+        assert found.setdefault(event.step, event.value) == event.value, (tag, event.step)
+    return found
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two nested structures of tensors and plain values differ, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        same = isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        return [] if same else [path]
+    if isinstance(a, dict) and isinstance(b, dict):
+        shared = a.keys() & b.keys()
+        inside = [d for k in shared for d in differences(a[k], b[k], f"{path}.{k}")]
+        return [f"{path}.{k}" for k in a.keys() ^ b.keys()] + inside
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return [path]
+        pairs = enumerate(zip(a, b, strict=True))
+        return [d for i, (x, y) in pairs for d in differences(x, y, f"{path}[{i}]")]
+    return [] if a == b else [path]

@@ -1,0 +1,80 @@
+"""A training that does not finish: signals, a loss that is not a number, a full disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import TINY, checkpoint, ddiff, differences
+
+DIGITS = ("experiment=digits_ddpm", *TINY, "run_dir=run")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> None:
+    options = [*DIGITS, "budget.max_steps=100000", "budget.save_every=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddiff.train", *options],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    best = tmp_path / "run/checkpoints/best.ckpt"  # written after 8 steps
+    deadline = time.monotonic() + 120
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    step = checkpoint(tmp_path / "run")["global_step"]
+    assert process.returncode == 128 + signum
+    assert errors.strip() == (
+        f"ddiff: stopped by {signum.name} after step {step}; resume with ckpt_path=run"
+    )
+    more = ddiff("train", "ckpt_path=run", f"budget.max_steps={step + 2}", cwd=tmp_path)
+    assert more.status == 0, more.err
+    assert checkpoint(tmp_path / "run")["global_step"] == step + 2
+
+
+def test_nan_names_step_and_timestep_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    good = ddiff("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)
+    assert good.status == 0, good.err
+    before = checkpoint(tmp_path / "run")
+    bad = ddiff(
+        "train", "ckpt_path=run", "budget.max_steps=12", "budget.save_every=1",
+        "optimizer.lr=1e38", "trainer.gradient_clip_val=null", cwd=tmp_path,
+    )  # fmt: skip
+    assert bad.status == 1
+    (line,) = bad.err.strip().splitlines()
+    assert line.startswith("ddiff: the loss is not a number at step ")
+    assert ", timestep " in line
+    after = checkpoint(tmp_path / "run")
+    finite = all(bool(v.isfinite().all()) for v in after["state_dict"].values())
+    assert finite or after["global_step"] <= before["global_step"] + 1
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """A limit on file size stands in for a full disk: the write of the checkpoint fails midway."""
+    good = ddiff("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)
+    assert good.status == 0, good.err
+    before = checkpoint(tmp_path / "run")
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "sys.argv = ['train', 'ckpt_path=run', 'budget.max_steps=8'];"
+        "from ddiff.train import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("ddiff: could not write run/checkpoints/")
+    assert "the checkpoint before it is intact" in line
+    assert differences(before, checkpoint(tmp_path / "run")) == []
+    assert not list((tmp_path / "run/checkpoints").glob(".*"))

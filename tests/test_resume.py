@@ -1,0 +1,49 @@
+"""Killed anywhere and resumed, a training ends where an undisturbed one does, bit for bit."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
+
+STEPS = 24
+VOLUMES = ("experiment=voxel_baseline", "data.size=16", "data.num=24", "net.patch_size=2")
+DIGITS = ("experiment=digits_cfg", "net=unet_tiny")
+CASES = {
+    "digits": (DIGITS, 10),
+    "digits with accumulation, dropout and fp32": (
+        (*DIGITS, "trainer.accumulate_grad_batches=3", "net.dropout=0.2", "precision=fp32"),
+        3,
+    ),
+    "volumes": ((*VOLUMES, "net.input_skip=true", "timesteps=stratified"), 3),
+    "volumes in bf16, logit-normal": ((*VOLUMES, "timesteps=logit_normal", "precision=bf16"), 2),
+    "digits in fp16": ((*DIGITS, "precision=fp16"), 2),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kills_change_nothing(case: str, tmp_path: Path) -> None:
+    options, kills = CASES[case]
+    seed = random.randrange(10**6)
+    moments = sorted(random.Random(seed).sample(range(1, STEPS), kills))
+    common = (*options, *TINY, f"budget.max_steps={STEPS}", "budget.save_every=2")
+    moments[0] = max(moments[0], 3)  # before the first checkpoint there is nothing to resume from
+    jobs = [job("train", *common, "run_dir=whole")]
+    jobs += [job("train", *common, "run_dir=killed", kill_at=moments[0])]
+    jobs += [job("train", "ckpt_path=killed", kill_at=m) for m in moments[1:]]
+    jobs += [job("train", "ckpt_path=killed")]
+    done = ddiff_many(jobs, tmp_path)
+    assert [d.status for d in done] == [0] + [-9] * kills + [0], (seed, moments, done[-1].err)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    a, b = checkpoint(whole), checkpoint(killed)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "batches_seen", "global_step",
+                 "callbacks"):  # fmt: skip
+        assert differences(a[part], b[part], part) == [], (seed, moments)
+    if "fp16" in case:
+        assert differences(a["GradientScaling"], b["GradientScaling"]) == []
+    for tag in ("train/loss", "val/loss"):
+        expected = scalars(whole, tag)
+        assert len(expected) == (STEPS if tag == "train/loss" else STEPS // 8)
+        assert scalars(killed, tag) == expected, (tag, seed, moments)
