@@ -74,7 +74,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("ddiff: could not write run/checkpoints/")
+    assert line.startswith("ddiff: cannot write run/checkpoints/")
     assert "the checkpoint before it is intact" in line
     assert differences(before, checkpoint(tmp_path / "run")) == []
     assert not list((tmp_path / "run/checkpoints").glob(".*"))

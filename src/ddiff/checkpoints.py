@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,7 +22,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     except (DdiffError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free / 1e6
         raise DdiffError(
-            f"could not write {path} ({free:.0f} MB free on its disk); the checkpoint before "
+            f"cannot write {path} ({free:.0f} MB free on its disk); the checkpoint before "
             f"it is intact ({str(error).splitlines()[0]})"
         ) from error
 
@@ -31,7 +32,8 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise DdiffError(f"there is no checkpoint {path}")
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what matters is refused below
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise DdiffError(
             f"refused {path}: it holds more than tensors and plain values, or is no checkpoint"

@@ -14,15 +14,16 @@ from ddiff.errors import DdiffError
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """An open file beside `path` that takes its name when the block ends well."""
     part = path.with_name(f".{path.name}.part")
+    text = None if "b" in mode else "utf-8"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, mode) as file:
+        with open(part, mode, encoding=text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise DdiffError(f"could not write {path}: {error.strerror or error}") from error
+        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 

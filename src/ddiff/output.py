@@ -55,7 +55,7 @@ def _stream(
         del array
         os.replace(part, path)
     except OSError as error:
-        raise DdiffError(f"could not write {path}: {error.strerror or error}") from error
+        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
     console.print(f"samples     {path}  {list(shape)}")

@@ -33,6 +33,8 @@ class Run:
         self.started = time.perf_counter()
         self.device = device_for(cfg.trainer.accelerator)
         self.data = build.build(cfg.data)
+        self.data.prepare_data()
+        self.data.setup("fit")
         build.fill_in_data_facts(cfg, self.data)
         self.precision = build.build_precision(cfg, self.device)
         self.module = build.build_module(cfg, self.precision)

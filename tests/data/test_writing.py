@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ddiff.data
-from ddiff.data import Digits, Images, Shapes, Spheres, Voxels, write
-from ddiff.data.writing import whole
+from ddiff.data import Digits, Images, Shapes, Spheres, Voxels
+from ddiff.data.writing import write
 from ddiff.errors import ConfigError, DdiffError
 
 

@@ -28,9 +28,7 @@ class Samples(Callback):
             self.show(trainer, step, self.generate(pl_module))
 
     def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:
-        from ddiff.viewing.meshes import mesh_tensors
-        from ddiff.viewing.pictures import save_png
-        from ddiff.viewing.still import picture
+        from ddiff.viewing import mesh_tensors, picture, save_png
 
         grid = picture(samples)
         save_png(grid, self.folder / f"step_{step:06d}.png")

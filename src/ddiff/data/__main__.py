@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@entry("data_write")
+@entry("data")
 def main(cfg: "DictConfig") -> None:
     """Writes a data set to disk: .npy volumes or .png images, in class folders where labelled."""
     from ddiff.build import build

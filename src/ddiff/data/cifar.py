@@ -1,6 +1,5 @@
 """CIFAR-10, from its official binary version (the other one is a pickle, and is not read)."""
 
-import os
 import tarfile
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ from ddiff.data.base import Data
 from ddiff.data.download import Archive
 from ddiff.data.source import Stored
 from ddiff.errors import DdiffError
+from ddiff.files import replacing
 
 TAR = "cifar-10-binary.tar.gz"
 TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
@@ -97,9 +97,8 @@ def unpack(tar: Path, folder: Path) -> None:
                 member = archive.extractfile(f"cifar-10-batches-bin/{name}")
                 if member is None:
                     raise KeyError(name)
-                part = folder / f"{name}.part"
-                part.write_bytes(member.read())
-                os.replace(part, folder / name)
+                with replacing(folder / name) as file:
+                    file.write(member.read())
     except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
         raise DdiffError(f"{tar} is truncated or damaged: {error}") from error
     except OSError as error:

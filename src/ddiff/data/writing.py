@@ -1,10 +1,8 @@
 """A data set to disk, in files that `images` and `voxels` read again."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from ddiff.data.base import Data, at_least
 from ddiff.data.source import to_bytes
 from ddiff.errors import ConfigError, DdiffError, nearest
+from ddiff.files import replacing
 
 Split = Literal["train", "val"]
 
@@ -49,7 +48,8 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
         for i, row in enumerate(rows.tolist()):
             folder = out if y is None or not data.class_names else out / data.class_names[int(y[i])]
             save(folder / name(row, num), x[i])
-    whole(out / "dataset.json", lambda file: file.write(describe(data, num, split).encode()))
+    with replacing(out / "dataset.json", "w") as file:
+        file.write(describe(data, num, split))
     return num
 
 
@@ -66,27 +66,16 @@ def save_voxels(path: Path, x: Tensor) -> None:
     volume = x[0].numpy()
     binary = bool((np.abs(volume) == 1).all())
     volume = (volume > 0).astype(np.uint8) if binary else (volume + 1) / 2
-    whole(path, lambda file: np.save(file, volume))
+    with replacing(path) as file:
+        np.save(file, volume)
 
 
 def save_image(path: Path, x: Tensor) -> None:
     """x [1 or 3 or 4, H, W]."""
     pixels = to_bytes(x).permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
-    whole(path, lambda file: image.save(file, "PNG"))
-
-
-def whole(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    """The file under its final name is complete or not there."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            save(file)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing(path) as file:
+        image.save(file, "PNG")
 
 
 def describe(data: Data, num: int, split: str) -> str:

@@ -12,7 +12,9 @@ from ddiff.nets.norm import Norm
 Modulation = Literal["scale_shift", "shift"]
 
 
-def conv(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+def conv(
+    dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1
+) -> nn.Conv2d | nn.Conv3d:
     """A convolution padded so that only `stride` changes the size."""
     layer = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
     return layer(inputs, outputs, kernel, stride=stride, padding=kernel // 2)

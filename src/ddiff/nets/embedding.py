@@ -38,7 +38,7 @@ class Sinusoidal(nn.Module):
         index = torch.arange(half, device=t.device, dtype=torch.float32)
         phase = t.float()[:, None] * torch.exp(index * (-math.log(10000) / (half - 1)))
         features = torch.cat([phase.sin(), phase.cos()], dim=1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class LogSNR(nn.Module):
@@ -51,6 +51,7 @@ class LogSNR(nn.Module):
         super().__init__()
         _check_even(dim)
         self.out_dim = 4 * dim
+        self.level: Tensor
         abar = schedule.abar.double()
         level = -(abar / (1 - abar)).log().clamp(-20, 20) / 8
         self.register_buffer("level", level.float(), persistent=False)  # [T + 1]
@@ -67,7 +68,7 @@ class LogSNR(nn.Module):
         """t [B] int64, 0-based -> [B, out_dim]."""
         phase = 2 * math.pi * self.level[t + 1][:, None] * self.frequencies.float()
         features = torch.cat([phase.sin(), phase.cos()], dim=1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class Condition(nn.Module):
@@ -76,7 +77,7 @@ class Condition(nn.Module):
     def __init__(self, embedding: nn.Module, num_classes: int | None):
         super().__init__()
         self.embedding = embedding
-        self.out_dim: int = embedding.out_dim
+        self.out_dim: int = embedding.out_dim  # pyright: ignore[reportAttributeAccessIssue]
         self.labels = None
         if num_classes is not None:
             self.labels = nn.Embedding(num_classes + 1, self.out_dim)

@@ -47,7 +47,7 @@ def group_norm(
         scale, shift = weight[None], bias[None]
     else:
         scale, shift = weight * (1 + scale), bias * (1 + scale) + shift
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # ordinary operations fuse, export
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():  # plain operations fuse
         y = F.group_norm(x, groups, eps=eps).to(x.dtype)
         y = y * _wide(scale, x) + _wide(shift, x)
         return F.silu(y) if silu else y
@@ -91,7 +91,7 @@ class _GroupNorm(torch.autograd.Function):
         ctx.save_for_backward(x, a, b)
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         """With sums over S: da = sum dz n, db = sum dz, and, with means over a group,
 
         dx = rstd (a dz - mean(a dz) - n mean(a dz n)).

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from skimage.measure import marching_cubes
 
+from ddiff.files import replacing
 from ddiff.viewing.fields import interpolate, limited
-from ddiff.viewing.pictures import write_whole
 from ddiff.viewing.rays import PAD, Scene
 from ddiff.viewing.samples import as_volumes, one_volume
 
@@ -48,7 +48,9 @@ def write_obj(path: str | Path, vertices: np.ndarray, faces: np.ndarray) -> Path
     lines = [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in vertices.tolist()]
     lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
     text = "\n".join([f"# {len(vertices)} vertices, {len(faces)} faces", *lines, ""])
-    return write_whole(path, lambda file: file.write(text.encode()))
+    with replacing(Path(path), "w") as file:
+        file.write(text)
+    return Path(path)
 
 
 def write_ply(path: str | Path, vertices: np.ndarray, faces: np.ndarray) -> Path:
@@ -61,7 +63,9 @@ def write_ply(path: str | Path, vertices: np.ndarray, faces: np.ndarray) -> Path
     rows = np.empty(len(faces), dtype=[("count", "u1"), ("corners", "<i4", 3)])
     rows["count"], rows["corners"] = 3, faces
     body = vertices.astype("<f4").tobytes() + rows.tobytes()
-    return write_whole(path, lambda file: file.write(header.encode() + body))
+    with replacing(Path(path)) as file:
+        file.write(header.encode() + body)
+    return Path(path)
 
 
 def mesh_tensors(samples: Any, side: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ddiff.errors import DdiffError
+from ddiff.files import replacing
 from ddiff.viewing.fields import halved, limited
 from ddiff.viewing.meshes import isosurface, smooth_normals
-from ddiff.viewing.pictures import to_pixels, write_whole
+from ddiff.viewing.pictures import to_pixels
 from ddiff.viewing.rays import AZIMUTH, ELEVATION
 from ddiff.viewing.samples import as_images, as_volumes, kind_of
 from ddiff.viewing.shading import shade_rgba
@@ -54,7 +55,9 @@ def write_page(
         item["caption"] = str(name)
     view = {"azimuth": azimuth, "elevation": elevation}
     text = _filled(title, kind, {"kind": kind, "view": view, "items": items})
-    return write_whole(path, lambda file: file.write(text.encode()))
+    with replacing(Path(path), "w") as file:
+        file.write(text)
+    return Path(path)
 
 
 def _filled(title: str, kind: str, data: Item) -> str:

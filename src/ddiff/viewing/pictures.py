@@ -1,15 +1,14 @@
 """Grids of images, and PNG files that are whole or absent."""
 
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.errors import ConfigError
+from ddiff.files import replacing
 from ddiff.viewing.samples import as_images
 
 BACKGROUND = 245
@@ -55,31 +54,6 @@ def tiled(tiles: np.ndarray, columns: int | None = None, padding: int = 2) -> np
 def save_png(array: np.ndarray, path: str | Path) -> Path:
     """Writes uint8 [H, W], [H, W, 3] or [H, W, 4]; a reader never sees half a file."""
     image = Image.fromarray(np.ascontiguousarray(array))
-    return write_whole(path, lambda file: image.save(file, format="PNG"))
-
-
-def write_whole(path: str | Path, write: Any) -> Path:
-    """Calls `write(binary file)` on a temporary neighbour of `path`, then renames it."""
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            write(file)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(Path(path)) as file:
+        image.save(file, format="PNG")
+    return Path(path)

@@ -31,7 +31,8 @@ class Stratified(TimestepSampler):
         self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
     ) -> tuple[Tensor, Tensor]:
         device = generator.device
-        i = torch.arange(rank * batch_size, (rank + 1) * batch_size, device=device)
+        # ranks interleave, so that each sees all noise levels
+        i = rank + world_size * torch.arange(batch_size, device=device)
         within = torch.randint(self.T, (batch_size,), generator=generator, device=device)
         # floor(u T) in integers, within = floor(U T): i + U in float32 may round into stratum i + 1
         t = (i * self.T + within) // (batch_size * world_size) + 1

@@ -1,0 +1,141 @@
+"""What people get wrong: each one clear line, the right exit status, nothing lost or littered."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
+
+DIGITS = ("experiment=digits_cfg", *TINY, "budget.max_steps=2")
+PLAIN = ("experiment=digits_ddpm", *TINY, "budget.max_steps=2")
+
+# name: (verb, options, exit status, words that the line must hold)
+MISTAKES = {
+    "misspelt option": ("train", ["net.chanels=[8]"], 2, ["net.chanels", "'net.channels'"]),
+    "misspelt group": ("train", ["schedul=linear"], 2, ["schedul", "'schedule'"]),
+    "wrong choice": ("train", ["schedule=lineer"], 2, ["schedule", "'linear'"]),
+    "wrong experiment": ("train", ["experiment=mars"], 2, ["experiment", "digits_cfg"]),
+    "wrong type": ("train", ["net.dropout=much"], 2, ["net.dropout", "'much'", "a number"]),
+    "two wrong types": (
+        "train",
+        ["net.dropout=much", "net.num_blocks=2.5"],
+        2,
+        ["net.dropout", "net.num_blocks", "an integer"],
+    ),
+    "wrong word": ("train", ["objective.weighting=snr"], 2, ["min_snr", "p2", "none"]),
+    "option of another solver": (
+        "train",
+        ["solver=dpmpp_2m", "+solver.eta=0.5"],
+        2,
+        ["solver.eta", "no such option"],
+    ),
+    "no equals sign": ("train", ["seed"], 2, ["'seed'", "key=value"]),
+    "sweep without -m": ("train", ["seed=1,2"], 2, ["-m"]),
+    "size that does not divide": ("train", ["data.size=30"], 2, ["30", "16"]),
+    "eps with zero terminal SNR": (
+        "train",
+        ["schedule=zero_terminal_snr", "objective=eps"],
+        2,
+        ["eps", "objective=v"],
+    ),
+    "more steps than T": (
+        "train",
+        ["schedule=constant", "solver.num_steps=200"],
+        2,
+        ["num_steps", "100", "200"],
+    ),
+    "labels the data lack": ("train", ["module=conditional_ddpm"], 2, ["needs labels"]),
+    "a GPU that is not there": ("train", ["trainer=gpu"], 2, ["accelerator", "trainer=cpu"]),
+    "missing folder": (
+        "train",
+        ["data=voxels", "data.root=nowhere", "data.size=16"],
+        1,
+        ["nowhere"],
+    ),
+    "missing required option": ("train", ["data=voxels"], 2, ["data.root=...", "data.size=..."]),
+    "foreign target": ("train", ["net._target_=os.system"], 2, ["os.system", "ddiff.nets"]),
+    "foreign nested target": (
+        "train",
+        ["net.embedding._target_=subprocess.run"],
+        2,
+        ["subprocess.run", "not allowed"],
+    ),
+    "missing checkpoint": ("train", ["ckpt_path=nowhere"], 1, ["nowhere"]),
+    "sample without from": ("sample", [], 2, ["from=..."]),
+    "sample from nowhere": ("sample", ["from=nowhere"], 1, ["nowhere"]),
+    "truncated checkpoint": ("sample", ["from=cut.ckpt"], 1, ["cut.ckpt", "truncated"]),
+    "malicious checkpoint": ("sample", ["from=evil.ckpt"], 1, ["refused", "evil.ckpt"]),
+    "foreign checkpoint": ("sample", ["from=other.ckpt"], 1, ["not a ddiff checkpoint"]),
+    "checkpoint with a foreign target": (
+        "sample",
+        ["from=target.ckpt"],
+        2,
+        ["os.system", "not allowed"],
+    ),
+    "labels of an unlabelled run": ("sample", ["from=plain", "y=3"], 2, ["without labels"]),
+    "label out of range": ("sample", ["from=digits", "y=10"], 2, ["10", "0..9"]),
+    "wrong label in a list": ("sample", ["from=digits", "y=[1,12]"], 2, ["0..9"]),
+    "no samples": ("sample", ["from=digits", "num_samples=0"], 2, ["num_samples"]),
+    "negative guidance": ("sample", ["from=digits", "guidance.scale=-1"], 2, ["guidance.scale"]),
+    "wrong weights": ("sample", ["from=digits", "weights=best"], 2, ["ema", "net"]),
+    "unwritable place": ("sample", ["from=digits", "out=/proc/x"], 1, ["/proc/x"]),
+    "volume of another size": (
+        "train",
+        ["data=voxels", "data.root=volumes", "data.size=16"],
+        1,
+        ["vox_0001.npy", "16", "8"],
+    ),
+    "view of a missing file": ("view", ["path=nowhere.npy"], 1, ["nowhere.npy"]),
+    "a folder that is not empty": (
+        "data",
+        ["data=digits", "out=volumes"],
+        1,
+        ["volumes", "empty"],
+    ),
+}
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("pwned"),))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+    """A directory with two runs and some bad files, and what every mistake answered in it."""
+    cwd = tmp_path_factory.mktemp("world")
+    runs = [job("train", *DIGITS, "run_dir=digits"), job("train", *PLAIN, "run_dir=plain")]
+    assert [d.err for d in ddiff_many(runs, cwd)] == ["", ""]
+    good = (cwd / "digits/checkpoints/last.ckpt").read_bytes()
+    (cwd / "cut.ckpt").write_bytes(good[: len(good) // 2])
+    (cwd / "evil.ckpt").write_bytes(pickle.dumps(Evil()))
+    torch.save({"state_dict": {}}, cwd / "other.ckpt")
+    foreign = checkpoint(cwd / "digits")
+    foreign["ddiff"]["config"]["net"]["_target_"] = "os.system"
+    torch.save(foreign, cwd / "target.ckpt")
+    (cwd / "volumes").mkdir()
+    np.save(cwd / "volumes/vox_0000.npy", np.zeros((16, 16, 16), np.uint8))
+    np.save(cwd / "volumes/vox_0001.npy", np.zeros((8, 8, 8), np.uint8))
+    jobs = [job(verb, *options) for verb, options, *_ in MISTAKES.values()]
+    return cwd, dict(zip(MISTAKES, ddiff_many(jobs, cwd), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_one_line_says_it(name: str, world: tuple[Path, dict[str, Done]]) -> None:
+    _, _, status, words = MISTAKES[name]
+    done = world[1][name]
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("ddiff: ")
+    assert [word for word in words if word not in lines[0]] == [], lines[0]
+    assert done.status == status, lines[0]
+
+
+def test_nothing_is_littered_or_executed(world: tuple[Path, dict[str, Done]]) -> None:
+    cwd, _ = world
+    expected = {"digits", "plain", "cut.ckpt", "evil.ckpt", "other.ckpt", "target.ckpt", "volumes"}
+    assert {p.name for p in cwd.iterdir()} == expected
+    assert checkpoint(cwd / "digits")["global_step"] == 2
