@@ -3,6 +3,7 @@
 import logging
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def build_plan(cfg: DictConfig, schedule: Schedule) -> Plan:
 
 
 def build_trainer(
-    cfg: DictConfig, run_dir: str, logger: Any, callbacks: list, precision: Precision
+    cfg: DictConfig, run_dir: Path, logger: Any, callbacks: list, precision: Precision
 ) -> Trainer:
     """Lightning's Trainer. Training is counted in optimiser steps; there are no epochs in it."""
     _quiet()
@@ -96,7 +97,7 @@ def build_trainer(
         plugins.append(GradientScaling(device_for(cfg.trainer.accelerator)))
     return Trainer(
         **options,
-        default_root_dir=run_dir,
+        default_root_dir=str(run_dir),
         logger=logger,
         callbacks=callbacks,
         plugins=plugins,

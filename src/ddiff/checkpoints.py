@@ -8,7 +8,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ddiff.errors import DdiffError
 from ddiff.files import replacing
@@ -64,4 +64,4 @@ def find_checkpoint(source: str) -> Path:
 
 def config_of(checkpoint: dict[str, Any]) -> DictConfig:
     """The resolved config that a checkpoint was trained with; still to be validated."""
-    return OmegaConf.create(checkpoint["ddiff"]["config"])
+    return DictConfig(checkpoint["ddiff"]["config"])

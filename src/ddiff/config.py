@@ -62,7 +62,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
     if missing:
         raise ConfigError(f"required: {', '.join(f'{name}=...' for name in missing)}")
     try:
-        return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+        return DictConfig(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
 

@@ -27,7 +27,9 @@ def device_for(accelerator: str) -> "torch.device":
 
 def by_device(accelerator: str, cpu: Any, gpu: Any) -> Any:
     """${by_device:${trainer.accelerator},A,B} in a config: A on a CPU, B on a GPU."""
-    return cpu if device_for(accelerator).type == "cpu" else gpu
+    if accelerator == "auto":
+        accelerator = device_for("auto").type
+    return cpu if accelerator == "cpu" else gpu
 
 
 OmegaConf.register_new_resolver("by_device", by_device, replace=True)

@@ -1,10 +1,12 @@
 """Samples onto the disk: numbers streamed batch by batch, pictures and meshes of the first ones."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import Tensor
 
 from ddiff.console import console, progress
 from ddiff.errors import ConfigError, DdiffError
@@ -29,8 +31,23 @@ def write_samples(generation: Generation, cfg: DictConfig, run_dir: Path) -> Non
     _pictures(first, out, cfg.mesh)
 
 
+def sampled(
+    generation: Generation, num_samples: int, batch_size: int, y: Tensor | None
+) -> Iterator[Tensor]:
+    """The batches of `generation`, with a progress bar over all solver steps."""
+    done = 0
+    with progress("sampling", num_samples * len(generation.plan)) as meter:
+
+        def on_step(samples: int) -> None:
+            nonlocal done
+            done += samples
+            meter(done)
+
+        yield from generation.batches(num_samples, batch_size, y, on_step)
+
+
 def _stream(
-    generation: Generation, cfg: DictConfig, y: object, path: Path, shape: tuple[int, ...]
+    generation: Generation, cfg: DictConfig, y: Tensor | None, path: Path, shape: tuple[int, ...]
 ) -> np.ndarray:
     """Writes all samples, holding one batch in memory; returns the ones to picture."""
     part = path.with_name(f".{path.name}.part")
@@ -38,18 +55,10 @@ def _stream(
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
         _reserve(part)
-        done = 0
-        with progress("sampling", shape[0] * len(generation.plan)) as meter:
-
-            def on_step(samples: int) -> None:
-                nonlocal done
-                done += samples
-                meter(done)
-
-            row = 0
-            for batch in generation.batches(shape[0], cfg.batch_size, y, on_step):
-                array[row : row + len(batch)] = batch.cpu().numpy()
-                row += len(batch)
+        row = 0
+        for batch in sampled(generation, shape[0], cfg.batch_size, y):
+            array[row : row + len(batch)] = batch.cpu().numpy()
+            row += len(batch)
         array.flush()
         first = np.array(array[: PICTURED[len(shape)]])
         del array
@@ -79,7 +88,7 @@ def _pictures(samples: np.ndarray, out: Path, mesh: str | None) -> None:
     if samples.ndim == 5 and mesh in ("ply", "obj"):
         write = write_ply if mesh == "ply" else write_obj
         for i, volume in enumerate(samples[:, 0]):
-            write(*isosurface(volume), out.with_name(f"{out.name}_{i:04d}.{mesh}"))
+            write(out.with_name(f"{out.name}_{i:04d}.{mesh}"), *isosurface(volume))
         console.print(f"meshes      {out}_0000.{mesh} ...")
     npy = out.with_name(out.name + ".npy")
     console.print(f"look        python -m ddiff.view path={npy}")

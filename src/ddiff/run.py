@@ -1,5 +1,6 @@
 """A run: one directory that holds everything about one training."""
 
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
@@ -16,13 +16,17 @@ from torch.utils.tensorboard.summary import hparams
 from ddiff import build
 from ddiff.callbacks import Checkpoints, Progress, Samples, StopOnNaN
 from ddiff.config import flat
-from ddiff.console import console, progress
+from ddiff.console import console
 from ddiff.devices import device_for
 from ddiff.environment import environment, peak_memory_mb
-from ddiff.errors import DdiffError
+from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import replacing, write_json
+from ddiff.modules import DDPM
+from ddiff.output import sampled
 from ddiff.resume import ResumePoint
 from ddiff.sampling import Generation, labels_for
+
+RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 
 
 class Run:
@@ -31,6 +35,11 @@ class Run:
     def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
         self.cfg, self.point = cfg, point
         self.started = time.perf_counter()
+        if point and point.step >= cfg.budget.max_steps:
+            raise ConfigError(
+                f"{point.path} has reached step {point.step} already; "
+                "to go on, give a larger budget.max_steps"
+            )
         self.device = device_for(cfg.trainer.accelerator)
         self.data = build.build(cfg.data)
         self.data.prepare_data()
@@ -41,7 +50,9 @@ class Run:
         self.plan = build.build_plan(cfg, self.module.schedule)
         labels_for(cfg.sampling.y, 1, cfg.net.num_classes)
         self.path = _directory(cfg, point)
-        self._write_start()
+        os.environ[RANK_ZERO_DIR] = str(self.path)
+        if _rank() == 0:
+            self._write_start()
 
     def _write_start(self) -> None:
         try:
@@ -69,7 +80,7 @@ class Run:
                 self.point.overrides if self.point else HydraConfig.get().overrides.task
             ),
         }
-        self.progress = Progress(cfg.data.batch_size * cfg.trainer.num_nodes)
+        self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every)
         callbacks = [
             self.progress,
             nan,
@@ -77,14 +88,14 @@ class Run:
             Checkpoints(self.path, config, cfg.budget.save_every, nan),
         ]
         step = self.point.step if self.point else 0
-        logger = TensorBoardLogger(
+        self.logger = TensorBoardLogger(
             str(self.path), name="", version="tensorboard", purge_step=step + 1 if step else None
         )
-        self.trainer = build.build_trainer(cfg, str(self.path), logger, callbacks, self.precision)
+        self.trainer = build.build_trainer(cfg, self.path, self.logger, callbacks, self.precision)
         ckpt_path = str(self.point.path) if self.point else None
         self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
 
-    def generate(self, module: LightningModule, title: str = "samples") -> np.ndarray:
+    def generate(self, module: DDPM) -> np.ndarray:
         """The run's samples from the averaged net, [N, C, *S]."""
         options = self.cfg.sampling
         generation = Generation(
@@ -98,7 +109,9 @@ class Run:
             seed=self.cfg.seed,
             clamp=options.clamp,
         )
-        return generate_array(generation, options)
+        y = labels_for(options.y, options.num_samples, generation.num_classes)
+        batches = sampled(generation, options.num_samples, options.batch_size, y)
+        return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def finish(self) -> None:
         """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
@@ -116,37 +129,28 @@ class Run:
             "speed and seconds: this process",
         }
         write_json(self.path / "metrics.json", metrics)
-        writer = self.trainer.logger.experiment
+        writer = self.logger.experiment
         numbers = {k: v for k, v in measured.items() if k.startswith("val/")}
         for summary in hparams(flat(OmegaConf.to_container(self.cfg)), numbers):
             writer._get_file_writer().add_summary(summary)
-        self.trainer.logger.finalize("success")
+        self.logger.finalize("success")
         _closing_table(self.path, metrics)
-
-
-def generate_array(generation: Generation, options: DictConfig) -> np.ndarray:
-    """All samples that `options` (num_samples, batch_size, y) ask for, with a progress bar."""
-    num = options.num_samples
-    wanted = options.y if isinstance(options.y, str | int | None) else list(options.y)
-    y = labels_for(wanted, num, generation.num_classes)
-    done = 0
-    with progress("sampling", num * len(generation.plan)) as meter:
-
-        def on_step(samples: int) -> None:
-            nonlocal done
-            done += samples
-            meter(done)
-
-        batches = generation.batches(num, options.batch_size, y, on_step)
-        return np.concatenate([batch.cpu().numpy() for batch in batches])
 
 
 def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
     """This run's directory: as given, the resumed run's own, or a new one by date and time."""
     if cfg.run_dir:
-        return Path(cfg.run_dir)
+        path = Path(cfg.run_dir)
+        if not point and (path / "checkpoints").exists():
+            raise ConfigError(
+                f"run_dir: {path} already holds a run; resume it with ckpt_path={path} "
+                "or give another directory"
+            )
+        return path
     if point:
         return point.run_dir
+    if _rank() and RANK_ZERO_DIR in os.environ:
+        return Path(os.environ[RANK_ZERO_DIR])  # Lightning starts the other ranks from rank 0
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return Path(HydraConfig.get().runtime.output_dir)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -155,6 +159,11 @@ def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
     while path.exists():
         path, number = path.with_name(f"{stamp}_{number}"), number + 1
     return path
+
+
+def _rank() -> int:
+    """This process's rank; Lightning sets it before it starts the others."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def _closing_table(path: Path, metrics: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ def offer_run(argv: list[str]) -> None:
 def _config(source: str) -> DictConfig:
     yaml = Path(source) / "config.yaml"
     if yaml.is_file():
-        return OmegaConf.load(yaml)
+        return DictConfig(OmegaConf.load(yaml))
     from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 
     return config_of(load_checkpoint(find_checkpoint(source)))

@@ -87,7 +87,7 @@ def labels_for(
         raise ConfigError("y: this run was trained without labels; leave y out")
     if wanted == "each":
         return torch.arange(num_samples) * num_classes // num_samples
-    labels = [wanted] if isinstance(wanted, int) else list(wanted)
+    labels = [wanted] if isinstance(wanted, int | str) else list(wanted)
     wrong = [label for label in labels if not (isinstance(label, int) and 0 <= label < num_classes)]
     if wrong or not labels:
         raise ConfigError(

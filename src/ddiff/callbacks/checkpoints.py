@@ -55,6 +55,7 @@ class Checkpoints(Callback):
     ) -> None:
         step, accumulate = trainer.global_step, trainer.accumulate_grad_batches
         between_steps = (batch_idx + 1) % accumulate != 0
+        assert isinstance(trainer.val_check_batch, int)
         validation_next = (batch_idx + 1) % trainer.val_check_batch == 0
         if not between_steps and not validation_next and step != self.saved_step:
             self._save_if_due(trainer, step)

@@ -13,8 +13,9 @@ class Progress(Callback):
     """Shows steps and loss; measures the time inside training batches (not the pauses for
     validation, samples and checkpoints), logged as speed/samples_per_second."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size  # per micro-batch, all ranks
+    def __init__(self, batch_size: int, every: int) -> None:
+        self.every = every  # steps between reports
+        self.batch_size = batch_size  # of a micro-batch and rank
         self.busy, self.batches = 0.0, 0  # of this process, the first batch left out
         self._started = 0.0
         self._first = True
@@ -26,6 +27,7 @@ class Progress(Callback):
         return self.batches * self.batch_size / self.busy if self.busy else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.batch_size *= trainer.world_size
         if trainer.is_global_zero:
             self._meter = self._stack.enter_context(progress("training", trainer.max_steps))
 
@@ -41,7 +43,7 @@ class Progress(Callback):
             self.busy += time.perf_counter() - self._started
             self.batches += 1
         self._first = False
-        if trainer.global_step % trainer.log_every_n_steps == 0 and self._meter:
+        if trainer.global_step % self.every == 0 and self._meter:
             loss = float(outputs["loss"])
             self._meter(
                 trainer.global_step, f"loss {loss:.4f}  {self.samples_per_second:.1f} samples/s"

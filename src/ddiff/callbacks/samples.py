@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddiff.files import replacing
+from ddiff.modules import DDPM
 
 
 class Samples(Callback):
     """Every `every` steps, and after the last."""
 
-    def __init__(self, folder: Path, every: int, generate: Callable[[LightningModule], np.ndarray]):
+    def __init__(self, folder: Path, every: int, generate: Callable[[DDPM], np.ndarray]):
         self.folder, self.every, self.generate = folder, every, generate
 
     def on_train_batch_end(
@@ -25,6 +27,7 @@ class Samples(Callback):
         if not stepped or not (step % self.every == 0 or step >= trainer.max_steps):
             return
         if trainer.is_global_zero:
+            assert isinstance(pl_module, DDPM)
             self.show(trainer, step, self.generate(pl_module))
 
     def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:
@@ -34,6 +37,7 @@ class Samples(Callback):
         save_png(grid, self.folder / f"step_{step:06d}.png")
         with replacing(self.folder / f"step_{step:06d}.npy") as file:
             np.save(file, samples)
+        assert isinstance(trainer.logger, TensorBoardLogger)
         board = trainer.logger.experiment
         board.add_image("samples", grid, step, dataformats="HWC")
         if samples.ndim == 5:

@@ -45,6 +45,7 @@ class DDPM(LightningModule):
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.precision = precision
+        self.weights: Tensor
         self.seed, self.ema_decay = seed, ema_decay
         self.batches_seen = 0  # micro-batches on this rank; the key of noise and of batch order
         self.register_buffer("weights", objective.weights(schedule).float(), persistent=False)
@@ -104,7 +105,7 @@ class DDPM(LightningModule):
         # a young average forgets faster: its decay rises from 0.1 to `ema_decay`
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
                 list(self.ema.parameters()), list(self.net.parameters()), 1 - decay
             )
 

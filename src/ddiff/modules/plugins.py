@@ -10,7 +10,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ddiff.checkpoints import load_checkpoint, save_checkpoint
 
@@ -45,7 +44,7 @@ class GradientScaling(Precision):
         return super().pre_backward(self.scaler.scale(tensor), module)
 
     def optimizer_step(
-        self, optimizer: Optimizer, model: LightningModule, closure: Callable, **kwargs: Any
+        self, optimizer: Any, model: LightningModule, closure: Callable, **kwargs: Any
     ) -> Any:
         result = closure()
         self.scaler.unscale_(optimizer)
