@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+import ddiff.conf
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-import ddiff.conf
 from ddiff import build
 from ddiff.config import GROUPS, locate, mismatch, resolved, validate
 from ddiff.errors import ConfigError
@@ -106,7 +106,7 @@ def test_types(value: object, hint: object, fits: bool) -> None:
     ],
 )
 def test_targets_come_from_public_names_of_our_packages(target: object) -> None:
-    with pytest.raises(ValueError, match="not allowed|does not exist"):
+    with pytest.raises(ValueError, match=r"not allowed|does not exist"):
         locate(target, ("ddiff.nets", "ddiff.data"))
 
 
@@ -125,6 +125,10 @@ def test_all_mistakes_are_reported_together() -> None:
     cfg.objective.weighting = 5
     with pytest.raises(ConfigError) as caught:
         validate(cfg)
-    for words in ("net.widht: no such option", "net.dropout: 'much' is not a number",
-                  "did you mean 'cosine'", "objective.weighting: 5 is not one of none"):  # fmt: skip
+    for words in (
+        "net.widht: no such option",
+        "net.dropout: 'much' is not a number",
+        "did you mean 'cosine'",
+        "objective.weighting: 5 is not one of none",
+    ):
         assert words in str(caught.value)

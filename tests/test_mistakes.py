@@ -79,6 +79,13 @@ MISTAKES = {
     "label out of range": ("sample", ["from=digits", "y=10"], 2, ["10", "0..9"]),
     "wrong label in a list": ("sample", ["from=digits", "y=[1,12]"], 2, ["0..9"]),
     "no samples": ("sample", ["from=digits", "num_samples=0"], 2, ["num_samples"]),
+    "no steps": ("train", ["budget.max_steps=0"], 2, ["budget.max_steps", "less than 1"]),
+    "a word for a number": (
+        "train",
+        ["budget.val_every=often", "sampling.clamp=yes"],
+        2,
+        ["budget.val_every", "'often'", "an integer", "sampling.clamp"],
+    ),
     "negative guidance": ("sample", ["from=digits", "guidance.scale=-1"], 2, ["guidance.scale"]),
     "wrong weights": ("sample", ["from=digits", "weights=best"], 2, ["ema", "net"]),
     "unwritable place": ("sample", ["from=digits", "out=/proc/x"], 1, ["/proc/x"]),

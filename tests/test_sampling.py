@@ -11,7 +11,7 @@ from ddiff.diffusion import ClassifierFree, objectives, schedules, solvers
 from ddiff.errors import ConfigError
 from ddiff.precision import Precision
 from ddiff.sampling import Generation, labels_for
-from tests.support.runs import TINY, ddiff_many, job
+from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, job, scalars
 
 
 class Shrink(nn.Module):
@@ -92,3 +92,42 @@ def test_the_sample_verb(tmp_path: Path) -> None:
     meshes = {"solids_0000.obj", "solids_0001.obj", "solids_0002.obj"}
     views = {"solids_view.png", "solids_view.html"}
     assert names == {"run", "solid"} | pictures | meshes | views
+
+
+@pytest.mark.slow
+def test_compiled_trains_and_samples_like_eager(tmp_path: Path) -> None:
+    options = ["experiment=digits_cfg", *TINY, "budget.max_steps=3", "precision=fp32"]
+    compiled = ["backend=compiled", "budget.val_every=1000"]
+    done = ddiff_many(
+        [
+            job("train", *options, "run_dir=eager"),
+            job("train", *options, "run_dir=compiled", *compiled),
+            job("sample", "from=eager", "num_samples=4", "out=a"),
+            job("sample", "from=compiled", "num_samples=4", "out=b"),
+            job("sample", "from=eager", "num_samples=4", "out=c", "backend=compiled"),
+        ],
+        tmp_path,
+    )
+    assert [d.status for d in done] == [0] * 5, [d.err for d in done]
+    states = [checkpoint(tmp_path / name)["state_dict"] for name in ("eager", "compiled")]
+    assert states[0].keys() == states[1].keys()
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    assert np.abs(a - c).max() < 1e-4
+    assert np.abs(a - b).max() < 1e-2
+
+
+@pytest.mark.slow
+def test_two_ranks_make_one_run(tmp_path: Path) -> None:
+    """Data-parallel on two CPU processes: one directory, one set of files, half the batch each."""
+    options = ["experiment=digits_ddpm", *TINY, "budget.max_steps=6", "trainer=cpu"]
+    ranks = ["trainer.devices=2", "trainer.strategy=ddp"]
+    done = ddiff("train", *options, *ranks, cwd=tmp_path)
+    assert done.status == 0, done.err
+    (run,) = (tmp_path / "runs/digits_ddpm").iterdir()
+    saved = checkpoint(run)
+    assert saved["global_step"] == saved["batches_seen"] == 6
+    assert len(scalars(run, "train/loss")) == 6
+    assert np.load(run / "samples/step_000006.npy").shape == (2, 1, 8, 8)
+    again = ddiff("train", f"ckpt_path={run}", "budget.max_steps=8", cwd=tmp_path)
+    assert again.status == 0, again.err
+    assert checkpoint(run)["global_step"] == 8

@@ -53,6 +53,18 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
         True,
     ),
 }
+COUNTS = (  # options outside the groups that must be 1 or more
+    *(f"budget.{name}" for name in ("max_steps", "batch_size", "val_every", "sample_every")),
+    *("budget.log_every", "budget.save_every", "sampling.num_samples", "sampling.batch_size"),
+    *("num_samples", "batch_size"),
+)
+PLAIN: dict[str, Any] = {  # and the others, with their types
+    **dict.fromkeys(COUNTS, int),
+    **dict.fromkeys(("sampling.clamp", "clamp"), float | None),
+    **dict.fromkeys(("run_dir", "ckpt_path", "out", "mesh"), str | None),
+    **dict.fromkeys(("name", "runs", "from", "weights", "accelerator"), str),
+    "seed": int,
+}
 NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # targets inside a group's own options
 
 
@@ -82,7 +94,8 @@ def validate(cfg: DictConfig) -> None:
     Groups that need only torch come first: a mistake there answers before Lightning is imported.
     """
     for heavy in (False, True):
-        mistakes = [
+        mistakes = [] if heavy else list(_check_plain(cfg))
+        mistakes += [
             mistake
             for group, (package, supplied, needs_lightning) in GROUPS.items()
             if needs_lightning == heavy and group in cfg and cfg[group] is not None
@@ -108,6 +121,17 @@ def locate(target: Any, packages: tuple[str, ...]) -> Any:
     if not callable(found) or (ours and not found.__module__.startswith(module_name)):
         raise ValueError(f"{target!r} does not exist{nearest(name, list(public))}")
     return found
+
+
+def _check_plain(cfg: DictConfig) -> Iterator[str]:
+    given = flat(cfg)
+    for name, hint in PLAIN.items():
+        value = OmegaConf.select(cfg, name) if name in given else None
+        problem = mismatch(value, hint) if name in given else None
+        if problem is None and name in COUNTS and value is not None and value < 1:
+            problem = f"{value} is less than 1"
+        if problem:
+            yield f"{name}: {problem}"
 
 
 def _check_node(

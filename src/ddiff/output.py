@@ -17,8 +17,6 @@ PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
 
 def write_samples(generation: Generation, cfg: DictConfig, run_dir: Path) -> None:
     """<out>.npy, <out>.png and, for volumes, <out>_0000.ply ...; says where they are."""
-    if cfg.num_samples < 1 or cfg.batch_size < 1:
-        raise ConfigError("num_samples and batch_size must be 1 or more")
     if cfg.mesh not in ("ply", "obj", "none", None):
         raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
     y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)

@@ -9,6 +9,7 @@ from ddiff.diffusion.schedules import (
     constant,
     cosine,
     linear,
+    shifted,
     sigmoid,
     zero_terminal_snr,
 )
@@ -192,3 +193,15 @@ def test_wrong_tables_are_refused_in_one_line(build, message):
         build()
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2
+
+
+def test_shifted_multiplies_every_snr() -> None:
+    plain = cosine(50)
+    noisier = shifted(plain, 1 / 64)
+    snr = [s.abar[1:] / (1 - s.abar[1:]) for s in (plain, noisier)]
+    assert torch.allclose(snr[0] / 64, snr[1], rtol=1e-12, atol=0)
+    assert noisier.abar[0] == 1
+    assert torch.allclose(shifted(plain, 1.0).abar, plain.abar, rtol=1e-14, atol=0)
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="snr_factor"):
+            shifted(plain, wrong)

@@ -61,8 +61,6 @@ class Checkpoints(Callback):
             self._save_if_due(trainer, step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.training and not trainer.fit_loop.epoch_loop.global_step:
-            return
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self.best:
             self.best = loss
