@@ -87,8 +87,8 @@ def labels_for(
         raise ConfigError("y: this run was trained without labels; leave y out")
     if wanted == "each":
         return torch.arange(num_samples) * num_classes // num_samples
-    labels = [wanted] if isinstance(wanted, int | str) else list(wanted)
-    wrong = [label for label in labels if not (isinstance(label, int) and 0 <= label < num_classes)]
+    labels = list(wanted) if isinstance(wanted, Sequence) else [wanted]
+    wrong = [y for y in labels if type(y) is not int or not 0 <= y < num_classes]
     if wrong or not labels:
         raise ConfigError(
             f"y: {wanted!r} is not a label; choose from 0..{num_classes - 1}, a list, "

@@ -23,7 +23,8 @@ def best_sphere(volume: np.ndarray) -> tuple[float, np.ndarray, float]:
     if not solid.any():
         return 0.0, np.zeros(3), 0.0
     size = len(solid)
-    guess = np.append(np.argwhere(solid).mean(0), (solid.sum() * 3 / (4 * np.pi)) ** (1 / 3))
+    radius = min(size / 2, (solid.sum() * 3 / (4 * np.pi)) ** (1 / 3))
+    guess = np.append(np.argwhere(solid).mean(0), radius)
     best = iou(solid, ball(size, guess[:3], guess[3]))
     for step in (1.0, 0.5, 0.25):
         improved = True
@@ -33,6 +34,8 @@ def best_sphere(volume: np.ndarray) -> tuple[float, np.ndarray, float]:
                 for sign in (step, -step):
                     trial = guess.copy()
                     trial[axis] += sign
+                    if trial[3] > size / 2:  # a full volume is no sphere
+                        continue
                     score = iou(solid, ball(size, trial[:3], trial[3]))
                     if score > best:
                         guess, best, improved = trial, score, True
