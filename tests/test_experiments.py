@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
@@ -109,3 +110,14 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
     assert "already holds a run" in second.err
     assert "has reached step 2" in third.err
     assert json.loads((tmp_path / "run/metrics.json").read_text())["step"] == 2
+
+
+def test_the_dashboard_has_what_it_promises(smoked: Path) -> None:
+    board = EventAccumulator(str(smoked / "voxel_baseline/tensorboard")).Reload()
+    tags = board.Tags()
+    assert {"train/loss", "val/loss", "val/iou", "speed/samples_per_second"} <= set(tags["scalars"])
+    assert tags["images"] == ["samples"]
+    assert {"volumes_VERTEX", "volumes_FACE", "volumes_COLOR"} <= set(tags["tensors"])
+    hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    for option in (b"net.channels", b"schedule.snr_factor", b"optimizer.lr"):
+        assert option in hparams

@@ -26,4 +26,4 @@ def test_what_is_no_sphere_is_refused() -> None:
     flat[14:18, 8:24, 8:24] = 1
     volumes = np.stack([empty, full, cube, two, noise, flat])[:, None]
     assert valid_share(volumes) == 0
-    assert 0.8 < best_sphere(cube)[0] < 0.9  # a cube is not far from a sphere
+    assert 0.7 < best_sphere(cube)[0] < 0.8  # the ball of equal volume overlaps a cube so far

@@ -50,6 +50,19 @@ class Progress(Callback):
             )
             pl_module.log("speed/samples_per_second", self.samples_per_second)
 
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._meter:
+            total = sum(trainer.num_val_batches)
+            self._meter(trainer.global_step, f"validating {batch_idx + 1}/{total:g}")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stack.close()
         self._meter = None
