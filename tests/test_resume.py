@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
@@ -47,3 +48,31 @@ def test_kills_change_nothing(case: str, tmp_path: Path) -> None:
         expected = scalars(whole, tag)
         assert len(expected) == (STEPS if tag == "train/loss" else STEPS // 8)
         assert scalars(killed, tag) == expected, (tag, seed, moments)
+
+
+def test_a_moved_run_resumes_where_it_is_and_says_what_changed(tmp_path: Path) -> None:
+    start = job(
+        "train", *DIGITS, *TINY, "budget.max_steps=4", "run_dir=first", "optimizer.lr=0.001"
+    )
+    assert ddiff_many([start], tmp_path)[0].status == 0
+    (tmp_path / "first").rename(tmp_path / "second")
+    more = [
+        "ckpt_path=second",
+        "budget.max_steps=6",
+        "optimizer.lr=0.5",
+        "optimizer.weight_decay=0.1",
+    ]
+    assert ddiff_many([job("train", *more)], tmp_path)[0].status == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"second"}
+    saved = checkpoint(tmp_path / "second")
+    (group,) = saved["optimizer_states"][0]["param_groups"]
+    assert saved["global_step"] == 6
+    assert group["weight_decay"] == 0.1
+    assert group["initial_lr"] == 0.5
+    assert saved["ddiff"]["config"]["optimizer"]["lr"] == 0.5
+
+    saved["ddiff"]["config"]["schedule"]["offset"] = 0.1  # as if another ddiff had trained it
+    torch.save(saved, tmp_path / "second/checkpoints/last.ckpt")
+    (drifted,) = ddiff_many([job("train", "ckpt_path=second", "budget.max_steps=8")], tmp_path)
+    assert drifted.status == 2
+    assert "schedule.offset=0.1 and the same options now give 0.008" in drifted.err

@@ -50,7 +50,10 @@ def judge_digits(samples: np.ndarray) -> dict[str, float]:
 
 STUDIES: dict[str, tuple[list[str], Callable[[np.ndarray], dict[str, float]]]] = {
     "voxel_baseline": (["experiment=voxel_baseline"], judge_spheres),
-    "voxel_random_centre": (["experiment=voxel_baseline", "data.centre=random"], judge_spheres),
+    "voxel_random_centre": (
+        ["experiment=voxel_baseline", "data.centre=random", "budget.max_steps=1600"],
+        judge_spheres,
+    ),
     "digits_cfg": (["experiment=digits_cfg"], judge_digits),
 }
 

@@ -42,7 +42,8 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise DdiffError(
             f"cannot read {path}: it is truncated or no checkpoint ({str(error).splitlines()[0]})"
         ) from error
-    if not isinstance(checkpoint, dict) or "ddiff" not in checkpoint:
+    facts = checkpoint.get("ddiff") if isinstance(checkpoint, dict) else None
+    if not isinstance(facts, dict) or not {"config", "overrides"} <= facts.keys():
         raise DdiffError(f"{path} is not a ddiff checkpoint: it carries no ddiff config")
     return checkpoint
 

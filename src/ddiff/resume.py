@@ -45,8 +45,9 @@ class ResumePoint:
             return None
         path = find_checkpoint(cfg.ckpt_path)
         checkpoint = load_checkpoint(path)
-        now = [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt_path=")]
-        then = checkpoint["ddiff"]["overrides"]
+        now = [o for o in HydraConfig.get().overrides.task if _name(o) != "ckpt_path"]
+        places = ("ckpt_path", "run_dir", "runs")  # where it was made is not where it is now
+        then = [o for o in checkpoint["ddiff"]["overrides"] if _name(o) not in places]
         _refuse_drift(path, checkpoint["ddiff"]["config"], then, now)
         names = {_name(o) for o in now}
         overrides = [o for o in then if _name(o) not in names] + now
