@@ -39,6 +39,7 @@ FASHION_FILES = Archive(
     ),
     folders=(".", "raw", "FashionMNIST/raw"),
 )
+DIGIT_NAMES = [str(digit) for digit in range(10)]
 FASHION_NAMES = ["t-shirt", "trouser", "pullover", "dress", "coat"]
 FASHION_NAMES += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
 
@@ -47,6 +48,8 @@ class MNIST(Data):
     """60,000 digits to train, 10,000 to validate; size 32 is 28 with two pixels of background."""
 
     num_classes = 10
+    files = MNIST_FILES
+    class_names = DIGIT_NAMES
 
     def __init__(
         self,
@@ -61,43 +64,22 @@ class MNIST(Data):
         super().__init__(batch_size, seed, num_workers, flip)
         self.shape, self.root, self.download = (1, size, size), Path(root), download
         self.pad = padding(size)
-        self.class_names = [str(digit) for digit in range(10)]
 
     def prepare_data(self) -> None:
-        prepare(MNIST_FILES, self.root, self.download)
+        prepare(self.files, self.root, self.download)
 
     def sources(self) -> tuple[Stored, Stored]:
-        return read(MNIST_FILES, self.root, self.pad)
+        return read(self.files, self.root, self.pad)
 
 
-class FashionMNIST(Data):
+class FashionMNIST(MNIST):
     """60,000 pieces of clothing to train, 10,000 to validate; size as in MNIST.
 
     Not flipped by default: nearly all shoes point left.
     """
 
-    num_classes = 10
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str,
-        size: int = 28,
-        download: bool = True,
-        num_workers: int | None = None,
-        flip: bool = False,
-    ) -> None:
-        super().__init__(batch_size, seed, num_workers, flip)
-        self.shape, self.root, self.download = (1, size, size), Path(root), download
-        self.pad = padding(size)
-        self.class_names = FASHION_NAMES
-
-    def prepare_data(self) -> None:
-        prepare(FASHION_FILES, self.root, self.download)
-
-    def sources(self) -> tuple[Stored, Stored]:
-        return read(FASHION_FILES, self.root, self.pad)
+    files = FASHION_FILES
+    class_names = FASHION_NAMES
 
 
 def padding(size: int) -> int:
