@@ -1,5 +1,6 @@
 """A training that does not finish: signals, a loss that is not a number, a full disk."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,3 +79,12 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     assert "the checkpoint before it is intact" in line
     assert differences(before, checkpoint(tmp_path / "run")) == []
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+def test_a_time_limit_ends_like_the_last_step(tmp_path: Path) -> None:
+    limit = ["budget.max_steps=100000", "budget.save_every=100000", "trainer.max_time=00:00:00:02"]
+    done = ddiff("train", *DIGITS, *limit, cwd=tmp_path)
+    assert done.status == 0, done.err
+    step = checkpoint(tmp_path / "run")["global_step"]
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["step"] == step > 0
+    assert (tmp_path / f"run/samples/step_{step:06d}.npy").is_file()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import nn
 
@@ -92,6 +93,9 @@ def build_trainer(
     options = {name: value for name, value in cfg.trainer.items() if name != "_target_"}
     accumulate = options["accumulate_grad_batches"]
     options["val_check_interval"] = min(cfg.budget.val_every, cfg.budget.max_steps) * accumulate
+    max_time = options.pop("max_time")
+    if max_time is not None:  # first, so that the others see that this step is the last
+        callbacks = [Timer(max_time, verbose=False), *callbacks]
     plugins: list = [AtomicCheckpointIO()]
     if precision.needs_scaling:
         plugins.append(GradientScaling(device_for(cfg.trainer.accelerator)))

@@ -139,9 +139,10 @@ def help_text(config_name: str, doc: str) -> str:
     body = text.split("# options", 1)[-1].strip("\n")
     lines = [" ".join(doc.split()), "", f"Options (python -m ddiff.{config_name} key=value ...):"]
     lines += ["  " + line for line in body.splitlines()]
-    groups = re.findall(r"^  - (?:/)?(\w+): ", text, re.M)
-    for group in [g for g in groups if (conf / g).is_dir()]:
-        lines += ["", f"{group}=", *_choices(conf / group)]
+    for group, default in re.findall(r"^  - (\w+): (\w+)", text, re.M):
+        lines += ["", f"{group}= (default {default})", *_choices(conf / group)]
+        if default == "from_run":
+            lines.append(f"  {default:<20} the run's own")
     lines += [
         "",
         "An option of a choice: group.option=value. A sweep: -m group=a,b seed=1,2.",
@@ -154,9 +155,10 @@ def _choices(group: Traversable) -> Iterator[str]:
     for file in sorted(group.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
             lines = file.read_text().splitlines()
-            about = lines[0].partition(" : ")[2]
+            about = next(line for line in lines if line.startswith("# conf/")).partition(" : ")[2]
             yield f"  {file.name[:-5]:<20} {about}"
-            yield from (f"      {line}" for line in lines[1:] if _is_option(line))
+            if not lines[0].startswith("# @package"):  # a recipe is many options of other groups
+                yield from (f"      {line}" for line in lines[1:] if _is_option(line))
 
 
 def _is_option(line: str) -> bool:

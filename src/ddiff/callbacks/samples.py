@@ -24,7 +24,8 @@ class Samples(Callback):
     ) -> None:
         step = trainer.global_step
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not stepped or not (step % self.every == 0 or step >= trainer.max_steps):
+        last = step >= trainer.max_steps or trainer.should_stop
+        if not stepped or not (step % self.every == 0 or last):
             return
         if trainer.is_global_zero:
             assert isinstance(pl_module, DDPM)
