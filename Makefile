@@ -45,11 +45,11 @@ clean: ## remove the environment and what was built (runs and data stay)
 	$(PYTHON) -m venv .venv
 
 .venv/run.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel
+	$(PIP) install -q -c constraints.txt "setuptools>=77"
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) install -q -c constraints.txt "setuptools>=77" wheel
+	$(PIP) install -q -c constraints.txt "setuptools>=77"
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@ .venv/run.stamp

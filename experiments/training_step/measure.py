@@ -74,7 +74,7 @@ def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(*pairs, 0.001)
-        float(loss)
+        loss.item()
 
     return step
 
