@@ -1,5 +1,6 @@
 """Samples depend on (seed, index), not on the batch they are drawn in."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,12 @@ def test_the_sample_verb(tmp_path: Path) -> None:
     assert np.abs(a - b).max() < 1e-5
     assert np.abs(a).max() <= 1
     assert np.load(tmp_path / "run/samples/dpmpp_2m5_2.npy").shape == (2, 1, 8, 8)
+    assert json.loads((tmp_path / "a.json").read_text())["y"] == [0, 1, 2, 4, 5, 7, 8]
     assert np.load(tmp_path / "solids.npy").shape == (3, 1, 16, 16, 16)
     names = {p.name for p in tmp_path.iterdir()}
-    pictures = {"a.npy", "a.png", "b.npy", "b.png", "solids.npy", "solids.png"}
+    pictures = {
+        f"{name}.{kind}" for name in ("a", "b", "solids") for kind in ("npy", "png", "json")
+    }
     meshes = {"solids_0000.obj", "solids_0001.obj", "solids_0002.obj"}
     views = {"solids_view.png", "solids_view.html"}
     assert names == {"run", "solid"} | pictures | meshes | views

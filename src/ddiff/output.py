@@ -5,28 +5,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ddiff.console import console, progress
 from ddiff.errors import ConfigError, DdiffError
+from ddiff.files import write_json
 from ddiff.sampling import Generation, labels_for
 
 PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
 
 
 def write_samples(generation: Generation, cfg: DictConfig, run_dir: Path) -> None:
-    """<out>.npy, <out>.png and, for volumes, <out>_0000.ply ...; says where they are."""
+    """<out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
+    <out>_0000.ply ...; says where they are."""
     if cfg.mesh not in ("ply", "obj", "none", None):
         raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
     y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
-    solver = cfg.solver["_target_"].rpartition(".")[2]
-    name = f"{solver}{len(generation.plan)}_{cfg.num_samples}"
-    out = Path(cfg.out) if cfg.out else run_dir / "samples" / name
+    out = Path(cfg.out) if cfg.out else run_dir / "samples" / _name(generation, cfg)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
     shape = (cfg.num_samples, *generation.shape)
     first = _stream(generation, cfg, y, out.with_name(out.name + ".npy"), shape)
+    made = {"options": OmegaConf.to_container(cfg), "y": None if y is None else y.tolist()}
+    write_json(out.with_name(out.name + ".json"), made)
     _pictures(first, out, cfg.mesh)
+
+
+def _name(generation: Generation, cfg: DictConfig) -> str:
+    """`ddim50_w2_seed1_64`: what differs most often, so that samples lie side by side."""
+    solver = cfg.solver["_target_"].rpartition(".")[2]
+    guided = f"_w{cfg.guidance.scale:g}" if cfg.guidance.scale else ""
+    seeded = f"_seed{cfg.seed}" if cfg.seed else ""
+    return f"{solver}{len(generation.plan)}{guided}{seeded}_{cfg.num_samples}"
 
 
 def sampled(
