@@ -115,7 +115,8 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
 def test_the_dashboard_has_what_it_promises(smoked: Path) -> None:
     board = EventAccumulator(str(smoked / "voxel_baseline/tensorboard")).Reload()
     tags = board.Tags()
-    assert {"train/loss", "val/loss", "val/iou", "speed/samples_per_second"} <= set(tags["scalars"])
+    scalars_ = {"train/loss", "train/lr", "train/epochs", "val/loss", "val/iou"}
+    assert set(tags["scalars"]) == scalars_ | {"speed/samples_per_second"}
     assert tags["images"] == ["samples"]
     assert {"volumes_VERTEX", "volumes_FACE", "volumes_COLOR"} <= set(tags["tensors"])
     hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content

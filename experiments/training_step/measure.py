@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from ddiff import build
 from ddiff.callbacks import Checkpoints, Progress, StopOnNaN
 from ddiff.config import resolved, validate
 from ddiff.environment import environment
+from ddiff.modules.plugins import Board
 
 HERE = Path(__file__).parent
 FULL = ("net=unet_patch4", "net.patch_size=1", "net.input_skip=false")
@@ -112,8 +112,7 @@ def framework_against_bare(rounds: int, *overrides: str) -> dict[str, list[float
             Checkpoints(path, {}, 10**9, nan),
             paced,
         ]
-        logger = TensorBoardLogger(folder, name="", version="tensorboard")
-        trainer = build.build_trainer(cfg, path, logger, callbacks, precision)
+        trainer = build.build_trainer(cfg, path, Board(path), callbacks, precision)
         trainer.fit(build.build_module(cfg, precision), data)
     return {name: times[2:] for name, times in paced.times.items()}
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
@@ -22,6 +21,7 @@ from ddiff.environment import environment, peak_memory_mb
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import replacing, write_json
 from ddiff.modules import DDPM
+from ddiff.modules.plugins import Board
 from ddiff.output import sampled
 from ddiff.resume import ResumePoint
 from ddiff.sampling import Generation, labels_for
@@ -87,10 +87,7 @@ class Run:
             Samples(self.path / "samples", cfg.budget.sample_every, self.generate),
             Checkpoints(self.path, config, cfg.budget.save_every, nan),
         ]
-        step = self.point.step if self.point else 0
-        self.logger = TensorBoardLogger(
-            str(self.path), name="", version="tensorboard", purge_step=step + 1 if step else None
-        )
+        self.logger = Board(self.path, self.point.step if self.point else None)
         self.trainer = build.build_trainer(cfg, self.path, self.logger, callbacks, self.precision)
         ckpt_path = str(self.point.path) if self.point else None
         self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
@@ -117,8 +114,11 @@ class Run:
         """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
         if not self.trainer.is_global_zero:
             return
-        measured = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        measured.pop("speed/samples_per_second", None)
+        measured = {
+            name: float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith(("train/loss", "val/"))
+        }
         metrics = {
             **measured,
             "step": self.trainer.global_step,

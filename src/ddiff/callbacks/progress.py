@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ddiff.console import Meter, progress
+from ddiff.modules import DDPM
 
 
 class Progress(Callback):
@@ -48,7 +49,19 @@ class Progress(Callback):
             self._meter(
                 trainer.global_step, f"loss {loss:.4f}  {self.samples_per_second:.1f} samples/s"
             )
-            pl_module.log("speed/samples_per_second", self.samples_per_second)
+            pl_module.log_dict(
+                {
+                    "speed/samples_per_second": self.samples_per_second,
+                    "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+                    "train/epochs": self._epochs(trainer, pl_module),
+                }
+            )
+
+    @staticmethod
+    def _epochs(trainer: Trainer, pl_module: LightningModule) -> float:
+        assert isinstance(pl_module, DDPM)
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        return pl_module.batches_seen / data.batches_per_epoch
 
     def on_validation_batch_end(
         self,

@@ -1,17 +1,29 @@
 """Where Lightning's own parts are not enough."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from ddiff.checkpoints import load_checkpoint, save_checkpoint
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard in <run>/tensorboard, without Lightning's count of epochs: here it stays 0."""
+
+    def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
+        purge = None if resume_step is None else resume_step + 1
+        super().__init__(str(run_dir), name="", version="tensorboard", purge_step=purge)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
