@@ -39,7 +39,7 @@ bench: .venv/run.stamp ## measure the training step: framework against a bare lo
 	$(BIN)/python experiments/training_step/measure.py
 
 clean: ## remove the environment and what was built (runs and data stay)
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv build dist *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -154,3 +154,13 @@ def test_what_is_wrong_with_a_file_is_one_line_with_its_name(tmp_path, name, wor
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_class_folders_are_read_a_class_at_a_time(tmp_path):
+    for name, value in (("cube", 0), ("ball", 1)):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            np.save(tmp_path / name / f"vox_{i}.npy", np.full((4, 4, 4), value, np.uint8))
+    found = read(tmp_path, num=3)
+    assert found.total == 4
+    assert [int(v.max()) for v in found.samples] == [1, -1, 1]  # ball, cube, ball

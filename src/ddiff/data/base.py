@@ -1,6 +1,7 @@
 """The contract of every data set, and the loaders they share."""
 
 import os
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -17,7 +18,7 @@ from ddiff.data.source import Source
 from ddiff.errors import ConfigError
 
 
-class Data(LightningDataModule):
+class Data(LightningDataModule, ABC):
     """A data set; subclasses write `sources`, and `prepare_data` where there is a download.
 
     Known once constructed: `shape` [C, *S], `num_classes`, `class_names`.
@@ -41,9 +42,9 @@ class Data(LightningDataModule):
         self.num_workers = num_workers
         self.position = 0
 
+    @abstractmethod
     def sources(self) -> tuple[Source, Source]:
         """Training and validation set."""
-        raise NotImplementedError
 
     def default_workers(self) -> int:
         """Loader processes where `num_workers` is null: none for what is already in memory."""

@@ -4,6 +4,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,18 @@ def _newest(folder: Path) -> Path:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The folder's .npy files, or else its .png files, with step_9 before step_10."""
-    for suffix in (".npy", ".png"):
-        files = [file for file in folder.glob(f"[!.]*{suffix}") if file.is_file()]
+    """The folder's .npy files, or else its .png files, with step_9 before step_10; or else those of
+    its class folders, one of each class in turn."""
+    for pattern in ("[!.]*.npy", "[!.]*.png"):
+        files = [file for file in folder.glob(pattern) if file.is_file()]
         if files:
             return sorted(files, key=_natural)
+    for pattern in ("[!.]*.npy", "[!.]*.png"):
+        classes = [sorted(sub.glob(pattern), key=_natural) for sub in sorted(folder.iterdir())]
+        turns = zip_longest(*classes)
+        files = [file for turn in turns for file in turn if file is not None]
+        if files:
+            return files
     raise DdiffError(f"{folder}: neither a run (samples/*.npy) nor a folder of .npy or .png files")
 
 
