@@ -56,15 +56,14 @@ class DDPM(LightningModule):
 
     def denoise(
         self, net: nn.Module, x_0: Tensor, t: Tensor, y: Tensor | None, eps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Plain mean square error per sample [B], and the estimate of x_0 [B, C, *S]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Plain mean square error per sample [B], x_t and the prediction [B, C, *S]."""
         x_t = self.schedule.add_noise(x_0, t, eps)
         with self.precision.autocast(x_0.device):
             pred = net(x_t, t - 1, y)
         pred = pred.float()
         error = pred - self.objective.target(self.schedule, x_0, eps, t)
-        losses = error.square().flatten(1).mean(1)
-        return losses, self.objective.to_x_0(self.schedule, x_t, pred.detach(), t)
+        return error.square().flatten(1).mean(1), x_t, pred
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x_0, y = batch
@@ -74,7 +73,7 @@ class DDPM(LightningModule):
         g = generator(x_0.device, *words)
         t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, self.trainer.world_size)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
-        losses, _ = self.denoise(self.net, x_0, t, self.condition(y, g), eps)
+        losses, _, _ = self.denoise(self.net, x_0, t, self.condition(y, g), eps)
         self.timesteps.update(t, losses.detach())
         loss = (losses * weight * self.weights[t]).mean()
         self.log("train/loss", loss.detach())
@@ -86,7 +85,9 @@ class DDPM(LightningModule):
         g = generator(x_0.device, self.seed, "val", self.global_rank, batch_idx)
         t, _ = Stratified(self.schedule.T).sample(len(x_0), g)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
-        losses, x_0_hat = self.denoise(self.ema, x_0, t, y if self.conditional else None, eps)
+        labels = y if self.conditional else None
+        losses, x_t, pred = self.denoise(self.ema, x_0, t, labels, eps)
+        x_0_hat = self.objective.to_x_0(self.schedule, x_t, pred, t)
         metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
         self.log_dict(metrics, batch_size=len(x_0), sync_dist=True)
 
