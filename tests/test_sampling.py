@@ -11,7 +11,7 @@ from torch import nn
 from ddiff.diffusion import ClassifierFree, objectives, schedules, solvers
 from ddiff.errors import ConfigError
 from ddiff.precision import Precision
-from ddiff.sampling import Generation, labels_for
+from ddiff.sampling import Generation, labels_for, row_length
 from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, job, scalars
 
 
@@ -54,6 +54,9 @@ def test_labels() -> None:
     assert labels_for("auto", 3, 3).tolist() == [0, 1, 2]
     assert labels_for([2, 0], 5, 3).tolist() == [2, 0, 2, 0, 2]
     assert labels_for(1, 2, 3).tolist() == [1, 1]
+    assert row_length(labels_for("each", 24, 6)) == 4
+    assert row_length(labels_for("each", 3, 3)) is None  # a row of one is no row
+    assert row_length(labels_for("each", 7, 3)) is row_length(None) is None
     assert labels_for("auto", 4, None) is None
     assert labels_for("none", 4, 3) is None
     for wrong in (3, -1, [0, 5], [], "two", 1.0, True):

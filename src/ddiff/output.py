@@ -11,7 +11,7 @@ from torch import Tensor
 from ddiff.console import console, progress
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import write_json
-from ddiff.sampling import Generation, labels_for
+from ddiff.sampling import Generation, labels_for, row_length
 
 PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
 
@@ -28,7 +28,7 @@ def write_samples(generation: Generation, cfg: DictConfig, run_dir: Path) -> Non
     first = _stream(generation, cfg, y, out.with_name(out.name + ".npy"), shape)
     made = {"options": OmegaConf.to_container(cfg), "y": None if y is None else y.tolist()}
     write_json(out.with_name(out.name + ".json"), made)
-    _pictures(first, out, cfg.mesh)
+    _pictures(first, out, cfg.mesh, row_length(y))
 
 
 def _name(generation: Generation, cfg: DictConfig) -> str:
@@ -87,11 +87,11 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _pictures(samples: np.ndarray, out: Path, mesh: str | None) -> None:
+def _pictures(samples: np.ndarray, out: Path, mesh: str | None, columns: int | None) -> None:
     from ddiff.viewing import isosurface, picture, save_png, write_obj, write_ply
 
     png = out.with_name(out.name + ".png")
-    save_png(picture(samples), png)
+    save_png(picture(samples, columns), png)
     console.print(f"picture     {png}")
     if samples.ndim == 5 and mesh in ("ply", "obj"):
         write = write_ply if mesh == "ply" else write_obj

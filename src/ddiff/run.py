@@ -24,7 +24,7 @@ from ddiff.modules import DDPM
 from ddiff.modules.plugins import Board
 from ddiff.output import sampled
 from ddiff.resume import ResumePoint
-from ddiff.sampling import Generation, labels_for
+from ddiff.sampling import Generation, labels_for, row_length
 
 RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 
@@ -48,7 +48,7 @@ class Run:
         self.precision = build.build_precision(cfg, self.device)
         self.module = build.build_module(cfg, self.precision)
         self.plan = build.build_plan(cfg, self.module.schedule)
-        labels_for(cfg.sampling.y, 1, cfg.net.num_classes)
+        self.y = labels_for(cfg.sampling.y, cfg.sampling.num_samples, cfg.net.num_classes)
         self.path = _directory(cfg, point)
         os.environ[RANK_ZERO_DIR] = str(self.path)
         if _rank() == 0:
@@ -84,7 +84,9 @@ class Run:
         callbacks = [
             self.progress,
             nan,
-            Samples(self.path / "samples", cfg.budget.sample_every, self.generate),
+            Samples(
+                self.path / "samples", cfg.budget.sample_every, self.generate, row_length(self.y)
+            ),
             Checkpoints(self.path, config, cfg.budget.save_every, nan),
         ]
         self.logger = Board(self.path, self.point.step if self.point else None)
@@ -106,8 +108,7 @@ class Run:
             seed=self.cfg.seed,
             clamp=options.clamp,
         )
-        y = labels_for(options.y, options.num_samples, generation.num_classes)
-        batches = sampled(generation, options.num_samples, options.batch_size, y)
+        batches = sampled(generation, options.num_samples, options.batch_size, self.y)
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def finish(self) -> None:

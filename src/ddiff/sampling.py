@@ -95,3 +95,11 @@ def labels_for(
             "each, none or auto"
         )
     return torch.tensor(labels).repeat(-(-num_samples // len(labels)))[:num_samples]
+
+
+def row_length(y: Tensor | None) -> int | None:
+    """Samples a class, where all labels come in equal shares in order: a picture's row each."""
+    if y is None:
+        return None
+    shares = y.unique_consecutive(return_counts=True)[1].tolist()
+    return shares[0] if len(shares) > 1 and shares[0] > 1 and len(set(shares)) == 1 else None

@@ -16,8 +16,14 @@ from ddiff.modules import DDPM
 class Samples(Callback):
     """Every `every` steps, and after the last."""
 
-    def __init__(self, folder: Path, every: int, generate: Callable[[DDPM], np.ndarray]):
-        self.folder, self.every, self.generate = folder, every, generate
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        generate: Callable[[DDPM], np.ndarray],
+        columns: int | None = None,
+    ) -> None:
+        self.folder, self.every, self.generate, self.columns = folder, every, generate, columns
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -34,7 +40,7 @@ class Samples(Callback):
     def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:
         from ddiff.viewing import mesh_tensors, picture, save_png
 
-        grid = picture(samples)
+        grid = picture(samples, self.columns)
         save_png(grid, self.folder / f"step_{step:06d}.png")
         with replacing(self.folder / f"step_{step:06d}.npy") as file:
             np.save(file, samples)
