@@ -55,8 +55,8 @@ def test_nan_names_step_and_timestep_and_keeps_the_checkpoint(tmp_path: Path) ->
     assert line.startswith("ddiff: the loss is not a number at step ")
     assert ", timestep " in line
     after = checkpoint(tmp_path / "run")
-    finite = all(bool(v.isfinite().all()) for v in after["state_dict"].values())
-    assert finite or after["global_step"] <= before["global_step"] + 1
+    assert all(bool(v.isfinite().all()) for v in after["state_dict"].values())
+    assert before["global_step"] <= after["global_step"] < 12
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_experiment_runs_two_steps(name: str, smoked: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["step"] == 2
     assert 0 < metrics["val/loss"] < 10
-    assert set(scalars(run, "train/loss")) == {1, 2} or set(scalars(run, "train/loss")) == {0, 1}
+    assert set(scalars(run, "train/loss")) == {0, 1}
     names = {p.name for p in run.iterdir()}
     assert names == {"config.yaml", "environment.json", "metrics.json", "checkpoints",
                      "tensorboard", "samples"}  # fmt: skip
