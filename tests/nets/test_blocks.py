@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddiff.nets.blocks import Attention, Dropout, Upsample
+from ddiff.nets.blocks import Attention, Dropout, Upsample, conv
 from ddiff.nets.norm import Norm, group_norm
 from ddiff.nets.patches import depth_to_space, space_to_depth
 
@@ -133,3 +133,22 @@ def test_dropout_drops_p_and_keeps_the_mean(p):
     assert abs(dropped - p) < 5 * math.sqrt(p * (1 - p) / x.numel()) + 1e-6
     torch.testing.assert_close(y[y != 0], (x / (1 - p))[y != 0], rtol=1e-4, atol=0)
     assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 2, 2), (2, 4, 3)])
+def test_bfloat16_gradients_of_flat_volumes(shape, stride):
+    """oneDNN's weight gradient at depth 2 reads what it finds in memory: here, NaN."""
+    layer = conv(3, 16, 16, stride=stride)
+    exact = torch.nn.Conv3d(16, 16, 3, stride, padding=1)
+    exact.load_state_dict(layer.state_dict())
+    for _ in range(10):
+        poison = [torch.full((2**size,), math.nan) for size in range(8, 20) for _ in range(3)]
+        del poison
+        x = torch.randn(4, 16, *shape)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        g = torch.randn(y.shape)
+        (got,) = torch.autograd.grad(y, layer.weight, g.to(y.dtype))
+        (expected,) = torch.autograd.grad(exact(x), exact.weight, g)
+        assert ((got - expected).norm() / expected.norm()).item() < 0.02
