@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from ddiff import build
-from ddiff.config import GROUPS, locate, mismatch, resolved, validate
+from ddiff.config import GROUPS, locate, mismatch, origin, resolved, validate
 from ddiff.errors import ConfigError
+from ddiff.files import write_json
 from ddiff.precision import Precision
 
 CONF = Path(next(iter(ddiff.conf.__path__)))
@@ -32,7 +33,7 @@ def test_every_group_is_listed() -> None:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_option_composes_and_builds(group: str, option: str) -> None:
+def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> None:
     overrides = [f"{group}={option}"]
     if option in ("images", "voxels"):
         overrides += ["data.root=somewhere", "data.size=16"]
@@ -40,6 +41,8 @@ def test_option_composes_and_builds(group: str, option: str) -> None:
         overrides += ["net=unet_tiny", "module=ddpm"]
     if option in ("simple2d", "unet_tiny", "unet_small", "unet_ddpm_cifar10"):
         overrides += ["data=digits", "data.size=32", "module=ddpm"]
+    if option == "precomputed_topk":
+        overrides += [f"timesteps.path={tmp_path / 'scores.json'}"]
     cfg = composed(*overrides)
     validate(cfg)
     if group == "data" and option in FILES:
@@ -47,6 +50,8 @@ def test_option_composes_and_builds(group: str, option: str) -> None:
     build.fill_in_data_facts(cfg, build.build(cfg.data)) if option != "conditional_ddpm" else None
     if option == "conditional_ddpm":
         cfg.net.shape, cfg.net.num_classes = [1, 64, 64, 64], 6
+    if option == "precomputed_topk":
+        write_json(tmp_path / "scores.json", {"origin": origin(cfg), "score": [1.0, 2.0]})
     module = build.build_module(cfg, Precision("float32"))
     plan = build.build_plan(cfg, module.schedule)
     assert plan.table(module.objective).isfinite().all()

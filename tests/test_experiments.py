@@ -67,7 +67,7 @@ def test_experiment_runs_two_steps(name: str, smoked: Path) -> None:
     assert set(scalars(run, "train/loss")) == {0, 1}
     names = {p.name for p in run.iterdir()}
     assert names == {"config.yaml", "environment.json", "metrics.json", "checkpoints",
-                     "tensorboard", "samples"}  # fmt: skip
+                     "tensorboard", "samples", "timesteps.png"}  # fmt: skip
     samples = np.load(run / "samples/step_000002.npy")
     assert np.isfinite(samples).all()
     assert (run / "samples/step_000002.png").stat().st_size > 100
@@ -116,8 +116,10 @@ def test_the_dashboard_has_what_it_promises(smoked: Path) -> None:
     board = EventAccumulator(str(smoked / "voxel_baseline/tensorboard")).Reload()
     tags = board.Tags()
     scalars_ = {"train/loss", "train/lr", "train/epochs", "val/loss", "val/iou"}
-    assert set(tags["scalars"]) == scalars_ | {"speed/samples_per_second"}
-    assert tags["images"] == ["samples"]
+    by_timestep = {tag for tag in tags["scalars"] if tag.startswith(("timesteps", "val_loss"))}
+    assert set(tags["scalars"]) - by_timestep == scalars_ | {"speed/samples_per_second"}
+    assert {"timesteps/effective_sample_size", "timesteps_p/0.0-0.1"} <= by_timestep
+    assert set(tags["images"]) == {"samples", "timesteps"}
     assert {"volumes_VERTEX", "volumes_FACE", "volumes_COLOR"} <= set(tags["tensors"])
     hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     for option in (b"net.channels", b"schedule.snr_factor", b"optimizer.lr"):

@@ -11,6 +11,7 @@ from tests.support.runs import ddiff
 @pytest.mark.parametrize(
     ("verb", "option", "status"),
     [("train", "--help", 0), ("sample", "--help", 0), ("view", "--help", 0), ("data", "--help", 0),
+     ("importance", "--help", 0),
      ("train", "net.chanels=[8]", 2), ("train", "schedule=lineer", 2),
      ("train", "net.dropout=much", 2)],
 )  # fmt: skip
@@ -29,6 +30,6 @@ def test_answers_in_three_seconds(verb: str, option: str, status: int, tmp_path:
 def test_help_explains_every_option(tmp_path: Path) -> None:
     text = ddiff("train", "--help", cwd=tmp_path).out
     for words in ("solver=", "dpmpp_2m ", "num_steps: 50", "budget:", "# optimiser steps",
-                  "voxel_baseline", "python -m ddiff.train", "--config-dir"):  # fmt: skip
+                  "voxel_adaptive", "python -m ddiff.train", "--config-dir"):  # fmt: skip
         assert words in text
     assert "_target_" not in text

@@ -95,6 +95,15 @@ MISTAKES = {
         1,
         ["vox_0001.npy", "16", "8"],
     ),
+    "no scores": ("train", ["timesteps=precomputed_topk"], 2, ["timesteps.path=..."]),
+    "missing scores": (
+        "train",
+        ["timesteps=precomputed_topk", "timesteps.path=none.json"],
+        2,
+        ["none.json", "ddiff.importance"],
+    ),
+    "importance of nowhere": ("importance", ["from=nowhere"], 1, ["nowhere"]),
+    "importance of a run with a net": ("importance", ["from=plain", "net=unet"], 2, ["net="]),
     "view of a missing file": ("view", ["path=nowhere.npy"], 1, ["nowhere.npy"]),
     "a folder that is not empty": (
         "data",

@@ -20,7 +20,33 @@ CASES = {
     "volumes": ((*VOLUMES, "net.input_skip=true", "timesteps=stratified"), 3),
     "volumes in bf16, logit-normal": ((*VOLUMES, "timesteps=logit_normal", "precision=bf16"), 2),
     "digits in fp16": ((*DIGITS, "precision=fp16"), 2),
-}
+    "online_topk": ((*VOLUMES, "timesteps=online_topk", "timesteps.bins=4"), 2),
+    "online_topk exact": (
+        (*DIGITS, "timesteps=online_topk_exact", "timesteps.bins=4", "timesteps.refresh_every=5"),
+        2,
+    ),
+    "online_topk last_layer, weighted by min_snr": (
+        (*DIGITS, "timesteps=online_topk", "timesteps.score=last_layer", "timesteps.bins=6",
+         "timesteps.refresh_every=3", "objective.weighting=min_snr"),
+        2,
+    ),
+    "loss_second_moment": (
+        (*DIGITS, "timesteps=loss_second_moment", "timesteps.bins=3", "timesteps.history=3"),
+        2,
+    ),
+    "stratified_importance with accumulation": (
+        (*DIGITS, "timesteps=stratified_importance", "timesteps.bins=4",
+         "trainer.accumulate_grad_batches=2"),
+        2,
+    ),
+    "precomputed_topk": (
+        (*DIGITS, "timesteps=precomputed_topk", "timesteps.path=scores.json"),
+        2,
+    ),
+    "speed": ((*DIGITS, "timesteps=speed"), 2),
+    "speed_released": ((*VOLUMES, "timesteps=speed_released", "objective.weighting=p2"), 2),
+}  # fmt: skip
+SCORES = ("min_batches=2", "relative_error=10", "score=proxy", "out=scores.json")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -34,6 +60,9 @@ def test_kills_change_nothing(case: str, tmp_path: Path) -> None:
     jobs += [job("train", *common, "run_dir=killed", kill_at=moments[0])]
     jobs += [job("train", "ckpt_path=killed", kill_at=m) for m in moments[1:]]
     jobs += [job("train", "ckpt_path=killed")]
+    if case == "precomputed_topk":
+        scores = job("importance", *options[:-2], *TINY, *SCORES)
+        assert ddiff_many([scores], tmp_path)[0].status == 0
     done = ddiff_many(jobs, tmp_path)
     assert [d.status for d in done] == [0] + [-9] * kills + [0], (seed, moments, done[-1].err)
 
@@ -44,6 +73,8 @@ def test_kills_change_nothing(case: str, tmp_path: Path) -> None:
         assert differences(a[part], b[part], part) == [], (seed, moments)
     if "fp16" in case:
         assert differences(a["GradientScaling"], b["GradientScaling"]) == []
+    if (average := "timesteps.average.seen") in a["state_dict"]:
+        assert a["state_dict"][average].min() > 0  # so that the law had been learned
     for tag in ("train/loss", "val/loss"):
         expected = scalars(whole, tag)
         assert len(expected) == (STEPS if tag == "train/loss" else STEPS // 8)

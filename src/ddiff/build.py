@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import nn
 
-from ddiff.config import locate
+from ddiff.config import locate, origin
 from ddiff.devices import device_for
 from ddiff.diffusion import Plan, Schedule
 from ddiff.errors import ConfigError
@@ -64,12 +64,14 @@ def build_module(cfg: DictConfig, precision: Precision) -> DDPM:
     """The LightningModule, its weights drawn from the seed."""
     torch.manual_seed(key(cfg.seed, "weights"))
     schedule = build(cfg.schedule)
+    timesteps = build(cfg.timesteps, schedule=schedule)
+    timesteps.check(origin(cfg))
     module = build(
         cfg.module,
         net=build_net(cfg),
         schedule=schedule,
         objective=build(cfg.objective),
-        timesteps=build(cfg.timesteps, T=schedule.T),
+        timesteps=timesteps,
         optimizer=build(cfg.optimizer),
         lr_schedule=build(cfg.lr_schedule),
         precision=precision,

@@ -11,7 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "net": ("ddiff.nets", frozenset({"shape", "num_classes"}), False),
     "schedule": ("ddiff.diffusion.schedules", frozenset(), False),
     "objective": ("ddiff.diffusion.objectives", frozenset(), False),
-    "timesteps": ("ddiff.diffusion.timesteps", frozenset({"T"}), False),
+    "timesteps": ("ddiff.diffusion.timesteps", frozenset({"schedule"}), False),
     "solver": ("ddiff.diffusion.solvers", frozenset({"schedule"}), False),
     "guidance": ("ddiff.diffusion.guidance", frozenset(), False),
     "precision": ("ddiff.precision", frozenset(), False),
@@ -56,14 +56,18 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
 COUNTS = (  # options outside the groups that must be 1 or more
     *(f"budget.{name}" for name in ("max_steps", "batch_size", "val_every", "sample_every")),
     *("budget.log_every", "budget.save_every", "sampling.num_samples", "sampling.batch_size"),
-    *("num_samples", "batch_size"),
+    *("num_samples", "batch_size", "min_batches", "max_batches", "bins"),
 )
 PLAIN: dict[str, Any] = {  # and the others, with their types
     **dict.fromkeys(COUNTS, int),
     **dict.fromkeys(("sampling.clamp", "clamp"), float | None),
-    **dict.fromkeys(("run_dir", "ckpt_path", "out", "mesh"), str | None),
-    **dict.fromkeys(("name", "runs", "from", "weights", "accelerator"), str),
+    **dict.fromkeys(("run_dir", "ckpt_path", "out", "mesh", "from"), str | None),
+    **dict.fromkeys(("name", "runs", "weights", "accelerator"), str),
     "seed": int,
+    "bins": int | None,
+    "k": int | float,
+    "score": Literal["exact", "last_layer", "proxy"],
+    "relative_error": float,
 }
 NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # targets inside a group's own options
 
@@ -86,6 +90,16 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {name: value for pair in pairs for name, value in pair.items()}
     plain = tree if isinstance(tree, bool | int | float | str) else str(tree)
     return {prefix[:-1]: plain}
+
+
+def origin(cfg: DictConfig) -> dict[str, Any]:
+    """What scores of timesteps belong to: schedule, objective, net and data, as flat options.
+
+    Resolved, the data's facts filled in. How data are split and loaded does not matter.
+    """
+    found = flat({group: cfg[group] for group in ("schedule", "objective", "net", "data")})
+    free = ("data.batch_size", "data.num_workers", "data.num_val", "data.seed")
+    return {name: value for name, value in found.items() if name not in free}
 
 
 def validate(cfg: DictConfig) -> None:

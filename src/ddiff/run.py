@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from ddiff import build
-from ddiff.callbacks import Checkpoints, Progress, Samples, StopOnNaN
+from ddiff.callbacks import Checkpoints, Progress, Samples, StopOnNaN, Timesteps
+from ddiff.callbacks.timesteps import Report
 from ddiff.config import flat
 from ddiff.console import console
 from ddiff.devices import device_for
@@ -22,6 +24,7 @@ from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import replacing, write_json
 from ddiff.modules import DDPM
 from ddiff.modules.plugins import Board
+from ddiff.modules.tenths import TENTHS
 from ddiff.output import sampled
 from ddiff.resume import ResumePoint
 from ddiff.sampling import Generation, labels_for, row_length
@@ -81,9 +84,11 @@ class Run:
             ),
         }
         self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every)
-        callbacks = [
+        self.timesteps = Timesteps(self.path / "timesteps.png")
+        callbacks = [  # what has a state comes before the last, which saves it
             self.progress,
             nan,
+            self.timesteps,
             Samples(
                 self.path / "samples", cfg.budget.sample_every, self.generate, row_length(self.y)
             ),
@@ -115,6 +120,8 @@ class Run:
         """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
         if not self.trainer.is_global_zero:
             return
+        report = self.timesteps.report
+        assert report is not None
         measured = {
             name: float(value)
             for name, value in self.trainer.callback_metrics.items()
@@ -126,7 +133,9 @@ class Run:
             "samples_per_second": round(self.progress.samples_per_second, 3),
             "seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_mb": round(peak_memory_mb(self.device)),
-            "protocol": "val/*: averaged weights, uniform timesteps, the same noise every time; "
+            "timesteps": report.summary(),
+            "protocol": "val/* and val_loss: averaged weights, uniform timesteps, the same noise "
+            "every time; train_loss: unweighted, between the last two reports; tenths: of t / T; "
             "speed and seconds: this process",
         }
         write_json(self.path / "metrics.json", metrics)
@@ -135,7 +144,7 @@ class Run:
         for summary in hparams(flat(OmegaConf.to_container(self.cfg)), numbers):
             writer._get_file_writer().add_summary(summary)
         self.logger.finalize("success")
-        _closing_table(self.path, metrics)
+        _closing_table(self.path, metrics, report)
 
 
 def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
@@ -167,15 +176,27 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
-def _closing_table(path: Path, metrics: dict[str, Any]) -> None:
+def _closing_table(path: Path, metrics: dict[str, Any], report: Report) -> None:
     from rich.table import Table
 
     table = Table(title=str(path), title_justify="left", show_header=False)
     for name, value in metrics.items():
-        if name != "protocol":
+        if name not in ("protocol", "timesteps"):
             table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
     console.print(table)
+    console.print(f"timesteps   {report.title()}")
+    console.print(f"of t / T    {_row(TENTHS)}")
+    for name, values in (
+        ("p", report.p),
+        ("train loss", report.train_loss),
+        ("val loss", report.val_loss),
+    ):
+        console.print(f"{name:<12}{_row('-' if v is None else f'{v:.2g}' for v in values)}")
     pictures = sorted((path / "samples").glob("*.png"))
     console.print(f"samples     {pictures[-1] if pictures else 'none'}")
     console.print(f"more        python -m ddiff.sample from={path} num_samples=64")
     console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " ".join(f"{cell:>7}" for cell in cells)

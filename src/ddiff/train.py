@@ -8,7 +8,7 @@ from ddiff.cli import entry
 @entry("train")
 def main(cfg: DictConfig) -> None:
     """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
-    final metrics. Without options it trains experiment=voxel_baseline."""
+    final metrics. Without options it trains experiment=voxel_adaptive."""
     from ddiff.resume import checked
 
     cfg, point = checked(cfg)  # every mistake is named here, before Lightning is imported

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ddiff.diffusion import Objective, Schedule
+from ddiff.diffusion.gradients import Predict, batched, last_layer
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
+from ddiff.diffusion.timesteps.base import Gradient
+from ddiff.modules.tenths import TENTHS, by_tenth
 from ddiff.precision import Precision
 from ddiff.random import generator, key
 
@@ -55,7 +59,7 @@ class DDPM(LightningModule):
         return None
 
     def denoise(
-        self, net: nn.Module, x_0: Tensor, t: Tensor, y: Tensor | None, eps: Tensor
+        self, net: Predict, x_0: Tensor, t: Tensor, y: Tensor | None, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Plain mean square error per sample [B], x_t and the prediction [B, C, *S]."""
         x_t = self.schedule.add_noise(x_0, t, eps)
@@ -71,25 +75,71 @@ class DDPM(LightningModule):
         self.batches_seen += 1
         torch.manual_seed(key("dropout", *words))
         g = generator(x_0.device, *words)
-        t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, self.trainer.world_size)
+        world_size = self.trainer.world_size
+        self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
+        t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, world_size)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         losses, _, _ = self.denoise(self.net, x_0, t, self.condition(y, g), eps)
-        self.timesteps.update(t, losses.detach())
         loss = (losses * weight * self.weights[t]).mean()
         self.log("train/loss", loss.detach())
-        return {"loss": loss, "losses": losses.detach(), "t": t}
+        seen = {"losses": losses.detach(), "t": t}
+        if self.timesteps.watches:
+            t, losses = self.everywhere(seen["t"]), self.everywhere(seen["losses"])
+            self.timesteps.update(t, losses, self.weights[t])
+        return {"loss": loss, **seen}
+
+    def everywhere(self, value: Tensor) -> Tensor:
+        """[B] of this rank -> [W B] of all, so that ranks agree."""
+        if self.trainer.world_size == 1:
+            return value
+        gathered = self.all_gather(value)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten()
+
+    def losses_at(self, batch: Batch, g: torch.Generator) -> Callable[[Predict, Tensor], Tensor]:
+        """(predict, t []) -> plain losses [B], every sample of the batch at t, on noise of g."""
+        x_0, y = batch
+        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        labels = self.condition(y, g)
+        return lambda predict, t: self.denoise(predict, x_0, t.expand(len(x_0)), labels, eps)[0]
+
+    def gradient_norms(self, batch: Batch, g: torch.Generator, t: Tensor, of: Gradient) -> Tensor:
+        """Norm of the gradient of the batch's loss where every sample is at t[k], [K]."""
+        losses = self.losses_at(batch, g)
+
+        def loss(predict: Predict, at: Tensor) -> Tensor:
+            return losses(predict, at).mean() * self.weights[at]
+
+        return (batched if of == "exact" else last_layer)(self.net, loss, t)
+
+    def mean_norms(
+        self, batch: Batch, words: tuple[int | str, ...], t: Tensor, of: Gradient
+    ) -> Tensor:
+        """`gradient_norms`, their mean over ranks."""
+        g = generator(batch[0].device, *words, "score")
+        norms = self.gradient_norms(batch, g, t, of)
+        return self.everywhere(norms).view(-1, len(t)).mean(0)
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_sums = torch.zeros(2, len(TENTHS), device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The uniformly weighted loss of the averaged net, on the same noise every time."""
         x_0, y = batch
         g = generator(x_0.device, self.seed, "val", self.global_rank, batch_idx)
-        t, _ = Stratified(self.schedule.T).sample(len(x_0), g)
+        t, _ = Stratified(self.schedule).sample(len(x_0), g)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         labels = y if self.conditional else None
         losses, x_t, pred = self.denoise(self.ema, x_0, t, labels, eps)
         x_0_hat = self.objective.to_x_0(self.schedule, x_t, pred, t)
         metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
         self.log_dict(metrics, batch_size=len(x_0), sync_dist=True)
+        self.val_sums += by_tenth(t, self.schedule.T, losses)
+
+    def on_validation_epoch_end(self) -> None:
+        total, count = self.trainer.strategy.reduce(self.val_sums, reduce_op="sum")
+        tenths = zip(TENTHS, total / count, (count > 0).tolist(), strict=True)
+        self.log_dict({f"val_loss/{n}": mean for n, mean, seen in tenths if seen}, sync_dist=True)
 
     def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
         """More to log from one denoising step, by kind of data."""

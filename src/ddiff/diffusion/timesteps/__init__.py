@@ -1,4 +1,19 @@
-from ddiff.diffusion.timesteps.base import TimestepSampler
+from ddiff.diffusion.timesteps.base import TimestepSampler, effective_sample_size
 from ddiff.diffusion.timesteps.fixed import LogitNormal, Stratified, Uniform
+from ddiff.diffusion.timesteps.importance import LossSecondMoment, StratifiedImportance
+from ddiff.diffusion.timesteps.speed import Speed, SpeedReleased
+from ddiff.diffusion.timesteps.topk import OnlineTopK, PrecomputedTopK
 
-__all__ = ["LogitNormal", "Stratified", "TimestepSampler", "Uniform"]
+__all__ = [
+    "LogitNormal",
+    "LossSecondMoment",
+    "OnlineTopK",
+    "PrecomputedTopK",
+    "Speed",
+    "SpeedReleased",
+    "Stratified",
+    "StratifiedImportance",
+    "TimestepSampler",
+    "Uniform",
+    "effective_sample_size",
+]

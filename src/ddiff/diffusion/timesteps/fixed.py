@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler
 from ddiff.errors import ConfigError
 
@@ -13,6 +14,9 @@ class Uniform(TimestepSampler):
     """t ~ U{1..T}. Unbiased: it is the objective."""
 
     unbiased = True
+
+    def law(self) -> Tensor:
+        return torch.full((self.T,), 1 / self.T)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
@@ -26,6 +30,9 @@ class Stratified(TimestepSampler):
     """u = (i + U) / N over the global batch: one draw in each of N equal strata. Unbiased."""
 
     unbiased = True
+
+    def law(self) -> Tensor:
+        return torch.full((self.T,), 1 / self.T)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
@@ -45,11 +52,16 @@ class LogitNormal(TimestepSampler):
 
     unbiased = False
 
-    def __init__(self, T: int, mean: float = 0.0, std: float = 1.0) -> None:
-        super().__init__(T)
+    def __init__(self, schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__(schedule)
         if not (math.isfinite(mean) and 0 < std < math.inf):
             raise ConfigError(f"timesteps: mean {mean} must be finite and std {std} above 0")
         self.mean, self.std = mean, std
+
+    def law(self) -> Tensor:
+        """P(t <= k) = Phi((logit(k / T) - mean) / std)."""
+        edges = torch.arange(self.T + 1, dtype=torch.float64) / self.T
+        return torch.special.ndtr((torch.logit(edges) - self.mean) / self.std).diff().float()
 
     def sample(
         self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1

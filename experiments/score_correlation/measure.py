@@ -1,0 +1,193 @@
+"""Do the losses rank timesteps as their gradients do?
+
+    python experiments/score_correlation/measure.py        # about a quarter of an hour
+
+Trains with uniform timesteps for every objective and stops at the start, the middle and the end.
+There it compares, over 50 bins of timesteps, what online_topk's proxy has gathered from the
+training losses with the exact gradient norms of all parameters (mean over batches): Spearman's rank
+correlation, and how many of the exact half the proxy's best half holds. sqrt(L) is the gradient at
+the net's output; what is missing is the Jacobian's norm J = exact / proxy, which is tabulated;
+`calibrated` is the proxy times the J of the stop before. Writes results.json, correlation.png and
+README.md beside this file.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_module
+from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from ddiff import build
+from ddiff.config import resolved, validate
+from ddiff.diffusion.timesteps import OnlineTopK
+from ddiff.environment import environment
+from ddiff.modules import DDPM
+from ddiff.modules.plugins import Board
+from ddiff.random import generator
+
+HERE = Path(__file__).parent
+STUDIES = {
+    "digits": ["experiment=digits_cfg", "budget.batch_size=64"],
+    "voxel 32^3": ["experiment=voxel_baseline", "data.size=32"],
+}
+OBJECTIVES = {"digits": ["eps", "x0", "v"], "voxel 32^3": ["eps", "x0", "v"]}
+BINS = 50
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        cfg = resolved(compose("train", list(overrides)))
+    validate(cfg)
+    return cfg
+
+
+class Compare(Callback):
+    """Lets a proxy watch the training, and measures exact scores at the stops."""
+
+    def __init__(self, watcher: OnlineTopK, stops: list[int], batches: int) -> None:
+        self.watcher, self.stops, self.batches = watcher, stops, batches
+        self.found: list[dict[str, list[float]]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, DDPM)
+        t = outputs["t"]
+        self.watcher.update(t, outputs["losses"], pl_module.weights[t])
+        if trainer.global_step in self.stops:
+            stop = {"proxy": self.watcher.average.value.tolist()}
+            for of in ("exact", "last_layer"):
+                stop[of] = self.measured(trainer, pl_module, of).tolist()
+            self.found.append(stop)
+
+    def measured(self, trainer: Trainer, module: DDPM, of: str) -> Tensor:
+        """Mean over batches of the gradient norm at the middle of every bin, [BINS]."""
+        data = iter(trainer.datamodule.train_dataloader())  # pyright: ignore
+        norms = [
+            module.gradient_norms(
+                next(data), generator("cpu", "compare", n), self.watcher.bins.middles(), of
+            )
+            for n in range(self.batches)
+        ]
+        return torch.stack(norms).mean(0)
+
+
+def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict[str, list[float]]]:
+    cfg = composed(*options, f"budget.max_steps={steps}", f"budget.val_every={steps}")
+    data = build.build(cfg.data)
+    data.setup("fit")
+    build.fill_in_data_facts(cfg, data)
+    precision = build.build_precision(cfg, torch.device("cpu"))
+    module = build.build_module(cfg, precision)
+    stops = [steps // 10, steps // 2, steps]
+    compare = Compare(OnlineTopK(module.schedule, bins=BINS), stops, batches)
+    build.build_trainer(cfg, folder, Board(folder), [compare], precision).fit(module, data)
+    return compare.found
+
+
+def agreement(score: list[float], exact: list[float]) -> tuple[float, float]:
+    """Spearman's rank correlation, and the share of the exact best half that the score finds."""
+    best = partial(sorted, range(BINS), reverse=True)
+    a, b = (set(best(key=s.__getitem__)[: BINS // 2]) for s in (score, exact))
+    return float(spearmanr(score, exact).statistic), len(a & b) / (BINS // 2)
+
+
+def jacobian(stop: dict[str, list[float]]) -> list[float]:
+    return [e / p for e, p in zip(stop["exact"], stop["proxy"], strict=True)]
+
+
+def table(results: dict[str, list[dict[str, list[float]]]]) -> list[str]:
+    lines = [
+        "| training | stop | proxy: rank correlation | of the exact half | last layer: rank "
+        "correlation | of the exact half | calibrated: rank correlation | J, largest to smallest |",
+        "|---" * 8 + "|",
+    ]
+    for name, stops in results.items():
+        for when, before, stop in zip(
+            ("start", "middle", "end"), [None, *stops[:-1]], stops, strict=True
+        ):
+            j = jacobian(stop)
+            cells = [f"{name}", when]
+            for score in ("proxy", "last_layer"):
+                rank, half = agreement(stop[score], stop["exact"])
+                cells += [f"{rank:.2f}", f"{half:.0%}"]
+            calibrated = ""
+            if before:
+                pairs = zip(stop["proxy"], jacobian(before), strict=True)
+                rank, _ = agreement([p * q for p, q in pairs], stop["exact"])
+                calibrated = f"{rank:.2f}"
+            lines.append(f"| {' | '.join([*cells, calibrated, f'{max(j) / min(j):.1f}x'])} |")
+    return lines
+
+
+def draw(results: dict[str, list[dict[str, list[float]]]], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * 3, 2.6 * len(results)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(results), 3, squeeze=False)
+    for row, (name, stops) in zip(axes, results.items(), strict=True):
+        for axis, when, stop in zip(row, ("start", "middle", "end"), stops, strict=True):
+            for score in ("exact", "last_layer", "proxy"):
+                values = torch.tensor(stop[score])
+                x = (torch.arange(BINS) + 0.5) / BINS
+                axis.plot(x, values / values.mean(), label=score)
+            rank, _ = agreement(stop["proxy"], stop["exact"])
+            axis.set(title=f"{name}, {when}: {rank:.2f}", yscale="log")
+    axes[0][0].legend(fontsize=8)
+    for axis in axes[-1]:
+        axis.set(xlabel="t / T")
+    figure.suptitle("scores by timestep, each over its mean; rank correlation of proxy and exact")
+    figure.savefig(path, dpi=70)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batches", type=int, default=4, help="of a measurement")
+    parser.add_argument("--runs", type=Path, default=HERE.parents[1] / "runs/score_correlation")
+    args = parser.parse_args()
+    results = {}
+    for study, options in STUDIES.items():
+        for objective in OBJECTIVES[study]:
+            folder = args.runs / f"{study}_{objective}_{args.steps}"
+            file = folder / "scores.json"
+            if not file.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                words = [*options, f"objective={objective}"]
+                file.write_text(json.dumps(run(words, args.steps, args.batches, folder)))
+            results[f"{study} {objective}"] = json.loads(file.read_text())
+    where = environment(torch.device("cpu"), "bfloat16")
+    content = {"environment": where, "steps": args.steps, "results": results}
+    (HERE / "results.json").write_text(json.dumps(content) + "\n")
+    draw(results, HERE / "correlation.png")
+    verdict = HERE / "verdict.md"
+    report = [
+        "# Do the losses rank timesteps as their gradients do?",
+        "",
+        "Written by `python experiments/score_correlation/measure.py` on "
+        f"{where['device_name']}, torch {where['torch']}: trainings of {args.steps} steps with "
+        f"uniform timesteps, {BINS} bins; start, middle and end are after a tenth, half and all "
+        f"steps. Exact and last-layer norms are means over {args.batches} batches. J is exact / "
+        "proxy; calibrated is the proxy times the J of the stop before.",
+        "",
+        verdict.read_text() if verdict.exists() else "",
+        *table(results),
+        "",
+        "![scores](correlation.png)",
+        "",
+    ]
+    (HERE / "README.md").write_text("\n".join(report))
+
+
+if __name__ == "__main__":
+    main()

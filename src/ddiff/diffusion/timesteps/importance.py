@@ -1,0 +1,119 @@
+"""Unbiased importance sampling: where the losses say that training has most to learn."""
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion.schedules import Schedule
+from ddiff.diffusion.timesteps.base import TimestepSampler, stratified
+from ddiff.diffusion.timesteps.bins import Averages, Bins
+from ddiff.errors import ConfigError
+
+
+class LossSecondMoment(TimestepSampler):
+    """p(t) ~ sqrt(E[L_t^2]) over the last `history` losses of t, mixed with `epsilon` of uniform;
+    uniform until every history is full (Nichol and Dhariwal 2021). Unbiased.
+
+    `bins=null` is the paper's: T histories, which a short training never fills.
+    """
+
+    unbiased = True
+    watches = True
+    losses: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        bins: int | None = 50,
+        history: int = 10,
+        epsilon: float = 0.001,
+    ) -> None:
+        super().__init__(schedule)
+        if history < 1:
+            raise ConfigError(f"timesteps.history: {history} is less than 1")
+        self.bins, self.history, self.epsilon = Bins(self.T, bins), history, mixed(epsilon)
+        # the last column takes what a batch has too many of
+        self.register_buffer("losses", torch.zeros(self.bins.number, history + 1))
+        self.register_buffer("seen", torch.zeros(self.bins.number, dtype=torch.int64))
+
+    def update(self, t: Tensor, losses: Tensor, weights: Tensor) -> None:
+        hits = self.bins.hits(t).long()  # [N, B]
+        bin_ = self.bins.of[t - 1]
+        before = hits.cumsum(1).gather(0, bin_[None])[0] - 1  # earlier hits of the bin in the batch
+        total = hits.sum(1)
+        slot = (self.seen[bin_] + before) % self.history
+        late = before >= total[bin_] - self.history
+        self.losses[bin_, torch.where(late, slot, self.history)] = weights * losses
+        self.losses[:, self.history] = 0
+        self.seen += total
+
+    def complete(self) -> Tensor:
+        return (self.seen >= self.history).all()
+
+    def law(self) -> Tensor:
+        everything = self.bins.size / self.T
+        share = self._moments() * self.bins.size
+        mass = (1 - self.epsilon) * share / share.sum().clamp(min=1e-30)
+        warm = self.complete() & (share.sum() > 0)
+        return self.bins.law(torch.where(warm, mass + self.epsilon * everything, everything))
+
+    def _moments(self) -> Tensor:
+        return self.losses[:, :-1].square().mean(1).sqrt()
+
+    def scores(self) -> Tensor:
+        return self._moments()[self.bins.of]
+
+    def exploration(self) -> Tensor:
+        return torch.where(self.complete(), self.epsilon, 1.0)
+
+
+class StratifiedImportance(TimestepSampler):
+    """p(t) ~ RMS of the gradient's norm at the net's output, w sqrt(E[L_t]), mixed with `epsilon`
+    of uniform; u = (i + U) / N over the global batch, so that every batch of N has one draw in each
+    of N strata of equal probability. Uniform strata until every bin has been seen. Unbiased.
+
+    With p proportional to the gradient's RMS norm, importance sampling has the least variance that
+    any law of t can have (Zhao and Zhang 2015); strata take the variance between timesteps out of
+    what is left; epsilon bounds the weights by 1 / epsilon.
+    """
+
+    unbiased = True
+    watches = True
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        bins: int | None = 50,
+        epsilon: float = 0.2,
+        decay: float = 0.9,
+    ) -> None:
+        super().__init__(schedule)
+        self.bins, self.epsilon = Bins(self.T, bins), mixed(epsilon)
+        self.average = Averages(self.bins, decay)  # of w^2 L
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        return self.draw(stratified(batch_size, generator, rank, world_size))
+
+    def update(self, t: Tensor, losses: Tensor, weights: Tensor) -> None:
+        self.average.add(t, weights.square() * losses)
+
+    def law(self) -> Tensor:
+        everything = self.bins.size / self.T
+        share = self.average.value.sqrt() * self.bins.size
+        mass = (1 - self.epsilon) * share / share.sum().clamp(min=1e-30)
+        warm = self.average.complete() & (share.sum() > 0)
+        return self.bins.law(torch.where(warm, mass + self.epsilon * everything, everything))
+
+    def scores(self) -> Tensor:
+        return self.average.value.sqrt()[self.bins.of]
+
+    def exploration(self) -> Tensor:
+        return torch.where(self.average.complete(), self.epsilon, 1.0)
+
+
+def mixed(epsilon: float) -> float:
+    if not 0 < epsilon <= 1:
+        raise ConfigError(f"timesteps.epsilon: {epsilon} must be above 0 and at most 1")
+    return epsilon

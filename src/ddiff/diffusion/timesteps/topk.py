@@ -1,0 +1,162 @@
+"""Training on the K timesteps with the largest gradients, with exploration."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion.schedules import Schedule
+from ddiff.diffusion.timesteps.base import Gradient, GradientNorms, TimestepSampler
+from ddiff.diffusion.timesteps.bins import Averages, Bins
+from ddiff.errors import ConfigError, DdiffError
+
+
+class OnlineTopK(TimestepSampler):
+    """p = (1 - epsilon) U{the K best} + epsilon U{1..T}, the best by a score per bin of timesteps;
+    uniform until every bin has one.
+
+    `score` proxy: a moving average of w sqrt(L), which for a mean square loss L of weight w is the
+    gradient's norm at the net's output, up to a constant; it costs nothing. exact: the norm of the
+    gradient of the current batch's loss with respect to all parameters, for the middle of every
+    bin, each `refresh_every` batches; last_layer: that of the last layer only. `bins=null`,
+    `score=exact`, `refresh_every=1` and `decay=0` is the original per-batch method.
+
+    `correct=true` weights the loss by 1 / (T p): unbiased. Else objective-changing.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        k: int | float = 0.5,
+        score: Literal["proxy", "exact", "last_layer"] = "proxy",
+        bins: int | None = 50,
+        epsilon: float = 0.1,
+        correct: bool = False,
+        decay: float = 0.9,
+        refresh_every: int = 100,
+    ) -> None:
+        super().__init__(schedule)
+        if score not in ("proxy", "exact", "last_layer"):
+            raise ConfigError(f"timesteps.score: {score!r} is not one of proxy, exact, last_layer")
+        if refresh_every < 1:
+            raise ConfigError(f"timesteps.refresh_every: {refresh_every} is less than 1")
+        self.bins = Bins(self.T, bins)
+        self.average = Averages(self.bins, decay)
+        self.k = how_many(k, self.bins.number)
+        self.epsilon, self.unbiased = exploring(epsilon, correct), correct
+        self.measured: Gradient | None = None if score == "proxy" else score
+        self.watches, self.refresh_every = score == "proxy", refresh_every
+
+    def refresh(self, norms: GradientNorms, batch: int) -> None:
+        if self.measured and batch % self.refresh_every == 0:
+            t = self.bins.middles()
+            self.average.add(t, norms(t, self.measured))
+
+    def update(self, t: Tensor, losses: Tensor, weights: Tensor) -> None:
+        self.average.add(t, weights * losses.sqrt())
+
+    def law(self) -> Tensor:
+        chosen = best(self.average.value, self.k) * self.bins.size
+        everything = self.bins.size / self.T
+        mass = (1 - self.epsilon) * chosen / chosen.sum() + self.epsilon * everything
+        return self.bins.law(torch.where(self.average.complete(), mass, everything))
+
+    def scores(self) -> Tensor:
+        return self.average.value[self.bins.of]
+
+    def exploration(self) -> Tensor:
+        return torch.where(self.average.complete(), self.epsilon, 1.0)
+
+
+class PrecomputedTopK(TimestepSampler):
+    """p = (1 - epsilon) U{the K best} + epsilon U{1..T}, by the scores in a file of
+    `python -m ddiff.importance`, which is refused where schedule, objective, net or data differ.
+
+    `correct=true` weights the loss by 1 / (T p): unbiased. Else objective-changing.
+    """
+
+    score: Tensor
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        path: str,
+        k: int | float = 0.5,
+        epsilon: float = 0.1,
+        correct: bool = False,
+    ) -> None:
+        super().__init__(schedule)
+        self.path = path
+        self.origin, score = read_scores(path)
+        self.bins = Bins(self.T, len(score))
+        self.k = how_many(k, len(score))
+        self.epsilon, self.unbiased = exploring(epsilon, correct), correct
+        self.register_buffer("score", score)
+
+    def check(self, origin: Mapping[str, Any]) -> None:
+        names = sorted(self.origin.keys() | origin.keys())
+        different = [n for n in names if self.origin.get(n) != origin.get(n)]
+        if different:
+            reasons = [
+                f"{n} is {self.origin.get(n)} there and {origin.get(n)} here" for n in different
+            ]
+            raise ConfigError(
+                f"timesteps: the scores in {self.path} belong to another training: "
+                f"{', '.join(reasons)}; measure them again with python -m ddiff.importance"
+            )
+
+    def law(self) -> Tensor:
+        chosen = best(self.score, self.k) * self.bins.size
+        mass = (1 - self.epsilon) * chosen / chosen.sum() + self.epsilon * self.bins.size / self.T
+        return self.bins.law(mass)
+
+    def scores(self) -> Tensor:
+        return self.score[self.bins.of]
+
+    def exploration(self) -> float:
+        return self.epsilon
+
+
+def best(scores: Tensor, k: int) -> Tensor:
+    """1 for the K largest scores [N], earlier ones first among equals; 0 for the others."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
+
+
+def how_many(k: int | float, number: int) -> int:
+    """k bins out of `number`: a count, or a fraction where it is written with a point."""
+    count = max(1, round(k * number)) if isinstance(k, float) and 0 < k <= 1 else k
+    if not isinstance(count, int) or not 1 <= count <= number:
+        raise ConfigError(
+            f"timesteps.k: {k} must be a whole number in 1..{number} (bins) "
+            "or a fraction above 0.0 and up to 1.0"
+        )
+    return count
+
+
+def exploring(epsilon: float, correct: bool) -> float:
+    if not 0 <= epsilon <= 1 or (correct and epsilon == 0):
+        raise ConfigError(
+            f"timesteps.epsilon: {epsilon} must lie in 0..1"
+            + (", above 0 where correct=true weights every timestep" if correct else "")
+        )
+    return epsilon
+
+
+def read_scores(path: str) -> tuple[dict[str, Any], Tensor]:
+    """What the scores in a file were measured for, and the scores themselves, [N]."""
+    try:
+        content = json.loads(Path(path).read_text())
+        origin, score = content["origin"], torch.tensor(content["score"], dtype=torch.float32)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"timesteps.path: there is no {path}; python -m ddiff.importance writes one"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DdiffError(f"timesteps.path: {path} is not a file of scores: {error}") from error
+    if score.dim() != 1 or len(score) < 1 or not bool((score >= 0).all() & score.isfinite().all()):
+        raise DdiffError(f"timesteps.path: the scores in {path} are not a list of numbers >= 0")
+    return origin, score

@@ -1,0 +1,79 @@
+"""Scores for every noise level, measured on a net as it is, for timesteps=precomputed_topk."""
+
+import re
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ddiff.cli import entry
+from ddiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ddiff.trained import Trained
+
+OWN = ("from", "weights", "bins", "score", "relative_error", "min_batches", "max_batches",
+       "batch_size", "k", "out", "accelerator")  # fmt: skip
+OF_THE_RUN = ("name", "budget", "data", "net", "schedule", "objective", "module", "precision")
+
+
+@entry("importance")
+def main(cfg: DictConfig) -> None:
+    """Measures how large the loss's gradient is at every noise level, of an untrained net or of a
+    run's, and writes the scores with a plot: timesteps=precomputed_topk trains by them."""
+    from ddiff.config import resolved, validate
+
+    given = list(HydraConfig.get().overrides.task)
+    trained = load_run(cfg, given)
+    # scores do not depend on how timesteps are drawn; gradients are taken of the net itself
+    cfg.timesteps = {"_target_": "ddiff.diffusion.timesteps.Uniform"}
+    cfg.backend = {"_target_": "ddiff.backends.Eager"}
+    cfg.trainer.accelerator = cfg.accelerator
+    cfg = resolved(cfg)
+    validate(cfg)
+
+    from ddiff.scoring import Subject, measure, report, write
+
+    subject = Subject.of(cfg, trained)
+    scores = measure(subject, cfg)
+    write(scores, subject, cfg)
+    report(scores, cfg, training_options(cfg, given))
+
+
+def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
+    """The run of `from=`, whose own config takes the place of the composed one."""
+    names = [group_of(word) for word in given]
+    if cfg.ckpt_path:
+        raise ConfigError("ckpt_path: resumes a training; a net to measure is given by from=")
+    if not cfg["from"]:
+        return None
+    strange = sorted({name for name in names if name not in (*OWN, "seed", "precision")})
+    if strange:
+        options = ", ".join(f"{name}=" for name in strange)
+        raise ConfigError(f"from: a run is measured as it was trained; leave out {options}")
+    from ddiff.trained import Trained
+
+    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
+    for group in OF_THE_RUN:
+        if group not in names:
+            cfg[group] = trained.cfg[group]
+    return trained
+
+
+def training_options(cfg: DictConfig, given: list[str]) -> list[str]:
+    """The command line of the training that the scores are for."""
+    from ddiff.checkpoints import find_checkpoint, load_checkpoint
+
+    if cfg["from"]:
+        given = load_checkpoint(find_checkpoint(cfg["from"]))["ddiff"]["overrides"]
+    others = (*OWN, "timesteps", "run_dir", "ckpt_path")
+    return [word for word in given if group_of(word) not in others]
+
+
+def group_of(override: str) -> str:
+    """`+net.channels=[8]` -> `net`."""
+    return re.split(r"[.=/@]", override.lstrip("+~"), maxsplit=1)[0]
+
+
+if __name__ == "__main__":
+    main()
