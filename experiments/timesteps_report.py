@@ -24,9 +24,9 @@ def write(study: str, results: dict, out: Path) -> None:
         "what does it cost?*",
         "",
         f"Written by `python experiments/timesteps.py {study}` on {where['device_name']}, torch "
-        f"{where['torch']}: {results['steps']} steps of uniform, {results['seeds']} seeds, the "
-        "averaged weights judged on the same noise for all. Mean and standard deviation over "
-        "seeds; differences are paired by seed.",
+        f"{where['packages']['torch']}: {results['steps']} steps of uniform, {results['seeds']} "
+        "seeds, the averaged weights judged on the same noise for all. Mean and standard deviation "
+        "over seeds; differences are paired by seed.",
         "",
         verdict.read_text() if verdict.exists() else "",
         "![the study](study.png)",
@@ -132,8 +132,9 @@ def draw(results: dict, path: Path) -> None:
         paid = [100 * c for c in against_uniform(results, rows_of(results, name, "time"))]
         bars.plot(paid, [i + 0.25] * len(paid), "x", color="black", ms=5)
         if name != "uniform":
-            bins.plot([100 * d for d in by_tenth(results, name)], "o-", ms=3, color=colours[name],
-                      label=name, ls="-" if name in UNBIASED else "--")  # fmt: skip
+            changes = [100 * d for d in by_tenth(results, name)]
+            bins.plot(changes, marker="o", ms=3, color=colours[name],
+                      ls="-" if name in UNBIASED else "--")  # fmt: skip
         law = [len(results["laws"][name]) * p for p in results["laws"][name]]
         centres = [(j + 0.5) / len(law) for j in range(len(law))]
         laws.step(centres, law, where="mid", color=colours[name], label=name,
@@ -145,7 +146,8 @@ def draw(results: dict, path: Path) -> None:
     bins.axhline(0, color="black", lw=0.8)
     bins.set(title="by tenth of t / T, % (dashed: changes the objective)", xlabel="tenth of t / T")
     bins.set_yscale("symlog", linthresh=5)
-    bins.legend(fontsize=8)
+    bins.set_yticks(ticks := [-20, -10, -5, -2, 0, 2, 5, 10, 20], map(str, ticks))
+    figure.legend(*laws.get_legend_handles_labels(), loc="outside lower center", ncol=5)
     laws.set(title="p(t) at the end, 1 = uniform", xlabel="t / T", ylim=(0, None))
     measure = next(k for k in ("valid", "read as asked") if k in results["rows"][0])
     for i, name in enumerate(names):

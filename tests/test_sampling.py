@@ -125,14 +125,17 @@ def test_compiled_trains_and_samples_like_eager(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_make_one_run(tmp_path: Path) -> None:
-    """Data-parallel on two CPU processes: one directory, one set of files, half the batch each."""
+    """Data-parallel on two CPU processes: one directory, one set of files, half the batch each,
+    and a timestep sampler that has learned from the losses of both."""
     options = ["experiment=digits_ddpm", *TINY, "budget.max_steps=6", "trainer=cpu"]
+    options += ["timesteps=stratified_importance", "timesteps.bins=3"]
     ranks = ["trainer.devices=2", "trainer.strategy=ddp"]
     done = ddiff("train", *options, *ranks, cwd=tmp_path)
     assert done.status == 0, done.err
     (run,) = (tmp_path / "runs/digits_ddpm").iterdir()
     saved = checkpoint(run)
     assert saved["global_step"] == saved["batches_seen"] == 6
+    assert saved["state_dict"]["timesteps.average.seen"].sum() == 6 * 2 * 4
     assert len(scalars(run, "train/loss")) == 6
     assert np.load(run / "samples/step_000006.npy").shape == (2, 1, 8, 8)
     again = ddiff("train", f"ckpt_path={run}", "budget.max_steps=8", cwd=tmp_path)

@@ -175,9 +175,10 @@ def main() -> None:
         "# Do the losses rank timesteps as their gradients do?",
         "",
         "Written by `python experiments/score_correlation/measure.py` on "
-        f"{where['device_name']}, torch {where['torch']}: trainings of {args.steps} steps with "
-        f"uniform timesteps, {BINS} bins; start, middle and end are after a tenth, half and all "
-        f"steps. Exact and last-layer norms are means over {args.batches} batches. J is exact / "
+        f"{where['device_name']}, torch {where['packages']['torch']}: trainings of {args.steps} "
+        f"steps with uniform timesteps, {BINS} bins; start, middle and end are after a tenth, half "
+        "and all steps. Exact and last-layer norms are means over "
+        f"{args.batches} batches. J is exact / "
         "proxy; calibrated is the proxy times the J of the stop before.",
         "",
         verdict.read_text() if verdict.exists() else "",

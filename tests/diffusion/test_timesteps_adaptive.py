@@ -63,9 +63,11 @@ def binned(values: Tensor, number: int) -> Tensor:
     return torch.stack([means[n] for n in of])
 
 
-def drawn(sampler: TimestepSampler, batch_size: int, name: str) -> tuple[Tensor, Tensor]:
+def drawn(
+    sampler: TimestepSampler, batch_size: int, name: str, number: int = DRAWS
+) -> tuple[Tensor, Tensor]:
     g = generator("cpu", "law", name)
-    draws = [sampler.sample(batch_size, g) for _ in range(DRAWS // batch_size)]
+    draws = [sampler.sample(batch_size, g) for _ in range(number // batch_size)]
     return torch.cat([t for t, _ in draws]), torch.cat([w for _, w in draws])
 
 
@@ -154,14 +156,14 @@ def test_variances_of_the_unbiased_samplers():
     it, strata nearly remove it. The figures are closed forms."""
     measured = {}
     for name in ("uniform", "stratified", "loss_second_moment", "stratified_importance"):
-        t, weights = drawn(taught(ALL[name]), 20, f"variance {name}")
+        t, weights = drawn(taught(ALL[name]), 20, f"variance {name}", 200_000)
         batches = (weights * LOSS[t - 1]).double().view(-1, 20).mean(1)
         measured[name] = batches.var().item() * 20 / LOSS.double().var(unbiased=False).item()
-    assert measured["uniform"] == pytest.approx(1, rel=0.02)
+    assert measured["uniform"] == pytest.approx(1, rel=0.07)
     law = taught(ALL["loss_second_moment"]).law().double()
     second = (law * (LOSS / (T * law)) ** 2).sum() - LOSS.double().mean() ** 2
     expected = second.item() / LOSS.double().var(unbiased=False).item()
-    assert measured["loss_second_moment"] == pytest.approx(expected, rel=0.03)
+    assert measured["loss_second_moment"] == pytest.approx(expected, rel=0.07)
     assert expected < 0.05
     assert measured["stratified"] < 0.01
     assert measured["stratified_importance"] < 0.02
@@ -251,10 +253,12 @@ def test_measured_scores_are_asked_for_when_due_and_decide(score):
         asked.append((t.tolist(), of))
         return torch.tensor([5.0, 1.0, 2.0, 6.0, 0.0, 3.0]) if len(asked) == 1 else t.float()
 
-    for batch in range(6):
+    for batch in range(10):
+        if batch == 4:
+            assert asked == []
         sampler.refresh(norms, batch)
         assert not sampler.watches
-        if batch == 4:
+        if batch == 8:
             assert (sampler.law() > 0).nonzero().flatten().tolist() == [*range(10), *range(30, 40)]
     assert asked == [([6, 16, 26, 36, 46, 56], score)] * 2
     assert (sampler.law() > 0).nonzero().flatten().tolist() == list(range(40, 60))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddiff.nets.blocks import Conv3d
 from ddiff.nets.norm import Norm
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # what a net is: (x_t, t, y) -> pred
@@ -159,7 +160,7 @@ def _apart(layer: Any, copies: Copies, samples: int) -> Callable[..., Tensor]:
     own, forward = dict(layer.named_parameters()), layer.forward
     each = [copies[own[name]] for name in ("weight", "bias") if own.get(name) in copies]
     kind = type(layer) if len(own) == len(each) == 2 else None
-    convolves = kind in (nn.Conv2d, nn.Conv3d) and layer.padding_mode == "zeros"
+    convolves = kind in (nn.Conv2d, nn.Conv3d, Conv3d) and layer.padding_mode == "zeros"
     if kind is nn.Linear:
         apart = partial(_linear, *each)
     elif kind is Norm:
@@ -201,14 +202,17 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         (x, weight), layer = ctx.saved_tensors, ctx.layer
-        how = layer.stride, layer.padding, layer.dilation, False, [0], layer.groups
 
-        def gradients(dy: Tensor, x: Tensor, *mask: bool) -> tuple[Tensor, Tensor, Tensor]:
+        def gradients(dy: Tensor, x: Tensor, padding: Any, *mask: bool) -> tuple[Tensor, ...]:
+            how = layer.stride, padding, layer.dilation, False, [0], layer.groups
             return torch.ops.aten.convolution_backward(dy, x, weight, [dy.shape[1]], *how, mask)
 
-        dx = gradients(dy, x, True, False, False)[0] if ctx.needs_input_grad[3] else None
+        needed = ctx.needs_input_grad[3]
+        dx = gradients(dy, x, layer.padding, True, False, False)[0] if needed else None
+        x, padding = layer.padded(x) if isinstance(layer, Conv3d) else (x, layer.padding)
         parts = zip(dy.chunk(ctx.size), x.chunk(ctx.size), strict=True)
-        _, dw, db = zip(*(gradients(*part, False, True, True) for part in parts), strict=True)
+        each = (gradients(*part, padding, False, True, True) for part in parts)
+        _, dw, db = zip(*each, strict=True)
         return None, torch.stack(dw).to(ctx.dtype), torch.stack(db).to(ctx.dtype), dx
 
 

@@ -25,10 +25,15 @@ class Conv3d(nn.Conv3d):
     wrote (torch 2.13); with the padding made first, the depth is 4 and the gradient right."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not input.is_cpu or input.shape[2] != 2 or self.kernel_size[0] != 3:
-            return super().forward(input)
-        padded = F.pad(input, (0, 0, 0, 0, 1, 1))
-        return F.conv3d(padded, self.weight, self.bias, self.stride, (0, 1, 1))
+        x, padding = self.padded(input)
+        return F.conv3d(x, self.weight, self.bias, self.stride, padding)
+
+    def padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """x, and the padding that is left to do."""
+        if x.is_cpu and x.shape[2] == 2 and self.kernel_size[0] == 3:
+            return F.pad(x, (0, 0, 0, 0, 1, 1)), (0, 1, 1)
+        depth, height, width = map(int, self.padding)
+        return x, (depth, height, width)
 
 
 def zeroed(layer: nn.Module) -> nn.Module:

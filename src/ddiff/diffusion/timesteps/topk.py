@@ -51,7 +51,8 @@ class OnlineTopK(TimestepSampler):
         self.watches, self.refresh_every = score == "proxy", refresh_every
 
     def refresh(self, norms: GradientNorms, batch: int) -> None:
-        if self.measured and batch % self.refresh_every == 0:
+        # not on the first batch, unless on every one: an untrained net's gradients mislead
+        if self.measured and (batch + 1) % self.refresh_every == 0:
             t = self.bins.middles()
             self.average.add(t, norms(t, self.measured))
 
