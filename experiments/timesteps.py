@@ -2,6 +2,8 @@
 
     python experiments/timesteps.py voxel            # writes experiments/timesteps_voxel/
     python experiments/timesteps.py digits           # writes experiments/timesteps_digits/
+    python experiments/timesteps.py digits_eps       # writes experiments/timesteps_digits_eps/
+    python experiments/timesteps.py overhead         # writes experiments/timesteps_overhead/
 
 Every training is a run of `python -m ddiff.train`, two side by side on a thread each; runs that
 are finished are kept in --runs, so that the command can be stopped and repeated. What a method
@@ -57,6 +59,7 @@ METHODS = {
     "speed": ["timesteps=speed"],
     "speed_released": ["timesteps=speed_released"],
 }
+MEASURED = [name for name in METHODS if name != "precomputed_topk"]  # its law is a table: speed's
 PAY = ("online_topk exact", "precomputed_topk")  # cost more than a step of uniform
 
 
@@ -130,10 +133,9 @@ class TakeTurns(Callback):
         trainer.should_stop = batch_idx + 1 >= self.rounds * len(self.names)
 
 
-def costs(study: Study, rounds: int) -> dict[str, list[float]]:
+def costs(options: list[str], names: list[str], rounds: int) -> dict[str, list[float]]:
     """Seconds of a step with every sampler, in turns; exact ones measure in each of their steps."""
-    names = [name for name in METHODS if name != "precomputed_topk"]  # its law is a table: speed's
-    cfg = composed(*study.options, "budget.max_steps=100000", "budget.val_every=100000")
+    cfg = composed(*options, "budget.max_steps=100000", "budget.val_every=100000")
     data = build.build(cfg.data)
     data.setup("fit")
     build.fill_in_data_facts(cfg, data)
@@ -141,7 +143,7 @@ def costs(study: Study, rounds: int) -> dict[str, list[float]]:
     module = build.build_module(cfg, precision)
     samplers = {}
     for name in names:
-        node = composed(*study.options, *METHODS[name]).timesteps
+        node = composed(*options, *METHODS[name]).timesteps
         if "exact" in name:
             node.refresh_every = 1
         samplers[name] = build.build(node, schedule=module.schedule)
@@ -160,6 +162,21 @@ def alone(*words: str) -> None:
     done = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def overhead(out: Path) -> None:
+    """What samplers that cost no scoring add to a step, in the experiments as users run them."""
+    names = [name for name in MEASURED if "exact" not in name]
+    times = {
+        "`voxel_baseline`, 64^3, batch of 8": costs(["experiment=voxel_baseline"], names, 40),
+        "`digits_cfg`, 8x8, batch of 128": costs(["experiment=digits_cfg"], names, 120),
+    }
+    where = environment(torch.device("cpu"), "bfloat16")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps({"machine": where, "seconds": times}) + "\n")
+    from timesteps_report import write_overhead
+
+    write_overhead(times, where, out)
 
 
 def train(options: list[str], folder: Path) -> Path:
@@ -226,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("study", choices=[*STUDIES, "overhead"])
     parser.add_argument("--steps", type=int, help="of uniform")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=25, help="of the measurement of costs")
@@ -236,6 +253,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--judge", type=Path, help="only judge this run")
     args = parser.parse_args()
+    if args.study == "overhead":
+        overhead(args.out or HERE / "timesteps_overhead")
+        return
     study = STUDIES[args.study]
     if args.judge:
         judge(study, args.judge)
@@ -248,7 +268,7 @@ def main() -> None:
 
     cost_file = runs / "costs.json"
     if not cost_file.exists():
-        cost_file.write_text(json.dumps(costs(study, args.rounds)))
+        cost_file.write_text(json.dumps(costs(study.options, MEASURED, args.rounds)))
     step_times = json.loads(cost_file.read_text())
     step = {name: statistics.median(times) for name, times in step_times.items()}
     refresh_every = composed(*study.options, *METHODS["online_topk exact"]).timesteps.refresh_every

@@ -159,3 +159,28 @@ def draw(results: dict, path: Path) -> None:
     quality.set(title=f"{MEASURES[measure][0]}, % of 100 samples", xlim=(0, 105))
     figure.suptitle(f"{results['about']}: {results['steps']} steps, {results['seeds']} seeds")
     figure.savefig(path, dpi=80)
+
+
+def write_overhead(times: dict[str, dict[str, list[float]]], where: dict, out: Path) -> None:
+    lines = [
+        "# What choosing timesteps costs",
+        "",
+        f"Written by `python experiments/timesteps.py overhead` on {where['device_name']}, torch "
+        f"{where['packages']['torch']}: all samplers take turns in one training, a step each. The "
+        "ratio to uniform is taken within every round; median and its standard error (from "
+        "the quartiles).",
+        "",
+    ]
+    for title, found in times.items():
+        base = found["uniform"]
+        lines += [f"## {title}", "", "| method | median ms | against uniform |", "|---|---|---|"]
+        for name, values in found.items():
+            ratios = [v / b - 1 for v, b in zip(values, base, strict=True)]
+            low, _, high = statistics.quantiles(ratios, n=4)
+            error = 1.25 * (high - low) / 1.349 / len(ratios) ** 0.5
+            lines.append(
+                f"| `{name}` | {statistics.median(values) * 1e3:.1f} "
+                f"| {statistics.median(ratios):+.2%} ± {error:.2%} |"
+            )
+        lines.append("")
+    (out / "README.md").write_text("\n".join(lines))
