@@ -25,6 +25,11 @@ CASES = {
         (*DIGITS, "timesteps=online_topk_exact", "timesteps.bins=4", "timesteps.refresh_every=5"),
         2,
     ),
+    "online_topk calibrated": (
+        (*DIGITS, "timesteps=online_topk", "timesteps.score=calibrated", "timesteps.bins=4",
+         "timesteps.refresh_every=5"),
+        2,
+    ),
     "online_topk last_layer, weighted by min_snr": (
         (*DIGITS, "timesteps=online_topk", "timesteps.score=last_layer", "timesteps.bins=6",
          "timesteps.refresh_every=3", "objective.weighting=min_snr"),

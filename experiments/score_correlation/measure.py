@@ -14,6 +14,7 @@ README.md beside this file.
 import argparse
 import json
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -93,13 +94,20 @@ def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict
 
 def agreement(score: list[float], exact: list[float]) -> tuple[float, float]:
     """Spearman's rank correlation, and the share of the exact best half that the score finds."""
-    best = partial(sorted, range(BINS), reverse=True)
-    a, b = (set(best(key=s.__getitem__)[: BINS // 2]) for s in (score, exact))
-    return float(spearmanr(score, exact).statistic), len(a & b) / (BINS // 2)
+    half = len(exact) // 2
+    best = partial(sorted, range(len(exact)), reverse=True)
+    a, b = (set(best(key=s.__getitem__)[:half]) for s in (score, exact))
+    return float(spearmanr(score, exact).statistic), len(a & b) / half
 
 
 def jacobian(stop: dict[str, list[float]]) -> list[float]:
     return [e / p for e, p in zip(stop["exact"], stop["proxy"], strict=True)]
+
+
+def seen(stops: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
+    """Without the bins that no draw had met at the first stop."""
+    met = [value > 0 for value in stops[0]["proxy"]]
+    return [{name: list(compress(each, met)) for name, each in stop.items()} for stop in stops]
 
 
 def table(results: dict[str, list[dict[str, list[float]]]]) -> list[str]:
@@ -137,7 +145,7 @@ def draw(results: dict[str, list[dict[str, list[float]]]], path: Path) -> None:
         for axis, when, stop in zip(row, ("start", "middle", "end"), stops, strict=True):
             for score in ("exact", "last_layer", "proxy"):
                 values = torch.tensor(stop[score])
-                x = (torch.arange(BINS) + 0.5) / BINS
+                x = (torch.arange(len(values)) + 0.5) / len(values)
                 axis.plot(x, values / values.mean(), label=score)
             rank, _ = agreement(stop["proxy"], stop["exact"])
             axis.set(title=f"{name}, {when}: {rank:.2f}", yscale="log")
@@ -165,7 +173,7 @@ def main() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 words = [*options, f"objective={objective}"]
                 file.write_text(json.dumps(run(words, args.steps, args.batches, folder)))
-            results[f"{study} {objective}"] = json.loads(file.read_text())
+            results[f"{study} {objective}"] = seen(json.loads(file.read_text()))
     where = environment(torch.device("cpu"), "bfloat16")
     content = {"environment": where, "steps": args.steps, "results": results}
     (HERE / "results.json").write_text(json.dumps(content) + "\n")

@@ -264,6 +264,25 @@ def test_measured_scores_are_asked_for_when_due_and_decide(score):
     assert (sampler.law() > 0).nonzero().flatten().tolist() == list(range(40, 60))
 
 
+def test_a_calibrated_proxy_is_the_exact_score_at_a_refresh_and_follows_the_losses_after_it():
+    sampler = OnlineTopK(SCHEDULE, k=1, bins=4, score="calibrated", refresh_every=2, epsilon=0.0)
+    t = torch.arange(1, T + 1)
+    sampler.update(t, torch.full((T,), 4.0), torch.ones(T))
+    sampler.refresh(lambda t, of: torch.ones(len(t)), 0)
+    assert sampler.scores().tolist() == pytest.approx([2.0] * T)  # not due: the proxy, sqrt(4)
+    exact = torch.tensor([1.0, 6.0, 3.0, 2.0])
+    sampler.refresh(lambda t, of: exact, 1)
+    assert sampler.scores().view(4, 15)[:, 0].tolist() == pytest.approx(exact.tolist())
+    assert (sampler.law() > 0).nonzero().flatten().tolist() == list(range(15, 30))
+    for _ in range(30):  # losses of the second bin fall to 1/16: its score from 6 to 1.5
+        sampler.update(t[15:30], torch.full((15,), 0.25), torch.ones(15))
+    assert sampler.scores().view(4, 15)[:, 0].tolist() == pytest.approx([1.0, 1.5, 3.0, 2.0])
+    assert (sampler.law() > 0).nonzero().flatten().tolist() == list(range(30, 45))
+    copy = OnlineTopK(SCHEDULE, k=1, bins=4, score="calibrated", refresh_every=2, epsilon=0.0)
+    copy.load_state_dict(sampler.state_dict())
+    assert torch.equal(copy.law(), sampler.law())
+
+
 @pytest.mark.parametrize("schedule", [linear(), cosine(), linear(100), shifted(cosine(), 1 / 64)])
 def test_speed_is_the_papers_formula(schedule):
     T = schedule.T
@@ -376,7 +395,7 @@ def test_nothing_waits_for_the_device(name):
         (lambda: OnlineTopK(SCHEDULE, bins=0), "timesteps.bins: 0"),
         (lambda: OnlineTopK(SCHEDULE, decay=1.0), "timesteps.decay"),
         (lambda: OnlineTopK(SCHEDULE, refresh_every=0), "refresh_every"),
-        (lambda: OnlineTopK(SCHEDULE, score="guess"), "proxy, exact, last_layer"),
+        (lambda: OnlineTopK(SCHEDULE, score="guess"), "proxy, calibrated, exact, last_layer"),
         (lambda: LossSecondMoment(SCHEDULE, history=0), "timesteps.history"),
         (lambda: LossSecondMoment(SCHEDULE, epsilon=0.0), "epsilon"),
         (lambda: StratifiedImportance(SCHEDULE, epsilon=2.0), "epsilon"),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from ddiff.diffusion.timesteps.base import Gradient, GradientNorms, TimestepSamp
 from ddiff.diffusion.timesteps.bins import Averages, Bins
 from ddiff.errors import ConfigError, DdiffError
 
+Score = Literal["proxy", "calibrated", "exact", "last_layer"]
+
 
 class OnlineTopK(TimestepSampler):
     """p = (1 - epsilon) U{the K best} + epsilon U{1..T}, the best by a score per bin of timesteps;
@@ -21,17 +23,20 @@ class OnlineTopK(TimestepSampler):
     `score` proxy: a moving average of w sqrt(L), which for a mean square loss L of weight w is the
     gradient's norm at the net's output, up to a constant; it costs nothing. exact: the norm of the
     gradient of the current batch's loss with respect to all parameters, for the middle of every
-    bin, each `refresh_every` batches; last_layer: that of the last layer only. `bins=null`,
+    bin, each `refresh_every` batches; last_layer: that of the last layer only. calibrated: the
+    proxy, times the Jacobian's norm exact / proxy of every bin as of the last refresh. `bins=null`,
     `score=exact`, `refresh_every=1` and `decay=0` is the original per-batch method.
 
     `correct=true` weights the loss by 1 / (T p): unbiased. Else objective-changing.
     """
 
+    jacobian: Tensor | None
+
     def __init__(
         self,
         schedule: Schedule,
         k: int | float = 0.5,
-        score: Literal["proxy", "exact", "last_layer"] = "proxy",
+        score: Score = "proxy",
         bins: int | None = 50,
         epsilon: float = 0.1,
         correct: bool = False,
@@ -39,34 +44,48 @@ class OnlineTopK(TimestepSampler):
         refresh_every: int = 100,
     ) -> None:
         super().__init__(schedule)
-        if score not in ("proxy", "exact", "last_layer"):
-            raise ConfigError(f"timesteps.score: {score!r} is not one of proxy, exact, last_layer")
+        if score not in get_args(Score):
+            names = ", ".join(get_args(Score))
+            raise ConfigError(f"timesteps.score: {score!r} is not one of {names}")
         if refresh_every < 1:
             raise ConfigError(f"timesteps.refresh_every: {refresh_every} is less than 1")
         self.bins = Bins(self.T, bins)
         self.average = Averages(self.bins, decay)
         self.k = how_many(k, self.bins.number)
         self.epsilon, self.unbiased = exploring(epsilon, correct), correct
-        self.measured: Gradient | None = None if score == "proxy" else score
-        self.watches, self.refresh_every = score == "proxy", refresh_every
+        measured: dict[Score, Gradient | None] = {
+            "proxy": None, "calibrated": "exact", "exact": "exact", "last_layer": "last_layer"
+        }  # fmt: skip
+        self.measured: Gradient | None = measured[score]
+        self.watches, self.refresh_every = score in ("proxy", "calibrated"), refresh_every
+        ones = torch.ones(self.bins.number)
+        self.register_buffer("jacobian", ones if score == "calibrated" else None)
 
     def refresh(self, norms: GradientNorms, batch: int) -> None:
         # not on the first batch, unless on every one: an untrained net's gradients mislead
         if self.measured and (batch + 1) % self.refresh_every == 0:
             t = self.bins.middles()
-            self.average.add(t, norms(t, self.measured))
+            found, proxy = norms(t, self.measured), self.average.value
+            if self.jacobian is None:
+                self.average.add(t, found)
+            else:
+                self.jacobian = torch.where(proxy > 0, found / proxy, self.jacobian)
 
     def update(self, t: Tensor, losses: Tensor, weights: Tensor) -> None:
         self.average.add(t, weights * losses.sqrt())
 
     def law(self) -> Tensor:
-        chosen = best(self.average.value, self.k) * self.bins.size
+        chosen = best(self._score(), self.k) * self.bins.size
         everything = self.bins.size / self.T
         mass = (1 - self.epsilon) * chosen / chosen.sum() + self.epsilon * everything
         return self.bins.law(torch.where(self.average.complete(), mass, everything))
 
+    def _score(self) -> Tensor:
+        value = self.average.value
+        return value if self.jacobian is None else value * self.jacobian
+
     def scores(self) -> Tensor:
-        return self.average.value[self.bins.of]
+        return self._score()[self.bins.of]
 
     def exploration(self) -> Tensor:
         return torch.where(self.average.complete(), self.epsilon, 1.0)
