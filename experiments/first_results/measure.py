@@ -1,12 +1,14 @@
 """Trains the CPU recipes from nothing, samples, and judges the samples.
 
     python experiments/first_results/measure.py [study ...]     # about half an hour for all
+    python experiments/first_results/measure.py voxel_adaptive --run RUN    # that of `make demo`
 
 Writes results.json, a PNG a study and README.md beside this file. The judges are the tests' own:
 intersection over union with the best-fitting sphere (valid: at least 0.9), and a small classifier
 trained on the real digits.
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -49,6 +51,7 @@ def judge_digits(samples: np.ndarray) -> dict[str, float]:
 
 
 STUDIES: dict[str, tuple[list[str], Callable[[np.ndarray], dict[str, float]]]] = {
+    "voxel_adaptive": (["experiment=voxel_adaptive"], judge_spheres),
     "voxel_baseline": (["experiment=voxel_baseline"], judge_spheres),
     "voxel_random_centre": (
         ["experiment=voxel_baseline", "data.centre=random", "budget.max_steps=1600"],
@@ -58,26 +61,28 @@ STUDIES: dict[str, tuple[list[str], Callable[[np.ndarray], dict[str, float]]]] =
 }
 
 
-def run(verb: str, *options: str) -> float:
+def call(verb: str, *options: str) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", f"ddiff.{verb}", *options], check=True)
     return time.perf_counter() - started
 
 
-def study(name: str) -> dict[str, object]:
+def study(name: str, run: Path | None) -> dict[str, object]:
     options, judge = STUDIES[name]
     with tempfile.TemporaryDirectory() as folder:
-        seconds = run("train", *options, f"run_dir={folder}/run")
+        if run is None:
+            run = Path(folder, "run")
+            call("train", *options, f"run_dir={run}")
         out = f"{folder}/samples"
-        sampling = run("sample", f"from={folder}/run", "num_samples=100", f"out={out}", "mesh=none")
+        sampling = call("sample", f"from={run}", "num_samples=100", f"out={out}", "mesh=none")
         samples = np.load(f"{out}.npy")
         shutil.copy(f"{out}.png", HERE / f"{name}.png")
-        metrics = json.loads(Path(folder, "run/metrics.json").read_text())
-        where = json.loads(Path(folder, "run/environment.json").read_text())
+        metrics = json.loads((run / "metrics.json").read_text())
+        where = json.loads((run / "environment.json").read_text())
     return {
         "command": "python -m ddiff.train " + " ".join(options),
         "steps": metrics["step"],
-        "seconds from start to samples": round(seconds, 1),
+        "seconds from start to samples": metrics["seconds"],
         "training samples per second": metrics["samples_per_second"],
         "seconds for 100 samples": round(sampling, 1),
         "val/loss": metrics["val/loss"],
@@ -87,10 +92,16 @@ def study(name: str) -> dict[str, object]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("studies", nargs="*", default=list(STUDIES), choices=STUDIES)
+    parser.add_argument("--run", type=Path, help="a finished run of the one study named")
+    args = parser.parse_args()
     path = HERE / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name in sys.argv[1:] or STUDIES:
-        results[name] = study(name)
+    for name in args.studies:
+        results[name] = study(name, args.run)
         path.write_text(json.dumps(results, indent=2) + "\n")
     lines = [
         "# First results",
