@@ -95,12 +95,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("studies", nargs="*", default=list(STUDIES), choices=STUDIES)
+    parser.add_argument("studies", nargs="*", choices=STUDIES)
     parser.add_argument("--run", type=Path, help="a finished run of the one study named")
     args = parser.parse_args()
     path = HERE / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name in args.studies:
+    for name in args.studies or STUDIES:
         results[name] = study(name, args.run)
         path.write_text(json.dumps(results, indent=2) + "\n")
     lines = [
