@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("studies", nargs="*", choices=STUDIES)
+    parser.add_argument("studies", nargs="*", help=", ".join(STUDIES))
     parser.add_argument("--run", type=Path, help="a finished run of the one study named")
     args = parser.parse_args()
     path = HERE / "results.json"
