@@ -302,8 +302,8 @@ def main() -> None:
                 options.append(f"timesteps.path={scores}")
             folder = runs / f"{name.replace(' ', '_')}_{seed}"
             jobs[name, seed, "steps"] = ([*options, f"budget.max_steps={steps}"], folder)
-            if name in PAY:
-                fewer = max(1, steps - spent[name])
+            fewer = steps - spent.get(name, 0)
+            if name in PAY and fewer > steps // 10:
                 paid = folder.with_name(f"{folder.name}_paid")
                 jobs[name, seed, "time"] = ([*options, f"budget.max_steps={fewer}"], paid)
 

@@ -36,7 +36,11 @@ def write(study: str, results: dict, out: Path) -> None:
         *table(results, "steps"),
     ]
     if any(row["equal"] == "time" for row in results["rows"]):
-        spent = ", ".join(f"{n}: {s} steps" for n, s in results["spent"].items())
+        spent = ", ".join(
+            f"`{name}` {steps} steps"
+            + ("" if steps < 0.9 * results["steps"] else ", which leaves nothing to train")
+            for name, steps in results["spent"].items()
+        )
         lines += ["", "## At equal wall-clock", ""]
         lines += ["Those that cost nothing are above. What the others spent on scores, in steps of "
                   f"uniform, is taken from their training: {spent}.", ""]  # fmt: skip
@@ -141,8 +145,11 @@ def draw(results: dict, path: Path) -> None:
                   ls="-" if name in UNBIASED else "--")  # fmt: skip
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
+    bars.set_xlim(-8, 16)
     bars.axvline(0, color="black", lw=0.8)
-    bars.set(title="validation loss against uniform, % (a dot a seed; x: equal wall-clock)")
+    bars.set(
+        title="validation loss against uniform, % (a dot a seed; x equal wall-clock, cut at 16)"
+    )
     bins.axhline(0, color="black", lw=0.8)
     bins.set(title="by tenth of t / T, % (dashed: changes the objective)", xlabel="tenth of t / T")
     bins.set_yscale("symlog", linthresh=5)
