@@ -168,8 +168,8 @@ def overhead(out: Path) -> None:
     """What samplers that cost no scoring add to a step, in the experiments as users run them."""
     names = [name for name in MEASURED if "exact" not in name]
     times = {
-        "`voxel_baseline`, 64^3, batch of 8": costs(["experiment=voxel_baseline"], names, 40),
-        "`digits_cfg`, 8x8, batch of 128": costs(["experiment=digits_cfg"], names, 120),
+        "`voxel_baseline`, 64^3, batch of 8": costs(["experiment=voxel_baseline"], names, 20),
+        "`digits_cfg`, 8x8, batch of 128": costs(["experiment=digits_cfg"], names, 60),
     }
     where = environment(torch.device("cpu"), "bfloat16")
     out.mkdir(parents=True, exist_ok=True)
