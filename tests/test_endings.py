@@ -66,7 +66,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     before = checkpoint(tmp_path / "run")
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
         "sys.argv = ['train', 'ckpt_path=run', 'budget.max_steps=8'];"
         "from ddiff.train import main; main()"
     )

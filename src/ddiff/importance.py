@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     subject = Subject.of(cfg, trained)
     scores = measure(subject, cfg)
     write(scores, subject, cfg)
-    report(scores, cfg, training_options(cfg, given))
+    report(scores, subject, cfg, training_options(cfg, given))
 
 
 def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":

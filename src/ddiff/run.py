@@ -188,10 +188,12 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report) -> None:
     console.print(f"of t / T    {_row(TENTHS)}")
     for name, values in (
         ("p", report.p),
+        ("score", report.score),
         ("train loss", report.train_loss),
         ("val loss", report.val_loss),
     ):
-        console.print(f"{name:<12}{_row('-' if v is None else f'{v:.2g}' for v in values)}")
+        if values is not None:
+            console.print(f"{name:<12}{_row('-' if v is None else f'{v:.2g}' for v in values)}")
     pictures = sorted((path / "samples").glob("*.png"))
     console.print(f"samples     {pictures[-1] if pictures else 'none'}")
     console.print(f"more        python -m ddiff.sample from={path} num_samples=64")

@@ -20,6 +20,7 @@ from ddiff.config import origin
 from ddiff.console import console, progress
 from ddiff.data import Data
 from ddiff.devices import device_for
+from ddiff.diffusion.timesteps import PrecomputedTopK, effective_sample_size
 from ddiff.diffusion.timesteps.bins import Bins
 from ddiff.diffusion.timesteps.topk import best, how_many
 from ddiff.errors import ConfigError, DdiffError
@@ -204,18 +205,26 @@ def write(scores: Scores, subject: Subject, cfg: DictConfig) -> None:
     save_png(grid, path.with_suffix(".png"))
 
 
-def report(scores: Scores, cfg: DictConfig, options: list[str]) -> None:
+def report(scores: Scores, subject: Subject, cfg: DictConfig, options: list[str]) -> None:
     """A table by tenths of t, and what to do next. `options`: of the training they are for."""
     path, T = score_file(cfg), len(scores.bins.of)
-    table = Table("t", KINDS[cfg.score], "chosen")
-    tenths = (
-        x.tensor_split(10)
-        for x in (torch.arange(T) + 1, scores.mean[scores.bins.of], scores.marked(cfg.k))
+    sampler, corrected = (
+        PrecomputedTopK(subject.module.schedule, str(path), cfg.k, correct=correct)
+        for correct in (False, True)
     )
-    for t, values, share in zip(*tenths, strict=True):
+    table = Table("t", KINDS[cfg.score], "chosen", "p(t), 1 = uniform")
+    columns = (torch.arange(T) + 1, scores.mean[scores.bins.of], scores.marked(cfg.k))
+    tenths = (x.tensor_split(10) for x in (*columns, T * sampler.law()))
+    for t, values, share, p in zip(*tenths, strict=True):
         if len(t):
-            table.add_row(f"{t[0]}..{t[-1]}", f"{values.mean():.4g}", f"{share.mean():.0%}")
+            cells = f"{values.mean():.4g}", f"{share.mean():.0%}", f"{p.mean():.2f}"
+            table.add_row(f"{t[0]}..{t[-1]}", *cells)
     console.print(table)
+    console.print(
+        f"sampling    effective sample size {effective_sample_size(sampler):.2f}, "
+        f"{effective_sample_size(corrected):.2f} with timesteps.correct=true; "
+        f"exploration {sampler.exploration():.2f}"
+    )
     use = ["timesteps=precomputed_topk", f"timesteps.path={path}", f"timesteps.k={cfg.k}"]
     batches, reached = len(scores.each), scores.relative_error
     if reached > cfg.relative_error:
