@@ -213,8 +213,8 @@ READING = [
     "gradients apart; a candidate of more than half of that is scored alone, as `looped` does.",
     "Convolutions cost the same either way, so on a CPU batching wins only what small operations",
     "lose to being small. `vmap of grad` makes grouped convolutions of weight gradients.",
-    "Nothing here is cheap: an exact score costs about a training step, the last layer's about a",
-    "third of that. Refresh scores rarely, or use the proxy.",
+    "Nothing here is cheap: an exact score costs about a training step, the last layer's a",
+    "fifth to a half of that. Refresh scores rarely, or use the proxy.",
     "",
 ]
 

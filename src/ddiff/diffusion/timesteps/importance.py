@@ -51,11 +51,7 @@ class LossSecondMoment(TimestepSampler):
         return (self.seen >= self.history).all()
 
     def law(self) -> Tensor:
-        everything = self.bins.size / self.T
-        share = self._moments() * self.bins.size
-        mass = (1 - self.epsilon) * share / share.sum().clamp(min=1e-30)
-        warm = self.complete() & (share.sum() > 0)
-        return self.bins.law(torch.where(warm, mass + self.epsilon * everything, everything))
+        return mixture(self.bins, self._moments(), self.epsilon, self.complete())
 
     def _moments(self) -> Tensor:
         return self.losses[:, :-1].square().mean(1).sqrt()
@@ -100,17 +96,22 @@ class StratifiedImportance(TimestepSampler):
         self.average.add(t, weights.square() * losses)
 
     def law(self) -> Tensor:
-        everything = self.bins.size / self.T
-        share = self.average.value.sqrt() * self.bins.size
-        mass = (1 - self.epsilon) * share / share.sum().clamp(min=1e-30)
-        warm = self.average.complete() & (share.sum() > 0)
-        return self.bins.law(torch.where(warm, mass + self.epsilon * everything, everything))
+        score = self.average.value.sqrt()
+        return mixture(self.bins, score, self.epsilon, self.average.complete())
 
     def scores(self) -> Tensor:
         return self.average.value.sqrt()[self.bins.of]
 
     def exploration(self) -> Tensor:
         return torch.where(self.average.complete(), self.epsilon, 1.0)
+
+
+def mixture(bins: Bins, score: Tensor, epsilon: float, complete: Tensor) -> Tensor:
+    """p(t) ~ score of its bin, mixed with `epsilon` of uniform; uniform until complete. [T]"""
+    everything = bins.size / len(bins.of)
+    share = score * bins.size
+    mass = (1 - epsilon) * share / share.sum().clamp(min=1e-30) + epsilon * everything
+    return bins.law(torch.where(complete & (share.sum() > 0), mass, everything))
 
 
 def mixed(epsilon: float) -> float:
