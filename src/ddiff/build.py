@@ -17,7 +17,7 @@ from ddiff.config import locate, origin
 from ddiff.devices import device_for
 from ddiff.diffusion import Plan, Schedule
 from ddiff.errors import ConfigError
-from ddiff.modules import DDPM
+from ddiff.modules import Learner
 from ddiff.modules.plugins import AtomicCheckpointIO, GradientScaling
 from ddiff.precision import Precision
 from ddiff.random import key
@@ -60,27 +60,34 @@ def build_precision(cfg: DictConfig, device: torch.device) -> Precision:
     return precision
 
 
-def build_module(cfg: DictConfig, precision: Precision) -> DDPM:
+def build_module(cfg: DictConfig, precision: Precision) -> Learner:
     """The LightningModule, its weights drawn from the seed."""
     torch.manual_seed(key(cfg.seed, "weights"))
-    schedule = build(cfg.schedule)
-    timesteps = build(cfg.timesteps, schedule=schedule)
-    timesteps.check(origin(cfg))
-    module = build(
-        cfg.module,
-        net=build_net(cfg),
-        schedule=schedule,
-        objective=build(cfg.objective),
-        timesteps=timesteps,
-        optimizer=build(cfg.optimizer),
-        lr_schedule=build(cfg.lr_schedule),
-        precision=precision,
-        seed=cfg.seed,
-    )
+    supplied: dict[str, Any] = {
+        "net": build_net(cfg),
+        "optimizer": build(cfg.optimizer),
+        "lr_schedule": build(cfg.lr_schedule),
+        "precision": precision,
+        "seed": cfg.seed,
+    }
+    if is_generative(cfg):
+        schedule = build(cfg.schedule)
+        timesteps = build(cfg.timesteps, schedule=schedule)
+        timesteps.check(origin(cfg))
+        supplied |= {
+            "schedule": schedule,
+            "objective": build(cfg.objective),
+            "timesteps": timesteps,
+        }
+    module = build(cfg.module, **supplied)
     backend = build(cfg.backend)
     backend.prepare(module.net)
     backend.prepare(module.ema)
     return module
+
+
+def is_generative(cfg: DictConfig) -> bool:
+    return locate(cfg.module["_target_"], ("ddiff.modules",)).generative
 
 
 def build_plan(cfg: DictConfig, schedule: Schedule) -> Plan:

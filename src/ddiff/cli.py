@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -99,6 +100,9 @@ def _explain_hydra(text: str, config_name: str) -> str:
         if not choices:
             return f"there is no config {found[1]!r}"
         return f"{group}: there is no {name!r}{nearest(name, choices)}"
+    if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):
+        choices = [f.name[:-5] for f in (files("ddiff.conf") / found[1]).iterdir()]
+        return f"{found[1]}: there is no {found[2]!r}{nearest(found[2], sorted(choices))}"
     if found := re.search(r"Could not override '([^']+)'", text):
         option = found[1].split("@")[0]
         known = [*_options(config_name), *_groups()]
@@ -139,7 +143,7 @@ def help_text(config_name: str, doc: str) -> str:
     body = text.split("# options", 1)[-1].strip("\n")
     lines = [" ".join(doc.split()), "", f"Options (python -m ddiff.{config_name} key=value ...):"]
     lines += ["  " + line for line in body.splitlines()]
-    for group, default in re.findall(r"^  - (\w+): (\w+)", text, re.M):
+    for group, default in re.findall(r"^  - (\w+): (\w+|\[.*\])", text, re.M):
         lines += ["", f"{group}= (default {default})", *_choices(conf / group)]
         if default == "from_run":
             lines.append(f"  {default:<20} the run's own")
@@ -158,7 +162,13 @@ def _choices(group: Traversable) -> Iterator[str]:
             about = next(line for line in lines if line.startswith("# conf/")).partition(" : ")[2]
             yield f"  {file.name[:-5]:<20} {about}"
             if not lines[0].startswith("# @package"):  # a recipe is many options of other groups
-                yield from (f"      {line}" for line in lines[1:] if _is_option(line))
+                lines = textwrap.dedent("\n".join(_below(lines[1:]))).splitlines()
+                yield from (f"      {line}" for line in lines if _is_option(line))
+
+
+def _below(lines: list[str]) -> list[str]:
+    """What stands under the first key where that is all there is, as in a group of many."""
+    return lines[1:] if all(line.startswith(" ") for line in lines[1:]) else lines
 
 
 def _is_option(line: str) -> bool:

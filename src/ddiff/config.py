@@ -28,6 +28,8 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "guidance": ("ddiff.diffusion.guidance", frozenset(), False),
     "precision": ("ddiff.precision", frozenset(), False),
     "backend": ("ddiff.backends", frozenset(), False),
+    "extractor": ("ddiff.metrics", frozenset({"shape", "data", "device"}), True),
+    "metrics": ("ddiff.metrics", frozenset(), True),
     "optimizer": ("torch.optim", frozenset({"params"}), False),
     "lr_schedule": ("ddiff.lr_schedules", frozenset({"optimizer"}), False),
     "data": ("ddiff.data", frozenset(), True),
@@ -53,9 +55,11 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
         True,
     ),
 }
+MANY = ("metrics",)  # groups of which several are chosen at once: names -> nodes
 COUNTS = (  # options outside the groups that must be 1 or more
     *(f"budget.{name}" for name in ("max_steps", "batch_size", "val_every", "sample_every")),
     *("budget.log_every", "budget.save_every", "sampling.num_samples", "sampling.batch_size"),
+    *("evaluation.every", "evaluation.num_samples", "evaluation.batch_size"),
     *("num_samples", "batch_size", "min_batches", "max_batches", "bins"),
 )
 PLAIN: dict[str, Any] = {  # and the others, with their types
@@ -63,6 +67,9 @@ PLAIN: dict[str, Any] = {  # and the others, with their types
     **dict.fromkeys(("sampling.clamp", "clamp"), float | None),
     **dict.fromkeys(("run_dir", "ckpt_path", "out", "mesh", "from"), str | None),
     **dict.fromkeys(("name", "runs", "weights", "accelerator"), str),
+    **dict.fromkeys(("samples", "reference", "cache"), str | None),
+    "evaluation.every": int | None,
+    "value_range": Literal["auto", "signed", "unit", "bytes"],
     "seed": int,
     "bins": int | None,
     "k": int | float,
@@ -97,9 +104,13 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
 
     Resolved, the data's facts filled in. How data are split and loaded does not matter.
     """
-    found = flat({group: cfg[group] for group in ("schedule", "objective", "net", "data")})
-    free = ("data.batch_size", "data.num_workers", "data.num_val", "data.seed")
-    return {name: value for name, value in found.items() if name not in free}
+    return identity(flat({g: cfg[g] for g in ("schedule", "objective", "net", "data")}))
+
+
+def identity(options: dict[str, Any]) -> dict[str, Any]:
+    """Flat options without those that say how data are split and loaded, not what they are."""
+    free = ("batch_size", "num_workers", "num_val", "seed", "download")
+    return {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
 
 
 def validate(cfg: DictConfig) -> None:
@@ -113,7 +124,8 @@ def validate(cfg: DictConfig) -> None:
             mistake
             for group, (package, supplied, needs_lightning) in GROUPS.items()
             if needs_lightning == heavy and group in cfg and cfg[group] is not None
-            for mistake in _check_node(cfg[group], group, (package,), supplied)
+            for where, node in _nodes(group, cfg[group])
+            for mistake in _check_node(node, where, (package,), supplied)
         ]
         if mistakes:
             raise ConfigError("; ".join(mistakes))
@@ -135,6 +147,15 @@ def locate(target: Any, packages: tuple[str, ...]) -> Any:
     if not callable(found) or (ours and not found.__module__.startswith(module_name)):
         raise ValueError(f"{target!r} does not exist{nearest(name, list(public))}")
     return found
+
+
+def _nodes(group: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if group not in MANY or not isinstance(node, Mapping):
+        yield group, node
+        return
+    for name, one in node.items():
+        if name != "auto":
+            yield f"{group}.{name}", one
 
 
 def _check_plain(cfg: DictConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +33,8 @@ def write_json(path: Path, value: Any) -> None:
     with replacing(path, "w") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
+
+
+def natural(name: str) -> list[int | str]:
+    """A key to sort by: step_9 comes before step_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

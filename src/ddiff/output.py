@@ -1,8 +1,10 @@
 """Samples onto the disk: numbers streamed batch by batch, pictures and meshes of the first ones."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -12,23 +14,56 @@ from ddiff.console import console, progress
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import write_json
 from ddiff.sampling import Generation, labels_for, row_length
+from ddiff.trained import Trained
 
 PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
 
 
-def write_samples(generation: Generation, cfg: DictConfig, run_dir: Path) -> None:
+def write_samples(trained: Trained, cfg: DictConfig) -> None:
     """<out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
     <out>_0000.ply ...; says where they are."""
     if cfg.mesh not in ("ply", "obj", "none", None):
         raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
-    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
-    out = Path(cfg.out) if cfg.out else run_dir / "samples" / _name(generation, cfg)
+    generation = trained.generation(cfg)
+    out = Path(cfg.out) if cfg.out else default_out(trained, generation, cfg)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
-    shape = (cfg.num_samples, *generation.shape)
-    first = _stream(generation, cfg, y, out.with_name(out.name + ".npy"), shape)
-    made = {"options": OmegaConf.to_container(cfg), "y": None if y is None else y.tolist()}
-    write_json(out.with_name(out.name + ".json"), made)
-    _pictures(first, out, cfg.mesh, row_length(y))
+    npy = out.with_name(out.name + ".npy")
+    draw(trained, generation, cfg, npy)
+    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    first = np.load(npy, mmap_mode="r")
+    _pictures(first[: PICTURED[first.ndim]], out, cfg.mesh, row_length(y))
+
+
+def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -> dict[str, Any]:
+    """Streams samples to `npy`, and writes beside it the .json that tells how they were made, and
+    returns that."""
+    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    started = time.perf_counter()
+    _stream(generation, cfg, y, npy, (cfg.num_samples, *generation.shape))
+    seconds = (time.perf_counter() - started) / cfg.num_samples
+    made = {
+        **origin_of(trained, cfg),
+        "y": None if y is None else y.tolist(),
+        "evaluations": len(generation.plan) * (2 if generation.guidance.scale else 1),
+        "seconds_per_sample": seconds,
+    }
+    write_json(npy.with_suffix(".json"), made)
+    console.print(f"samples     {npy}  {[cfg.num_samples, *generation.shape]}")
+    return made
+
+
+def origin_of(trained: Trained, cfg: DictConfig) -> dict[str, Any]:
+    """What decides the samples: the options, the net, and where its training stood."""
+    return {
+        "options": OmegaConf.to_container(cfg),
+        "net": trained.digest,
+        "step": trained.step,
+        "spent": trained.spent,
+    }
+
+
+def default_out(trained: Trained, generation: Generation, cfg: DictConfig) -> Path:
+    return trained.run_dir / "samples" / _name(generation, cfg)
 
 
 def _name(generation: Generation, cfg: DictConfig) -> str:
@@ -56,8 +91,8 @@ def sampled(
 
 def _stream(
     generation: Generation, cfg: DictConfig, y: Tensor | None, path: Path, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Writes all samples, holding one batch in memory; returns the ones to picture."""
+) -> None:
+    """Writes all samples, holding one batch in memory."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,15 +103,12 @@ def _stream(
             array[row : row + len(batch)] = batch.cpu().numpy()
             row += len(batch)
         array.flush()
-        first = np.array(array[: PICTURED[len(shape)]])
         del array
         os.replace(part, path)
     except OSError as error:
         raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
-    console.print(f"samples     {path}  {list(shape)}")
-    return first
 
 
 def _reserve(path: Path) -> None:

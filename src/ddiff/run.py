@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from ddiff import build
-from ddiff.callbacks import Checkpoints, Progress, Samples, StopOnNaN, Timesteps
+from ddiff.callbacks import Checkpoints, Evaluations, Progress, Samples, StopOnNaN, Timesteps
+from ddiff.callbacks.evaluations import Found
 from ddiff.callbacks.timesteps import Report
 from ddiff.config import flat
 from ddiff.console import console
@@ -50,8 +51,10 @@ class Run:
         build.fill_in_data_facts(cfg, self.data)
         self.precision = build.build_precision(cfg, self.device)
         self.module = build.build_module(cfg, self.precision)
-        self.plan = build.build_plan(cfg, self.module.schedule)
-        self.y = labels_for(cfg.sampling.y, cfg.sampling.num_samples, cfg.net.num_classes)
+        if isinstance(self.module, DDPM):
+            self.plan = build.build_plan(cfg, self.module.schedule)
+            self.y = labels_for(cfg.sampling.y, cfg.sampling.num_samples, cfg.net.num_classes)
+            self.examine = self._examination() if cfg.evaluation.every else None
         self.path = _directory(cfg, point)
         os.environ[RANK_ZERO_DIR] = str(self.path)
         if _rank() == 0:
@@ -85,24 +88,27 @@ class Run:
         }
         self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every)
         self.timesteps = Timesteps(self.path / "timesteps.png")
-        callbacks = [  # what has a state comes before the last, which saves it
-            self.progress,
-            nan,
-            self.timesteps,
-            Samples(
-                self.path / "samples", cfg.budget.sample_every, self.generate, row_length(self.y)
-            ),
-            Checkpoints(self.path, config, cfg.budget.save_every, nan),
-        ]
+        callbacks = [self.progress, nan]
+        if isinstance(self.module, DDPM):
+            columns = row_length(self.y)
+            every = cfg.budget.sample_every
+            callbacks += [
+                self.timesteps,
+                Samples(self.path / "samples", every, self.generate, columns),
+            ]
+            if self.examine:
+                folder, every = self.path / "evaluations", cfg.evaluation.every
+                callbacks.append(Evaluations(folder, every, self.examine, self.progress))
+        # last, since it saves the states of the others
+        callbacks.append(Checkpoints(self.path, config, cfg.budget.save_every, nan))
         self.logger = Board(self.path, self.point.step if self.point else None)
         self.trainer = build.build_trainer(cfg, self.path, self.logger, callbacks, self.precision)
         ckpt_path = str(self.point.path) if self.point else None
         self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
 
-    def generate(self, module: DDPM) -> np.ndarray:
-        """The run's samples from the averaged net, [N, C, *S]."""
-        options = self.cfg.sampling
-        generation = Generation(
+    def generation(self, module: DDPM) -> Generation:
+        """How the averaged net makes the run's samples."""
+        return Generation(
             net=module.ema,
             shape=tuple(self.cfg.net.shape),
             num_classes=self.cfg.net.num_classes,
@@ -111,17 +117,26 @@ class Run:
             guidance=build.build(self.cfg.guidance),
             precision=self.precision,
             seed=self.cfg.seed,
-            clamp=options.clamp,
+            clamp=self.cfg.sampling.clamp,
         )
-        batches = sampled(generation, options.num_samples, options.batch_size, self.y)
+
+    def generate(self, module: DDPM) -> np.ndarray:
+        """The run's samples to look at, [N, C, *S]."""
+        options = self.cfg.sampling
+        batches = sampled(self.generation(module), options.num_samples, options.batch_size, self.y)
         return np.concatenate([batch.cpu().numpy() for batch in batches])
+
+    def _examination(self) -> Callable[[DDPM], Found]:
+        from ddiff.examination import Examination  # scipy and scikit-image take their time
+
+        examination = Examination(self.cfg, self.data)
+        return lambda module: examination(self.generation(module))
 
     def finish(self) -> None:
         """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
         if not self.trainer.is_global_zero:
             return
         report = self.timesteps.report
-        assert report is not None
         measured = {
             name: float(value)
             for name, value in self.trainer.callback_metrics.items()
@@ -133,7 +148,7 @@ class Run:
             "samples_per_second": round(self.progress.samples_per_second, 3),
             "seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_mb": round(peak_memory_mb(self.device)),
-            "timesteps": report.summary(),
+            **({"timesteps": report.summary()} if report else {}),
             "protocol": "val/* and val_loss: averaged weights, uniform timesteps, the same noise "
             "every time; train_loss: unweighted, between the last two reports; tenths: of t / T; "
             "speed and seconds: this process",
@@ -176,7 +191,7 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
-def _closing_table(path: Path, metrics: dict[str, Any], report: Report) -> None:
+def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -> None:
     from rich.table import Table
 
     table = Table(title=str(path), title_justify="left", show_header=False)
@@ -184,6 +199,15 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report) -> None:
         if name not in ("protocol", "timesteps"):
             table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
     console.print(table)
+    if report:
+        _timesteps_table(report)
+    if pictures := sorted((path / "samples").glob("*.png")):
+        console.print(f"samples     {pictures[-1]}")
+        console.print(f"more        python -m ddiff.sample from={path} num_samples=64")
+    console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
+
+
+def _timesteps_table(report: Report) -> None:
     console.print(f"timesteps   {report.title()}")
     console.print(f"of t / T    {_row(TENTHS)}")
     for name, values in (
@@ -194,10 +218,6 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report) -> None:
     ):
         if values is not None:
             console.print(f"{name:<12}{_row('-' if v is None else f'{v:.2g}' for v in values)}")
-    pictures = sorted((path / "samples").glob("*.png"))
-    console.print(f"samples     {pictures[-1] if pictures else 'none'}")
-    console.print(f"more        python -m ddiff.sample from={path} num_samples=64")
-    console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
 
 
 def _row(cells: Iterable[str]) -> str:

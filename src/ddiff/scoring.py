@@ -60,6 +60,8 @@ class Subject:
         data.setup("fit")
         fill_in_data_facts(cfg, data)
         module = build_module(cfg, build_precision(cfg, device)).to(device)
+        if not isinstance(module, DDPM):
+            raise ConfigError("module: a classifier has no timesteps to score")
         weights = "fresh"
         if trained:
             module.net.load_state_dict(trained.net.state_dict())

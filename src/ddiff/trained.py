@@ -1,5 +1,6 @@
 """A trained net, out of a run or a checkpoint, ready to sample from."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from ddiff.build import build, build_net, build_precision
+from ddiff.build import build, build_net, build_precision, is_generative
 from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 from ddiff.config import resolved, validate
 from ddiff.devices import device_for
@@ -26,29 +27,24 @@ class Trained:
     cfg: DictConfig  # the run's
     run_dir: Path
     step: int
+    digest: str  # of the net's numbers
+    spent: dict[str, Any]  # seconds and images of the training
 
     @classmethod
     def load(cls, source: str, weights: str = "ema", accelerator: str = "auto") -> "Trained":
-        """Reads tensors and plain values only; the config in the file is validated like any."""
-        if weights not in ("ema", "net"):
-            raise ConfigError(f"weights: {weights!r} is not one of ema (averaged), net (raw)")
         path = find_checkpoint(source)
-        checkpoint = load_checkpoint(path)
-        cfg = resolved(config_of(checkpoint))
-        validate(cfg)
-        net = build_net(cfg)
-        prefix = f"{weights}."
-        state = checkpoint["state_dict"]
-        own = {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
-        try:
-            net.load_state_dict(own)
-        except RuntimeError as error:
-            raise DdiffError(f"{path} does not fit its own config: {_first(error)}") from error
-        device = device_for(accelerator)
-        net = net.to(device).requires_grad_(False).eval()
-        run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        net, cfg, checkpoint = load_net(path, weights)
+        if not is_generative(cfg):
+            raise DdiffError(f"{source} is a classifier; it makes no samples")
         return cls(
-            net, build(cfg.schedule), build(cfg.objective), cfg, run_dir, checkpoint["global_step"]
+            net=net.to(device_for(accelerator)),
+            schedule=build(cfg.schedule),
+            objective=build(cfg.objective),
+            cfg=cfg,
+            run_dir=run_of(path),
+            step=checkpoint["global_step"],
+            digest=digest(net),
+            spent=checkpoint.get("spent", {}),
         )
 
     def generation(self, cfg: DictConfig) -> Generation:
@@ -67,6 +63,42 @@ class Trained:
             seed=cfg.seed,
             clamp=cfg.clamp,
         )
+
+
+def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, dict[str, Any]]:
+    """The net of a checkpoint, on the CPU and frozen, the run's config, and the checkpoint.
+
+    Reads tensors and plain values only; the config in the file is validated like any.
+    """
+    if weights not in ("ema", "net"):
+        raise ConfigError(f"weights: {weights!r} is not one of ema (averaged), net (raw)")
+    checkpoint = load_checkpoint(path)
+    cfg = resolved(config_of(checkpoint))
+    validate(cfg)
+    net = build_net(cfg)
+    prefix = f"{weights}."
+    state = checkpoint["state_dict"]
+    own = {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        raise DdiffError(f"{path} does not fit its own config: {_first(error)}") from error
+    return net.requires_grad_(False).eval(), cfg, checkpoint
+
+
+def digest(net: nn.Module) -> str:
+    """The first digits of a hash of all its numbers."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.float().contiguous().cpu().numpy())
+    return found.hexdigest()[:8]
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint lies in."""
+    inside = checkpoint.parent.name == "checkpoints"
+    return checkpoint.parent.parent if inside else checkpoint.parent
 
 
 def _first(error: Exception) -> str:

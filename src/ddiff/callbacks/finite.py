@@ -14,12 +14,13 @@ class StopOnNaN(Callback):
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
-        self.waiting: list[tuple[int, Tensor, Tensor]] = []  # step, losses [B], t [B]
+        # step, losses [B], t [B] where there are timesteps
+        self.waiting: list[tuple[int, Tensor, Tensor | None]] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.waiting.append((trainer.global_step, outputs["losses"], outputs["t"]))
+        self.waiting.append((trainer.global_step, outputs["losses"], outputs.get("t")))
         on_cpu = outputs["losses"].device.type == "cpu"
         if on_cpu or len(self.waiting) >= self.every:
             self.check()
@@ -32,8 +33,10 @@ class StopOnNaN(Callback):
         for step, losses, t in waiting:
             bad = ~torch.isfinite(losses)
             if bool(bad.any()):
-                times = ", ".join(str(v) for v in t[bad].tolist()[:4])
+                where = f"step {step}"
+                if t is not None:
+                    where += f", timestep {', '.join(map(str, t[bad].tolist()[:4]))}"
                 raise DdiffError(
-                    f"the loss is not a number at step {step}, timestep {times}; the checkpoint "
+                    f"the loss is not a number at {where}; the checkpoint "
                     "before it is intact. Try a lower optimizer.lr or precision=fp32"
                 )

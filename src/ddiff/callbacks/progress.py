@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ddiff.console import Meter, progress
-from ddiff.modules import DDPM
+from ddiff.modules import Learner
 
 
 class Progress(Callback):
@@ -18,6 +18,7 @@ class Progress(Callback):
         self.every = every  # steps between reports
         self.batch_size = batch_size  # of a micro-batch and rank
         self.busy, self.batches = 0.0, 0  # of this process, the first batch left out
+        self.seconds, self.images = 0.0, 0  # inside training batches, from the very start
         self._started = 0.0
         self._first = True
         self._stack = ExitStack()
@@ -40,8 +41,11 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        seconds = time.perf_counter() - self._started
+        self.seconds += seconds
+        self.images += self.batch_size
         if not self._first:
-            self.busy += time.perf_counter() - self._started
+            self.busy += seconds
             self.batches += 1
         self._first = False
         if trainer.global_step % self.every == 0 and self._meter:
@@ -57,9 +61,20 @@ class Progress(Callback):
                 }
             )
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["spent"] = {"seconds": self.seconds, "images": self.images}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        spent = checkpoint.get("spent", {})  # checkpoints before version 0.2 have none
+        self.seconds, self.images = spent.get("seconds", 0.0), spent.get("images", 0)
+
     @staticmethod
     def _epochs(trainer: Trainer, pl_module: LightningModule) -> float:
-        assert isinstance(pl_module, DDPM)
+        assert isinstance(pl_module, Learner)
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         return pl_module.batches_seen / data.batches_per_epoch
 

@@ -34,9 +34,10 @@ class Archive:
     def missing(self, root: Path, names: list[str], why: str = "") -> DdiffError:
         them = "it" if len(names) == 1 else "them"
         are = "is" if len(names) == 1 else "are"
+        address = self.mirrors[0] + (names[0] if len(names) == 1 else "")
         return DdiffError(
             f"{', '.join(names)} {are} not in {root}{why}: "
-            f"get {them} from {self.mirrors[0]} and put {them} there"
+            f"get {them} from {address} and put {them} there"
         )
 
 

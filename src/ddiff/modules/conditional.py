@@ -15,8 +15,8 @@ class ConditionalDDPM(DDPM):
 
     conditional = True
 
-    def __init__(self, *args: Any, p_uncond: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, p_uncond: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not 0 <= p_uncond <= 1:
             raise ConfigError(f"module.p_uncond must lie in 0..1, not {p_uncond}")
         self.p_uncond = p_uncond

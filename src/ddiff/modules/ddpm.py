@@ -1,57 +1,35 @@
 """The training step as Lightning wants it. Glue only: the mathematics is in ddiff.diffusion."""
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
 from ddiff.diffusion import Objective, Schedule
 from ddiff.diffusion.gradients import Predict, batched, last_layer
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
+from ddiff.modules.learner import Batch, Learner
 from ddiff.modules.tenths import TENTHS, by_tenth
-from ddiff.precision import Precision
-from ddiff.random import generator, key
-
-Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B] or None
+from ddiff.random import generator
 
 
-class DDPM(LightningModule):
-    """Unconditional denoising diffusion in 2D and 3D. Labels in the batch are ignored.
-
-    `ema` is the averaged copy of `net`; validation and sampling use it. Both are in the state dict.
-    """
-
-    conditional = False
+class DDPM(Learner):
+    """Unconditional denoising diffusion in 2D and 3D. Labels in the batch are ignored."""
 
     def __init__(
         self,
-        net: nn.Module,
         schedule: Schedule,
         objective: Objective,
         timesteps: TimestepSampler,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        lr_schedule: Callable[[Optimizer], LambdaLR],
-        precision: Precision,
-        seed: int,
-        ema_decay: float = 0.999,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         objective.check(schedule)
-        self.net = net
-        self.ema = copy.deepcopy(net).requires_grad_(False).eval()
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
-        self.optimizer, self.lr_schedule = optimizer, lr_schedule
-        self.precision = precision
         self.weights: Tensor
-        self.seed, self.ema_decay = seed, ema_decay
-        self.batches_seen = 0  # micro-batches on this rank; the key of noise and of batch order
         self.register_buffer("weights", objective.weights(schedule).float(), persistent=False)
 
     def condition(self, y: Tensor | None, g: torch.Generator) -> Tensor | None:
@@ -71,10 +49,7 @@ class DDPM(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x_0, y = batch
-        words = (self.seed, "train", self.global_rank, self.batches_seen)
-        self.batches_seen += 1
-        torch.manual_seed(key("dropout", *words))
-        g = generator(x_0.device, *words)
+        words, g = self.next_words(x_0.device)
         world_size = self.trainer.world_size
         self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
         t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, world_size)
@@ -144,38 +119,3 @@ class DDPM(LightningModule):
     def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
         """More to log from one denoising step, by kind of data."""
         return {}
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.net.parameters())
-        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        step = self.trainer.global_step
-        # a young average forgets faster: its decay rises from 0.1 to `ema_decay`
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-                list(self.ema.parameters()), list(self.net.parameters()), 1 - decay
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["batches_seen"] = self.batches_seen
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.batches_seen = checkpoint["batches_seen"]
-        self._obey_config(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0])
-
-    def _obey_config(self, optimizer_state: dict[str, Any], lr_state: dict[str, Any]) -> None:
-        """Rates and the like are this config's, moments the checkpoint's; under an unchanged config
-        that alters no bit."""
-        optimizer = self.optimizer(self.net.parameters())
-        factor = self.lr_schedule(optimizer).lr_lambdas[0](lr_state["last_epoch"])
-        for saved, group in zip(
-            optimizer_state["param_groups"], optimizer.param_groups, strict=True
-        ):
-            options = {name: value for name, value in group.items() if name != "params"}
-            saved.update(options, lr=group["initial_lr"] * factor)
-        lr_state["base_lrs"] = [g["initial_lr"] for g in optimizer.param_groups]
-        lr_state["_last_lr"] = [g["lr"] for g in optimizer_state["param_groups"]]

@@ -1,7 +1,8 @@
 """Nets: (x [B, C, *S], t [B], y [B] or None) -> [B, C, *S]; t is 0-based, y = -1 is "no label"."""
 
 from ddiff.nets.baselines import Plain3d, Simple2d
+from ddiff.nets.classifier import Reader
 from ddiff.nets.embedding import LogSNR, Sinusoidal
 from ddiff.nets.unet import UNet
 
-__all__ = ["LogSNR", "Plain3d", "Simple2d", "Sinusoidal", "UNet"]
+__all__ = ["LogSNR", "Plain3d", "Reader", "Simple2d", "Sinusoidal", "UNet"]

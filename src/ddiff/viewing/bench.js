@@ -65,7 +65,7 @@ function refresh() {
     volume.lines = linesOf(volume);
     if (loaded !== volume) painter.load(loaded = volume);
     fitted();
-    painter.draw(cameraOf(volume, ui.stage));
+    painter.draw(cameraOf(volume, ui.stage, state));
     drawSlice(volume);
     told(items[sample], sides);
     document.documentElement.dataset.state = `ready ${painter.name}`;

@@ -25,7 +25,10 @@ from ddiff.viewing.shading import shade_rgba
 SIDE = 96  # voxels: the longest side that is embedded
 FACES = 200_000  # triangles of one volume that are embedded
 THUMBNAIL = 160  # pixels
-SCRIPTS = {"images": ["images.js"], "volumes": ["stage.js", "volumes.js", "bench.js"]}
+SCRIPTS = {
+    "images": ("thumbnails.js", "images.js"),
+    "volumes": ("thumbnails.js", "stage.js", "solid.js", "volumes.js", "bench.js"),
+}
 Item = dict[str, Any]
 
 
@@ -54,56 +57,72 @@ def write_page(
     for item, name in zip(items, names, strict=True):
         item["caption"] = str(name)
     view = {"azimuth": azimuth, "elevation": elevation}
-    text = _filled(title, kind, {"kind": kind, "view": view, "items": items})
+    data = {"kind": kind, "view": view, "items": items}
+    text = filled(title, kind, data, asset("page.css"), asset(*SCRIPTS[kind]))
     with replacing(Path(path), "w") as file:
         file.write(text)
     return Path(path)
 
 
-def _filled(title: str, kind: str, data: Item) -> str:
+def filled(title: str, kind: str, data: Item, style: str, script: str) -> str:
     """The template, its placeholders replaced in one pass: values are never searched again."""
-    folder = files("ddiff.viewing")
-    head, *rest = (folder / "page.html").read_text(encoding="utf-8").split("{{")
+    head, *rest = asset("page.html").split("{{")
     values = {
         "title": html.escape(title),
         "kind": kind,
-        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
-        "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS[kind]),
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "style": style,
+        "base": asset("base.js"),
+        "script": script,
     }
     parts = (part.partition("}}") for part in rest)
     return head + "".join(values[name] + after for name, _, after in parts)
 
 
+def asset(*names: str) -> str:
+    """The text of files beside this one, one after the other."""
+    folder = files("ddiff.viewing")
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
 def _image_items(images: np.ndarray) -> list[Item]:
     size = list(images.shape[2:])
-    return [{"picture": _png(pixels), "size": size} for pixels in to_pixels(images)]
+    return [{"picture": png_uri(pixels), "size": size} for pixels in to_pixels(images)]
 
 
 def _volume_item(volume: np.ndarray, azimuth: float, elevation: float) -> Item:
-    """A thumbnail, and a deflated blob: voxels, vertices, normals with sky, faces."""
-    thumbnail = shade_rgba(volume, THUMBNAIL, azimuth, elevation)
-    coarse = limited(volume, SIDE)
-    vertices, faces = isosurface(coarse)
-    while len(faces) > FACES:
-        coarse = halved(coarse)
-        vertices, faces = isosurface(coarse)
-    item = {
-        "picture": _png(thumbnail),
+    """A thumbnail, facts, and what `solid_item` says."""
+    facts = {
+        "picture": png_uri(shade_rgba(volume, THUMBNAIL, azimuth, elevation)),
         "size": list(volume.shape),
-        "shown": list(coarse.shape),
         "filled": float((volume > 0).mean()),
         "range": [float(volume.min()), float(volume.max())],
+    }
+    return {**facts, **solid_item(volume, SIDE, FACES)}
+
+
+def solid_item(volume: np.ndarray, side: int, most: int, slices: bool = True) -> Item:
+    """A deflated blob: voxels, vertices, normals with sky, faces. Halved until it has at most
+    `side` voxels a side and `most` triangles; without `slices` a voxel is but solid or not."""
+    coarse = limited(volume, side)
+    vertices, faces = isosurface(coarse)
+    while len(faces) > most:
+        coarse = halved(coarse)
+        vertices, faces = isosurface(coarse)
+    voxels = coarse if slices else np.where(coarse > 0, 1, -1)
+    blob = zlib.compress(_blob(coarse, voxels, vertices, faces), 9)
+    return {
+        "shown": list(coarse.shape),
         "vertices": len(vertices),
         "faces": len(faces),
+        "blob": base64.b64encode(blob).decode(),
     }
-    blob = zlib.compress(_blob(coarse, vertices, faces), 9)
-    return {**item, "blob": base64.b64encode(blob).decode()}
 
 
-def _blob(volume: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> bytes:
+def _blob(volume: np.ndarray, values: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> bytes:
     """Little-endian and as differences, which deflate well: uint8 [D H W], int16 [V, 3] in units of
     (longest side + 2) / 65534 voxels from the centre, int8 [V, 4], uint16 or uint32 [F, 3]."""
-    voxels = np.rint((np.clip(volume, -1, 1) + 1) * 127.5).astype(np.uint8).ravel()
+    voxels = np.rint((np.clip(values, -1, 1) + 1) * 127.5).astype(np.uint8).ravel()
     middle = (np.array(volume.shape[::-1], np.float32) - 1) / 2
     half = (max(volume.shape) + 2) / 2
     places = np.rint((vertices - middle) / half * 32767).astype("<i2")
@@ -123,7 +142,7 @@ def _differences(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def _png(pixels: np.ndarray) -> str:
+def png_uri(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

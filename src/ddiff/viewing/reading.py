@@ -1,17 +1,16 @@
 """Samples from files: .npy, .npz, .png, a folder of them, or a run. Nothing is ever unpickled."""
 
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ddiff.errors import ConfigError, DdiffError
+from ddiff.files import natural
 from ddiff.viewing.samples import Kind, as_images, as_volumes, kind_of, signed
 
 SUFFIXES = (".npy", ".npz", ".png")
@@ -43,9 +42,14 @@ class Found:
 
 
 def read(
-    path: str | Path, num: int = 16, value_range: str = "auto", key: str | None = None
+    path: str | Path,
+    num: int = 16,
+    value_range: str = "auto",
+    key: str | None = None,
+    spread: bool = False,
 ) -> Found:
-    """The first `num` samples of a file, of a folder's files, or of a run's newest samples.
+    """The first `num` samples of a file, of a folder's files, or of a run's newest samples; with
+    `spread`, as many evenly from all of a file.
 
     A run's samples are in [-1, 1] by contract; elsewhere `value_range` says what the numbers mean.
     `key` chooses an array of an .npz. Raises DdiffError for what is missing, broken or not samples.
@@ -63,7 +67,7 @@ def read(
     if (files or [source])[0].suffix == ".png":
         value_range = "bytes"
     try:
-        samples, captions, total = _joined(arrays, files, num)
+        samples, captions, total = _joined(arrays, files, num, spread)
         samples = signed(samples, value_range)
         kind = kind_of(samples.shape)
         samples = as_images(samples) if kind == "images" else as_volumes(samples)
@@ -76,7 +80,7 @@ def read(
 
 
 def _joined(
-    arrays: list[np.ndarray], files: list[Path], num: int
+    arrays: list[np.ndarray], files: list[Path], num: int, spread: bool
 ) -> tuple[np.ndarray, list[str], int]:
     """One batch, its captions, and how many samples there were."""
     if files:
@@ -90,8 +94,9 @@ def _joined(
         batch = np.stack([_single(a, f) for a, f in zip(arrays, files, strict=True)])
         return batch, [file.stem for file in files], len(files)
     array = _channels_first(arrays[0])
-    batch = array[:num]
-    return batch, [f"#{i}" for i in range(len(batch))], len(array)
+    num = min(num, len(array))
+    rows = [i * len(array) // num for i in range(num)] if spread else range(num)
+    return array[list(rows)], [f"#{i}" for i in rows], len(array)
 
 
 def _single(array: np.ndarray, file: Path) -> np.ndarray:
@@ -120,7 +125,7 @@ def _newest(folder: Path) -> Path:
     files = [file for file in folder.glob("*.npy") if file.is_file()]
     if not files:
         raise DdiffError(f"{folder}: no samples yet (*.npy)")
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, _natural(file)))
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, natural(file.name)))
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -129,9 +134,9 @@ def _files_of(folder: Path) -> list[Path]:
     for pattern in ("[!.]*.npy", "[!.]*.png"):
         files = [file for file in folder.glob(pattern) if file.is_file()]
         if files:
-            return sorted(files, key=_natural)
+            return sorted(files, key=_order)
     for pattern in ("[!.]*.npy", "[!.]*.png"):
-        classes = [sorted(sub.glob(pattern), key=_natural) for sub in sorted(folder.iterdir())]
+        classes = [sorted(sub.glob(pattern), key=_order) for sub in sorted(folder.iterdir())]
         turns = zip_longest(*classes)
         files = [file for turn in turns for file in turn if file is not None]
         if files:
@@ -139,8 +144,8 @@ def _files_of(folder: Path) -> list[Path]:
     raise DdiffError(f"{folder}: neither a run (samples/*.npy) nor a folder of .npy or .png files")
 
 
-def _natural(file: Path) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+def _order(file: Path) -> list[int | str]:
+    return natural(file.name)
 
 
 def _load(file: Path, key: str | None) -> np.ndarray:

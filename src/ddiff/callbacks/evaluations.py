@@ -1,0 +1,45 @@
+"""How good the samples are while training goes on: figures at intervals."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ddiff.callbacks.progress import Progress
+from ddiff.files import write_json
+from ddiff.modules import DDPM
+
+Found = dict[str, Any]  # as evaluations/*.json
+
+
+class Evaluations(Callback):
+    """Every `every` steps, and after the last: `measure(module)` to <folder>/step_000500.json and
+    TensorBoard."""
+
+    def __init__(
+        self, folder: Path, every: int, measure: Callable[[DDPM], Found], progress: Progress
+    ) -> None:
+        self.folder, self.every, self.measure, self.progress = folder, every, measure, progress
+        self.last: Found | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        last = step >= trainer.max_steps or trainer.should_stop
+        if not stepped or not (step % self.every == 0 or last) or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, DDPM)
+        self.last = {
+            "step": step,
+            "images_seen": self.progress.images,
+            "train_seconds": round(self.progress.seconds, 3),
+            **self.measure(pl_module),
+        }
+        write_json(self.folder / f"step_{step:06d}.json", self.last)
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        for figure in self.last["figures"]:
+            trainer.logger.experiment.add_scalar(f"quality/{figure['name']}", figure["value"], step)

@@ -1,0 +1,207 @@
+"""From samples and data to figures: what `evaluate` and its callback share."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from ddiff import build
+from ddiff.config import flat
+from ddiff.console import console
+from ddiff.data import Data
+from ddiff.devices import device_for
+from ddiff.errors import ConfigError
+from ddiff.files import write_json
+from ddiff.metrics.case import Case, Metric
+from ddiff.metrics.opening import opened
+from ddiff.metrics.stack import Stack
+from ddiff.output import default_out, draw, origin_of
+from ddiff.trained import Trained
+
+SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
+            "solver", "guidance", "precision", "backend")  # fmt: skip
+
+BETTER = {"lower": "↓", "higher": "↑", None: ""}
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Everything that `python -m ddiff.evaluate` does with a valid config."""
+    if bool(cfg["from"]) == bool(cfg.samples):
+        raise ConfigError("give either from=<run or checkpoint> or samples=<file or folder>")
+    data = _data(cfg)
+    if data is None and not cfg.reference:
+        raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
+    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator) if cfg["from"] else None
+    made, path = _drawn(trained, cfg) if trained else ({}, Path(cfg.samples))
+    samples, reference = _opened(path, cfg, data)
+    train, held_out = data_stacks(data, cfg.data) if data else (None, reference)
+    if reference:
+        train, held_out = None, reference
+    case = case_for(cfg, cfg.cache, cfg.accelerator, samples, train, held_out, data)
+    found = {"source": str(path), **_facts(made), **measured(case, cfg.metrics)}
+    out = _target(cfg, trained, path)
+    write_json(out, found)
+    if trained:
+        _to_board(trained, path.stem, found["figures"])
+    print_figures(f"{samples} against {case.reference}", found)
+    console.print(f"figures     {out}")
+
+
+def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics that can be measured, and why the others cannot: under `auto` these are left
+    out, else the first is an error."""
+    if not nodes:
+        raise ConfigError("metrics: none chosen; metrics=auto, or a list like [fid,labels]")
+    metrics: dict[str, Metric] = {
+        str(name): build.build(node) for name, node in nodes.items() if name != "auto"
+    }
+    found = {name: metric.obstacle(case) for name, metric in metrics.items()}
+    obstacles = {name: why for name, why in found.items() if why}
+    if obstacles and "auto" not in nodes:
+        name, why = next(iter(obstacles.items()))
+        raise ConfigError(f"metrics: {name}: {why}")
+    return {n: m for n, m in metrics.items() if n not in obstacles}, obstacles
+
+
+def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
+    """{"figures": [...], "omitted": {metric: why}}."""
+    metrics, omitted = suited(nodes, case)
+    figures = [figure.plain() for metric in metrics.values() for figure in metric(case)]
+    return {"figures": figures, "omitted": omitted}
+
+
+def _data(cfg: DictConfig) -> Data | None:
+    if not cfg.get("data"):
+        return None
+    data = build.build(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _drawn(trained: Trained, cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+    """The run's samples on the disk: those that lie there if nothing that decides them differs."""
+    wanted = OmegaConf.masked_copy(cfg, list(SAMPLING))
+    generation = trained.generation(cfg)
+    out = default_out(trained, generation, cfg)
+    npy = out.with_name(out.name + ".npy")
+    beside = npy.with_suffix(".json")
+    if npy.is_file() and beside.is_file():
+        made = json.loads(beside.read_text(encoding="utf-8"))
+        same = json.loads(json.dumps(origin_of(trained, wanted)))
+        if all(made.get(name) == value for name, value in same.items()):
+            console.print(f"samples     {npy} (there already)")
+            return made, npy
+    return draw(trained, generation, wanted, npy), npy
+
+
+def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stack | None]:
+    """Samples and, where there is one, reference, of one shape: the data's, or else that of the
+    first array."""
+    shape = tuple(data.shape) if data else None
+    ours = {"samples": (path, "signed" if cfg["from"] else cfg.value_range)}
+    if cfg.reference:
+        ours["reference"] = (Path(cfg.reference), cfg.value_range)
+    found: dict[str, Stack] = {}
+    for name, (place, values) in sorted(ours.items(), key=lambda item: item[1][0].is_dir()):
+        found[name] = opened(place, shape, values)
+        shape = found[name].shape
+    return found["samples"], found.get("reference")
+
+
+def case_for(
+    cfg: DictConfig,
+    cache: str | None,
+    accelerator: str,
+    samples: Stack,
+    train: Stack | None,
+    held_out: Stack | None,
+    data: Data | None,
+) -> Case:
+    assert held_out is not None
+    return Case(
+        samples=samples,
+        train=train,
+        held_out=held_out,
+        make_extractor=partial(
+            build.build,
+            cfg.extractor,
+            shape=samples.shape,
+            data=OmegaConf.to_container(cfg.data) if data else {},
+            device=device_for(accelerator),
+        ),
+        data=data,
+        paired=train is None,
+        cache=Path(cache).expanduser() if cache else None,
+        seed=cfg.seed,
+    )
+
+
+def data_stacks(data: Data, node: DictConfig) -> tuple[Stack, Stack]:
+    name = str(node["_target_"]).rpartition(".")[2].lower()
+    return Stack(data.train, f"{name} train"), Stack(data.val, f"{name} held out")
+
+
+def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the samples come from, for reports."""
+    if not made:
+        return {"step": None, "images_seen": None, "train_seconds": None, "sampling": None}
+    options = made["options"]
+    spent = made["spent"]
+    return {
+        "step": made["step"],
+        "images_seen": spent.get("images"),
+        "train_seconds": spent.get("seconds"),
+        "sampling": {
+            "solver": options["solver"]["_target_"].rpartition(".")[2],
+            "num_steps": options["solver"]["num_steps"],
+            "guidance": options["guidance"]["scale"],
+            "evaluations": made["evaluations"],
+            "seconds_per_sample": made["seconds_per_sample"],
+            "weights": options["weights"],
+            "precision": options["precision"]["dtype"],
+            "seed": options["seed"],
+            "options": flat(options["solver"]),
+        },
+    }
+
+
+def _target(cfg: DictConfig, trained: Trained | None, path: Path) -> Path:
+    if cfg.out:
+        return Path(cfg.out)
+    if trained:
+        return trained.run_dir / "evaluations" / f"{path.stem}.json"
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}.evaluation.json")
+
+
+def _to_board(trained: Trained, name: str, figures: list[dict[str, Any]]) -> None:
+    with SummaryWriter(str(trained.run_dir / "tensorboard")) as board:
+        for figure in figures:
+            board.add_scalar(f"evaluate/{name}/{figure['name']}", figure["value"], trained.step)
+
+
+def print_figures(title: str, found: Mapping[str, Any]) -> None:
+    """A table whose last column names the protocol, and the protocols below it."""
+    protocols: list[str] = []
+    table = Table(title=title, title_justify="left")
+    for column in ("figure", "value", "95%", "n", "protocol"):
+        table.add_column(column, justify="right" if column in ("value", "n") else "left")
+    for f in found["figures"]:
+        interval = "" if f["low"] is None else f"{f['low']:.4g} .. {f['high']:.4g}"
+        how = ", ".join(f"{name} {value}" for name, value in f["protocol"].items())
+        if how not in protocols:
+            protocols.append(how)
+        name = f"{f['name']} {BETTER[f['better']]}"
+        table.add_row(name, f"{f['value']:.4g}", interval, str(f["n"]), f"{protocols.index(how)}")
+    console.print(table)
+    for number, how in enumerate(protocols):
+        console.print(f"protocol {number}  {how}")
+    omitted: dict[str, str] = found["omitted"]
+    for why in dict.fromkeys(omitted.values()):
+        names = ", ".join(name for name, reason in omitted.items() if reason == why)
+        console.print(f"left out    {names}: {why}")

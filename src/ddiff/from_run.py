@@ -1,0 +1,29 @@
+"""`solver=from_run` and the like: a run's own options as the default choice of their groups."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def offer_run(*groups: str) -> Callable[[list[str]], None]:
+    """Makes the options of the run named by `from=` the choice `from_run` of these groups."""
+
+    def prepare(argv: list[str]) -> None:
+        from hydra.core.config_store import ConfigStore
+
+        source = next((word.partition("=")[2] for word in argv if word.startswith("from=")), None)
+        cfg = _config(source) if source else {}
+        for group in groups:
+            ConfigStore.instance().store(name="from_run", group=group, node=cfg.get(group) or {})
+
+    return prepare
+
+
+def _config(source: str) -> DictConfig:
+    yaml = Path(source) / "config.yaml"
+    if yaml.is_file():
+        return DictConfig(OmegaConf.load(yaml))
+    from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
+
+    return config_of(load_checkpoint(find_checkpoint(source)))

@@ -1,0 +1,96 @@
+"""What is measured, against what, and by which features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddiff.data.base import Data
+from ddiff.errors import DdiffError
+from ddiff.metrics.features import Extractor, Features
+from ddiff.metrics.figures import Figure
+from ddiff.metrics.stack import Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """`train` is what the model learned from, `held_out` what it never saw; of a stranger's
+    reference there is only the latter. `paired`: sample i belongs to held_out i."""
+
+    samples: Stack
+    train: Stack | None
+    held_out: Stack
+    make_extractor: Callable[[], Extractor]
+    data: Data | None = None  # whose law may be known
+    paired: bool = False
+    cache: Path | None = None  # of the features of references
+    seed: int = 0
+
+    @property
+    def reference(self) -> Stack:
+        """What distributions are compared with: the training set, as is custom."""
+        return self.train or self.held_out
+
+    @property
+    def volumes(self) -> bool:
+        return len(self.samples.shape) == 4
+
+    @cached_property
+    def _extractor(self) -> "Extractor | DdiffError":
+        try:
+            return self.make_extractor()
+        except DdiffError as error:
+            return error
+
+    @property
+    def no_features(self) -> str | None:
+        """Why there are none; None: there are."""
+        return str(self._extractor) if isinstance(self._extractor, DdiffError) else None
+
+    @property
+    def extractor(self) -> Extractor:
+        if isinstance(self._extractor, DdiffError):
+            raise self._extractor
+        return self._extractor
+
+    @cached_property
+    def features(self) -> Features:
+        return Features.of(self.samples, self.extractor)
+
+    @cached_property
+    def reference_features(self) -> Features:
+        return Features.cached(self.reference, self.extractor, self.cache)
+
+    @cached_property
+    def y(self) -> Tensor | None:
+        """What the samples were asked to be, [N]."""
+        return labels(self.samples)
+
+
+class Metric(Protocol):
+    """One measurement; `metrics=` is a list of them."""
+
+    def obstacle(self, case: Case) -> str | None:
+        """Why this case cannot be measured; None: it can."""
+        ...
+
+    def __call__(self, case: Case) -> list[Figure]: ...
+
+
+def labels(stack: Stack, most: int | None = None) -> Tensor | None:
+    found = [y for _, y in stack.chunks(most)]
+    return None if any(y is None for y in found) else torch.cat([y for y in found if y is not None])
+
+
+def joined(stack: Stack, most: int) -> Tensor:
+    """The first `most` samples in memory."""
+    return torch.cat([x for x, _ in stack.chunks(most)])
+
+
+def shares(values: Tensor | np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)

@@ -1,0 +1,177 @@
+"""What images (and volumes) are compared by: features of a net that is named and hashed."""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
+from ddiff.config import flat, identity
+from ddiff.errors import DdiffError
+from ddiff.files import replacing
+from ddiff.metrics.inception import load_inception
+from ddiff.metrics.moments import Moments
+from ddiff.metrics.stack import Stack
+from ddiff.trained import digest, load_net
+
+KEPT = 10_000  # samples of which features are kept, for all that is not a mean or a covariance
+
+
+class Extractor(Protocol):
+    """x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K]."""
+
+    name: str  # with the first digits of its hash: part of every protocol
+    labels: bool  # whether the logits are of the data's own classes
+    at_once: int  # samples
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class NetExtractor:
+    """`net.features(x)` and `net.out` of it, on a device."""
+
+    net: nn.Module
+    name: str
+    labels: bool
+    at_once: int
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = self.net(x.to(self.device))
+        return features.float().cpu(), logits.float().cpu()
+
+
+class _Read(nn.Module):
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.net.features(x)
+        return features, self.net.out(features)
+
+
+def classifier(
+    shape: tuple[int, ...],
+    data: Mapping[str, Any],
+    device: torch.device,
+    run: str | None,
+    runs: str,
+) -> NetExtractor:
+    """A classifier that ddiff trained: `run`, or the newest below `runs` that learned from these
+    data."""
+    path = find_checkpoint(run) if run else _newest(Path(runs), data)
+    if path is None:
+        raise DdiffError(
+            f"no classifier of these data below {runs}; train one with python -m ddiff.train "
+            "experiment=classifier data=..., or say where with extractor.run="
+        )
+    net, cfg, _ = load_net(path)
+    if not hasattr(net, "features"):
+        raise DdiffError(f"{path} is no classifier: give a run of experiment=classifier")
+    if tuple(cfg.net.shape) != shape:
+        raise DdiffError(
+            f"the classifier {path} reads samples of {list(cfg.net.shape)}, not of {list(shape)}"
+        )
+    name = f"classifier of {cfg.data['_target_'].rpartition('.')[2]} {digest(net)}"
+    return NetExtractor(_Read(net).to(device).eval(), name, True, 1024, device)
+
+
+def inception(
+    shape: tuple[int, ...],
+    data: Mapping[str, Any],
+    device: torch.device,
+    weights: str | None,
+    root: str,
+    download: bool,
+) -> NetExtractor:
+    """The net of the FID; see `load_inception`."""
+    if len(shape) != 3:
+        raise DdiffError("Inception reads images, and these are volumes: extractor=classifier")
+    net = load_inception(weights, root, download)
+    name = f"{net.name} {net.digest}"
+    return NetExtractor(net.to(device).eval(), name, False, 32, device)
+
+
+def _newest(runs: Path, data: Mapping[str, Any]) -> Path | None:
+    """The newest best.ckpt of a classifier of these data."""
+    wanted = identity(flat({"data": data}))
+    best = sorted(runs.glob("**/checkpoints/best.ckpt"), key=lambda p: -p.stat().st_mtime)
+    for path in best:
+        text = path.parent.parent / "config.yaml"
+        if not text.is_file() or "ddiff.modules.Classifier" not in text.read_text():
+            continue
+        cfg = config_of(load_checkpoint(path))
+        if identity(flat({"data": cfg.data})) == wanted:
+            return path
+    return None
+
+
+@dataclass(eq=False)
+class Features:
+    """Of a whole stack: moments of all features; of the first KEPT the features and the logits."""
+
+    moments: Moments
+    kept: Tensor  # [n, D] float32
+    logits: Tensor  # [n, K]
+
+    @classmethod
+    def of(cls, stack: Stack, extractor: Extractor) -> "Features":
+        moments = Moments()
+        kept: list[Tensor] = []
+        logits: list[Tensor] = []
+        room = KEPT
+        for x, _ in stack.chunks():
+            for part in x.split(extractor.at_once):
+                features, outs = extractor(part)
+                moments.update(features)
+                kept.append(features[:room])
+                logits.append(outs[:room])
+                room -= len(kept[-1])
+        return cls(moments, torch.cat(kept), torch.cat(logits))
+
+    @classmethod
+    def cached(cls, stack: Stack, extractor: Extractor, folder: Path | None) -> "Features":
+        """Looked up by the hash of the samples and the name of the extractor; else made and kept."""
+        if folder is None:
+            return cls.of(stack, extractor)
+        key = hashlib.sha256(f"{stack.digest()} {extractor.name}".encode()).hexdigest()[:24]
+        path = folder / f"features_{key}.npz"
+        if path.is_file():
+            return cls.load(path)
+        found = cls.of(stack, extractor)
+        found.save(path)
+        return found
+
+    def save(self, path: Path) -> None:
+        m = self.moments
+        with replacing(path) as file:
+            np.savez(
+                file,
+                n=m.n,
+                mean=m.mean.numpy(),
+                scatter=m.scatter.numpy(),
+                kept=self.kept.numpy(),
+                logits=self.logits.numpy(),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "Features":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                mean, scatter, kept, logits = (
+                    torch.from_numpy(file[name]) for name in ("mean", "scatter", "kept", "logits")
+                )
+                return cls(Moments(int(file["n"]), mean, scatter), kept, logits)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DdiffError(
+                f"cannot read {path} ({error}); delete it, and it is made anew"
+            ) from error

@@ -1,0 +1,91 @@
+"""A figure, the interval it lies in, and the protocol without which it means nothing."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`low` and `high` bound 95%. Two figures may stand in one column only if name and protocol
+    agree; `n` is the number of samples measured."""
+
+    name: str
+    value: float
+    n: int
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
+    better: Better | None = None
+
+    @property
+    def protocol_id(self) -> str:
+        """Six hexadecimal digits of what must agree."""
+        text = json.dumps([self.name, self.n, dict(self.protocol)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+    def plain(self) -> dict[str, Any]:
+        return {**asdict(self), "protocol_id": self.protocol_id}
+
+
+def bootstrap(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = lambda v: float(np.mean(v)),
+    seed: int = 0,
+    repeats: int = 1000,
+) -> tuple[float, float]:
+    """The 95% percentile interval of a statistic of `values` [N, ...] drawn N times with
+    replacement."""
+    low, high = np.quantile(_drawn(values, statistic, seed, repeats), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def centred_bootstrap(
+    values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, repeats: int = 200
+) -> tuple[float, float]:
+    """The same about the statistic itself, for one whose bias every repeat adds once more."""
+    drawn = _drawn(values, statistic, seed, repeats)
+    low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + statistic(values)
+    return float(low), float(high)
+
+
+def _drawn(
+    values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, repeats: int
+) -> np.ndarray:
+    values, random = np.asarray(values), np.random.default_rng(seed)
+    n = len(values)
+    return np.array([statistic(values[random.integers(0, n, n)]) for _ in range(repeats)])
+
+
+def wilson(values: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a share (Wilson 1927), of values 0 and 1."""
+    n, p, z = len(values), float(np.mean(values)), 1.959964
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    return middle - reach, middle + reach
+
+
+def mean_figure(
+    name: str, values: np.ndarray, how: Mapping[str, Any], better: Better | None, seed: int
+) -> Figure:
+    """The mean of one number a sample, with its bootstrap interval; of a share, Wilson's, which a
+    bootstrap of only ones or zeros would make a point."""
+    share = bool(np.isin(values, (0.0, 1.0)).all())
+    low, high = wilson(values) if share else bootstrap(values, seed=seed)
+    return Figure(name, float(values.mean()), len(values), how, low, high, better)
+
+
+def median_figure(
+    name: str, values: np.ndarray, how: Mapping[str, Any], better: Better | None, seed: int
+) -> Figure:
+    def median(drawn: np.ndarray) -> float:
+        return float(np.median(drawn))
+
+    low, high = bootstrap(values, median, seed)
+    return Figure(name, median(values), len(values), {**how, "of": "median"}, low, high, better)

@@ -1,0 +1,91 @@
+"""How far apart volumes are: by the voxels they fill, or by points on their surfaces."""
+
+import math
+
+import numpy as np
+import torch
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+VOXELS = 2**24  # at once, as float32, of each of two blocks: 64 volumes of 64^3, 64 MiB
+PAIRS = 2**19  # of points at once: what stays in the caches
+NOWHERE = -1.0
+
+
+def pack(solid: Tensor) -> Tensor:
+    """Boolean volumes [N, ...] as bits: uint8 [N, ceil(voxels / 8)], 32 KiB for 64^3."""
+    return torch.from_numpy(np.packbits(solid.flatten(1).cpu().numpy(), axis=1))
+
+
+def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The boolean volumes [N, *shape] that were packed."""
+    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=math.prod(shape))
+    return torch.from_numpy(bits.view(bool)).unflatten(1, shape)
+
+
+def iou_distances(a: Tensor, b: Tensor) -> Tensor:
+    """1 - intersection over union of each of `a` and each of `b`: [N, M] in float64.
+
+    Both are boolean [., voxels] or both packed. Two empty volumes have distance 0.
+    """
+    voxels = a.shape[1] * (8 if a.dtype == torch.uint8 else 1)
+    block = max(1, VOXELS // voxels)
+    rows = []
+    for left in a.split(block):
+        x = _floats(left, voxels)
+        sizes, columns = x.sum(1)[:, None], []
+        for right in b.split(block):
+            y = _floats(right, voxels)
+            common = (x @ y.mT).double()  # whole numbers below 2^24: exact
+            union = sizes + y.sum(1) - common
+            columns.append(torch.where(union > 0, 1 - common / union, 0.0))
+        rows.append(torch.cat(columns, 1))
+    return torch.cat(rows)
+
+
+def _floats(volumes: Tensor, voxels: int) -> Tensor:
+    if volumes.dtype == torch.uint8:
+        volumes = unpack(volumes, (voxels,)).to(volumes.device)
+    return volumes.float()
+
+
+def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
+    """Points [num, 3], uniform on the surface where `volume` [D, H, W] passes 0, by marching
+    cubes. The volume fills [0, 1] along its longest side, and all beyond it is empty.
+
+    The points of an empty volume are all at (-1, -1, -1): as far from any other volume's as two
+    volumes can be, and at distance 0 from another empty one's.
+    """
+    padded = np.pad(volume.float().cpu().numpy(), 1, constant_values=-1.0)
+    if not (padded > 0).any():
+        return torch.full((num, 3), NOWHERE)
+    vertices, faces, *_ = marching_cubes(padded, 0.0)
+    corners = torch.from_numpy(vertices[faces])  # [triangles, 3, 3]
+    edges = corners[:, 1:] - corners[:, :1]
+    areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1)
+    chosen = torch.multinomial(areas.double(), num, replacement=True, generator=random)
+    u = torch.rand(num, 2, 1, generator=random)
+    u = torch.where(u.sum(1, keepdim=True) > 1, 1 - u, u)  # the half of a parallelogram
+    points = corners[chosen, 0] + (u * edges[chosen]).sum(1)
+    # padded voxel i + 1 is the cube around coordinate i
+    return (points - 0.5) / max(volume.shape)
+
+
+def chamfer_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Of each of the point sets `a` [N, P, 3] and `b` [M, Q, 3]: [N, M], the mean of both
+    directions' mean squared distance to the nearest point."""
+    distances = a.new_empty(len(a), len(b))
+    block = max(1, PAIRS // (a.shape[1] * b.shape[1]))
+    scratch = a.new_empty(2, min(block, len(b)), a.shape[1], b.shape[1])
+    for first in range(0, len(b), block):
+        y = b[first : first + block, None].unbind(3)  # [block, 1, Q], thrice
+        squared, term = scratch[:, : len(y[0])]
+        for row, points in zip(distances, a, strict=True):
+            x = points[:, :, None].unbind(1)  # [P, 1], thrice
+            # not |x|^2 + |y|^2 - 2 x.y: equal points have distance 0, and equal sets tie
+            torch.sub(x[0], y[0], out=squared).square_()
+            for axis in (1, 2):
+                squared += torch.sub(x[axis], y[axis], out=term).square_()
+            there, back = squared.amin(2).mean(1), squared.amin(1).mean(1)
+            torch.add(there, back, out=row[first : first + block]).div_(2)
+    return distances

@@ -1,0 +1,60 @@
+"""`python -m ddiff.report runs=...`: tables and pictures of runs, and one page to explore them."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from ddiff.cli import entry
+from ddiff.errors import ConfigError
+
+
+@entry("report")
+def main(cfg: DictConfig) -> None:
+    """Compares runs: what differs, curves, figures, samples, the Pareto front of quality and
+    cost."""
+    places, out = checked(cfg)
+
+    from ddiff.console import console
+    from ddiff.files import replacing
+    from ddiff.reporting.comparison import compare
+    from ddiff.reporting.markdown import markdown
+    from ddiff.reporting.page import write_report
+    from ddiff.reporting.plots import draw
+    from ddiff.reporting.showing import draw_samples, found_samples
+    from ddiff.reporting.terminal import print_table
+
+    comparison = compare(places, cfg.title)
+    samples = found_samples(comparison, cfg.num, comparison.troubles)
+    folder = out.with_name(f"{out.name}_files")
+    pictures = draw(comparison, folder)
+    strips = draw_samples(comparison, samples, folder / "samples.png")
+    pictures += [strips] if strips else []
+    page = write_report(comparison, samples, out.with_name(f"{out.name}.html"))
+    text = out.with_name(f"{out.name}.md")
+    with replacing(text, "w") as file:
+        file.write(markdown(comparison, pictures, page.name))
+    print_table(comparison)
+    for name, path in (("page", page), ("text", text), ("pictures", folder)):
+        console.print(f"{name:<12}{path}")
+
+
+def checked(cfg: DictConfig) -> tuple[list[str], Path]:
+    """The places to look for runs, and the name to write under."""
+    places = cfg.runs  # a missing one is an error of its own
+    places = list(places) if isinstance(places, ListConfig) else [places]
+    if not places or not all(isinstance(place, str) and place for place in places):
+        raise ConfigError(f"runs={cfg.runs}: expected a path or a list of paths")
+    if not isinstance(cfg.out, str) or not cfg.out:
+        raise ConfigError(f"out={cfg.out}: expected a name")
+    if cfg.title is not None and not isinstance(cfg.title, str | int | float):
+        raise ConfigError(f"title={cfg.title}: expected text")
+    if not isinstance(cfg.num, int) or isinstance(cfg.num, bool) or cfg.num < 1:
+        raise ConfigError(f"num={cfg.num}: expected a whole number of at least 1")
+    out = Path(cfg.out)
+    if out.is_dir() or cfg.out.endswith("/"):
+        return places, out / "report"
+    return places, out.with_suffix("") if out.suffix in (".md", ".html") else out
+
+
+if __name__ == "__main__":
+    main()

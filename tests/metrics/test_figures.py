@@ -1,0 +1,53 @@
+"""Intervals that cover, protocols that tell figures apart."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from ddiff.metrics.figures import Figure, bootstrap, centred_bootstrap, mean_figure, wilson
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (7, 20), (500, 500), (499, 500)])
+def test_wilson_is_scipys(successes: int, n: int) -> None:
+    values = np.arange(n) < successes
+    expected = binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(values) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_a_bootstrap_interval_covers_the_mean_19_times_of_20() -> None:
+    random = np.random.default_rng(1)
+    covered = 0
+    for seed in range(200):
+        low, high = bootstrap(random.exponential(size=60), seed=seed, repeats=200)
+        covered += low <= 1 <= high
+    assert 0.88 <= covered / 200 <= 0.98
+
+
+def test_the_centred_interval_holds_the_statistic_that_bias_would_push_out() -> None:
+    values = np.random.default_rng(2).normal(size=200)
+
+    def distinct(v: np.ndarray) -> float:  # every draw with replacement loses a third
+        return len(np.unique(v))
+
+    low, high = centred_bootstrap(values, distinct, seed=0)
+    assert low < 200 < high
+    assert bootstrap(values, distinct)[1] < 150
+
+
+def test_a_share_of_ones_has_an_interval_of_some_width() -> None:
+    figure = mean_figure("validity", np.ones(100), {}, "higher", seed=0)
+    assert (figure.value, figure.high) == (1.0, pytest.approx(1.0))
+    assert figure.low == pytest.approx(0.963, abs=0.001)
+
+
+def test_figures_of_other_protocols_are_told_apart() -> None:
+    a = Figure("fid", 3.0, 1000, {"extractor": "x", "reference": "r"})
+    assert (
+        a.protocol_id == Figure("fid", 9.0, 1000, {"reference": "r", "extractor": "x"}).protocol_id
+    )
+    others = [
+        Figure("fid", 3.0, 999, {"extractor": "x", "reference": "r"}),
+        Figure("kid", 3.0, 1000, {"extractor": "x", "reference": "r"}),
+        Figure("fid", 3.0, 1000, {"extractor": "y", "reference": "r"}),
+    ]
+    assert len({a.protocol_id, *(other.protocol_id for other in others)}) == 4

@@ -1,0 +1,64 @@
+import statistics
+
+import numpy as np
+import pytest
+from made import evaluate, events, figure, run
+
+from ddiff.reporting.columns import cells_of, columns_of
+from ddiff.reporting.records import read_run
+from ddiff.reporting.series import POINTS, Series, averaged, of_figure, of_scalar
+
+
+def series(steps, values, pace=1.0):
+    steps, values = np.array(steps, float), np.array(values, float)
+    unknown = np.full(len(steps), np.nan)
+    return Series(steps, pace * steps, 8 * steps, values, unknown, unknown)
+
+
+def test_the_mean_over_seeds_is_at_the_steps_that_all_have():
+    lines = [series([10, 20, 30], [1, 2, 3], 1.0), series([20, 25, 30], [4, 5, 7], 2.0)]
+    mean = averaged(lines)
+    np.testing.assert_array_equal(mean.steps, [20, 30])
+    np.testing.assert_allclose(mean.seconds, [30, 45])
+    np.testing.assert_allclose(mean.images, [160, 240])
+    np.testing.assert_allclose(mean.values, [3, 5])
+    stds = [statistics.stdev(pair) for pair in ((2, 4), (3, 7))]
+    np.testing.assert_allclose(mean.high - mean.values, stds)
+    np.testing.assert_allclose(mean.values - mean.low, stds)
+
+
+def test_one_seed_is_itself_and_strangers_have_no_mean():
+    line = series([1, 2], [1, 2])
+    assert averaged([line]) is line
+    assert averaged([]) is None
+    assert averaged([line, series([3], [1])]) is None
+
+
+def test_a_long_line_is_averaged_in_stretches(tmp_path):
+    path = run(tmp_path / "a")
+    for file in (path / "tensorboard").iterdir():
+        file.unlink()
+    count = 3 * POINTS
+    rows = [("train/loss", i, float(i + 1), float(i)) for i in range(count)]
+    events(path / "tensorboard", rows)
+    line = of_scalar(read_run(path), "train/loss")
+    assert len(line.values) == POINTS
+    np.testing.assert_allclose(line.values[:2], [1, 4])
+    np.testing.assert_allclose(line.steps[:2], [2, 5])
+    np.testing.assert_allclose(line.images, 8 * line.steps)
+    assert line.values.mean() == pytest.approx((count - 1) / 2)
+
+
+def test_a_figure_over_training_keeps_to_one_way_of_sampling(tmp_path):
+    path = run(tmp_path / "a")
+    for step, value in ((10, 9.0), (20, 6.0), (40, 4.0)):
+        evaluate(path, f"step_{step}", [figure(value=value, low=value - 1, high=value + 2)], step)
+    evaluate(path, "a_quick", [figure(value=99.0)], num_steps=5)
+    record = read_run(path)
+    column = columns_of([record])[0]
+    (cell,) = cells_of([record], column)
+    line = of_figure(record, cell)
+    np.testing.assert_array_equal(line.steps, [10, 20, 40])
+    np.testing.assert_array_equal(line.values, [9, 6, 4])
+    np.testing.assert_array_equal(line.low, [8, 5, 3])
+    np.testing.assert_allclose(line.seconds, [2.5, 5, 10])
