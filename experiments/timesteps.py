@@ -33,20 +33,17 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from scipy.stats import kstest
 
+from ddiff import build
+from ddiff.checkpoints import find_checkpoint
+from ddiff.config import resolved, validate
+from ddiff.diffusion import Schedule
+from ddiff.environment import environment
+from ddiff.metrics.spheres import best_sphere
+from ddiff.modules.plugins import Board
+from ddiff.random import generator
+from ddiff.trained import Trained, load_net
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from tests.support.digits import accuracy, trained_reader  # noqa: E402
-from tests.support.spheres import best_sphere  # noqa: E402
-
-from ddiff import build  # noqa: E402
-from ddiff.config import resolved, validate  # noqa: E402
-from ddiff.diffusion import Schedule  # noqa: E402
-from ddiff.environment import environment  # noqa: E402
-from ddiff.modules.plugins import Board  # noqa: E402
-from ddiff.random import generator  # noqa: E402
-from ddiff.trained import Trained  # noqa: E402
-
 METHODS = {
     "uniform": ["timesteps=uniform"],
     "stratified": ["timesteps=stratified"],
@@ -67,18 +64,18 @@ PAY = ("online_topk exact", "precomputed_topk")  # cost more than a step of unif
 class Study:
     options: list[str]
     steps: int
-    judge: Callable[[np.ndarray], dict[str, float]]
+    judge: Callable[[np.ndarray, Path], dict[str, float]]  # samples, their run
     about: str
     repeats: int  # noise draws a validation sample
 
 
-def judge_spheres(samples: np.ndarray) -> dict[str, float]:
+def judge_spheres(samples: np.ndarray, run: Path) -> dict[str, float]:
     """Valid: intersection over union of 0.9 and more with the best-fitting sphere. The radius law
     is uniform between an eighth and a quarter of the size."""
     size = samples.shape[-1]
-    fits = [best_sphere(volume) for volume in samples[:, 0]]
-    valid = np.array([score >= 0.9 for score, _, _ in fits])
-    radii = np.array([radius for _, _, radius in fits])[valid] / size
+    fits = [best_sphere(volume > 0) for volume in samples[:, 0]]
+    valid = np.array([fit.iou >= 0.9 for fit in fits])
+    radii = np.array([fit.radius for fit in fits])[valid] / size
     law = kstest(radii, "uniform", (1 / 8, 1 / 8)) if len(radii) > 4 else None
     return {
         "valid": float(valid.mean()),
@@ -86,16 +83,27 @@ def judge_spheres(samples: np.ndarray) -> dict[str, float]:
     }
 
 
-def judge_digits(samples: np.ndarray) -> dict[str, float]:
-    reader, _ = trained_reader()
+def judge_digits(samples: np.ndarray, run: Path) -> dict[str, float]:
+    """By the classifier that was trained beside the run."""
+    reader, _, _ = load_net(find_checkpoint(str(run.parent / "classifier")))
     asked = torch.arange(len(samples)) * 10 // len(samples)
-    return {"read as asked": accuracy(reader, torch.from_numpy(samples), asked)}
+    read = reader(torch.from_numpy(samples)).argmax(1)
+    return {"read as asked": (read == asked).float().mean().item()}
 
 
 DIGITS = ["experiment=digits_cfg", "budget.batch_size=64", "guidance=none"]
 STUDIES = {
     "voxel": Study(
-        ["experiment=voxel_baseline", "data.size=32", "data.num_val=200"],
+        [
+            "experiment=voxel_baseline",
+            "data.size=32",
+            "data.num_val=200",
+            "data.num=1000",
+            "schedule.snr_factor=0.015625",
+            "solver=dpmpp_2m_sde",
+            "solver.spacing=trailing",
+            "solver.num_steps=40",
+        ],
         250,
         judge_spheres,
         "32^3 spheres, `voxel_baseline`'s net and recipe (objective x0, batch of 8)",
@@ -233,7 +241,7 @@ def judge(study: Study, run: Path) -> None:
             "steps": step,
             "validation loss": statistics.fmean(tenths),
             "by tenth of t": tenths,
-            **study.judge(samples),
+            **study.judge(samples, run),
             "peak memory, MB": metrics["peak_memory_mb"],
         }
         file.write_text(json.dumps(found))
@@ -266,6 +274,8 @@ def main() -> None:
     for folder in (runs, out):
         folder.mkdir(parents=True, exist_ok=True)
 
+    if study.judge is judge_digits:
+        train(["experiment=classifier"], runs / "classifier")
     cost_file = runs / "costs.json"
     if not cost_file.exists():
         cost_file.write_text(json.dumps(costs(study.options, MEASURED, args.rounds)))

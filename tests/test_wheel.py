@@ -32,7 +32,7 @@ def test_the_wheel_works_alone(tmp_path: Path) -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"ddiff/conf/{path.relative_to(ROOT / 'conf')}" in names
     assert "ddiff/kernels/__init__.py" in names
-    assert "ddiff/viewing/page.html" in names
+    assert {"ddiff/viewing/page.html", "ddiff/reporting/report.css"} <= set(names)
 
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")

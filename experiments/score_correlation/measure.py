@@ -35,7 +35,12 @@ from ddiff.random import generator
 HERE = Path(__file__).parent
 STUDIES = {
     "digits": ["experiment=digits_cfg", "budget.batch_size=64"],
-    "voxel 32^3": ["experiment=voxel_baseline", "data.size=32"],
+    "voxel 32^3": [
+        "experiment=voxel_baseline",
+        "data.size=32",
+        "data.num=1000",
+        "schedule.snr_factor=0.015625",
+    ],
 }
 OBJECTIVES = {"digits": ["eps", "x0", "v"], "voxel 32^3": ["eps", "x0", "v"]}
 BINS = 50

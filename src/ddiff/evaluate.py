@@ -5,7 +5,6 @@ from omegaconf import DictConfig
 from ddiff.cli import entry
 from ddiff.from_run import offer_run
 
-
 FROM_RUN = ("solver", "guidance", "precision", "data")
 
 

@@ -36,7 +36,8 @@ class Pairs:
             return "needs a reference=... whose sample i belongs to sample i"
         if len(case.samples) != len(case.held_out):
             return (
-                f"needs as many samples ({len(case.samples)}) as references ({len(case.held_out)}); "
+                f"needs as many samples ({len(case.samples)}) as references "
+                f"({len(case.held_out)}); "
                 "metrics=nearest_pairs takes any numbers"
             )
         return None

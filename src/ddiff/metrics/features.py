@@ -140,7 +140,7 @@ class Features:
 
     @classmethod
     def cached(cls, stack: Stack, extractor: Extractor, folder: Path | None) -> "Features":
-        """Looked up by the hash of the samples and the name of the extractor; else made and kept."""
+        """Kept under the hash of the samples and the name of the extractor, or made and kept."""
         if folder is None:
             return cls.of(stack, extractor)
         key = hashlib.sha256(f"{stack.digest()} {extractor.name}".encode()).hexdigest()[:24]

@@ -81,7 +81,7 @@ def _range(array: np.ndarray, path: Path, values: str) -> tuple[float, float]:
         if not (np.isfinite(low) and np.isfinite(high)):
             flat = np.asarray(part).reshape(len(part), -1)
             row = int((~np.isfinite(flat)).any(1).argmax())
-            raise DdiffError(f"{path}: sample {first + row} has values that are not finite numbers")
+            raise DdiffError(f"{path}: sample {first + row} has values that are not finite")
         least, most = min(least, low), max(most, high)
     if array.dtype.kind == "b":
         return DECLARED["unit"]
@@ -92,6 +92,6 @@ def _range(array: np.ndarray, path: Path, values: str) -> tuple[float, float]:
     if not (low - slack <= least and most <= high + slack):
         raise DdiffError(
             f"{path} has values from {least:g} to {most:g}, which is none of -1..1 (signed), "
-            "0..1 (unit), 0..255 (bytes); rescale them, or say value_range= where the guess is wrong"
+            "0..1 (unit), 0..255 (bytes); rescale them, or say which with value_range="
         )
     return low, high

@@ -7,6 +7,7 @@ from typing import Any
 from ddiff.reporting.records import Record
 
 PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
+MEASURING = ("evaluation.", "metrics.", "extractor.")  # what was measured on the way
 ABSENT = "–"
 
 
@@ -52,7 +53,11 @@ def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference]]:
 
 def _identity(record: Record) -> dict[str, Any]:
     follows = {"data.seed"} if record.options.get("data.seed") == record.seed else set()
-    return {k: v for k, v in record.options.items() if k not in PLACES and k not in follows}
+    return {
+        name: value
+        for name, value in record.options.items()
+        if name not in PLACES and name not in follows and not name.startswith(MEASURING)
+    }
 
 
 def differing(configs: Sequence[dict[str, Any]]) -> list[Difference]:
@@ -108,8 +113,8 @@ def labelled(differences: Sequence[Difference], names: Sequence[str]) -> list[st
 
 
 def _telling(differences: Sequence[Difference], count: int) -> list[Difference]:
-    """One by one, what tells most configs apart, until all are."""
-    chosen: list[Difference] = []
+    """The experiments' names; then, one by one, what tells most configs apart, until all are."""
+    chosen = [d for d in differences if d.names[0] == "name"]
 
     def gain(difference: Difference) -> int:
         return _told_apart([d.values for d in (*chosen, difference)])
