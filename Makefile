@@ -12,12 +12,11 @@ help: ## what there is to make
 demo: .venv/run.stamp ## set up, train the voxel experiment (minutes), say where its results are
 	$(BIN)/python -m ddiff.train
 
-test: .venv/dev.stamp ## set up, run every test that needs no GPU
-	$(BIN)/python -m pytest -m "not slow"
+test: test-fast ## set up, run every test that needs no GPU
 	$(BIN)/python -m pytest -m slow
 
-test-fast: .venv/dev.stamp ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: .venv/dev.stamp ## the tests that take seconds, a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
 
 lint: .venv/dev.stamp ## style and types
 	$(BIN)/ruff check .
