@@ -137,7 +137,7 @@ def measure(name: str, study: Study) -> dict[str, Any]:
     runs = {run: trained(run, options) for run, options in study.train.items()}
     rows = []
     for i, row in enumerate(study.rows):
-        out = RUNS / name / f"{i:03d}.json"
+        out = runs[row.run] / "evaluations" / f"{name}_{i:03d}.json"
         call("evaluate", f"from={runs[row.run]}", *study.always, *row.options, *extractor,
              f"metrics={study.metrics}", f"out={out}")  # fmt: skip
         rows.append({"label": row.label, **json.loads(out.read_text())})

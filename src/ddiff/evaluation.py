@@ -164,7 +164,7 @@ def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
             "evaluations": made["evaluations"],
             "seconds_per_sample": made["seconds_per_sample"],
             "weights": options["weights"],
-            "precision": options["precision"]["dtype"],
+            "precision": made["precision"],
             "seed": options["seed"],
             "options": flat(options["solver"]),
         },
