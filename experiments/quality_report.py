@@ -14,7 +14,7 @@ def write(name: str, results: dict[str, Any], out: Path) -> None:
         f"*{results['question']}*",
         "",
         f"Written by `python experiments/quality.py {name}` on {where['device_name']}, "
-        f"{where['threads']} threads, torch {where['packages']['torch']}, {where['precision']}. "
+        f"threads: {where['threads']}, torch {where['packages']['torch']}, {where['precision']}. "
         "One training each; brackets are 95% intervals over samples (docs/evaluation.md).",
         "",
         verdict.read_text() if verdict.exists() else "",

@@ -14,7 +14,7 @@ from ddiff.data import Digits
 from tests.support.runs import TINY, Done, ddiff_many, job, scalars
 
 CLASSIFIER = ("experiment=classifier", "budget.max_steps=200", "budget.val_every=200")
-DIGITS = ("experiment=digits_cfg", *TINY, "budget.max_steps=2")
+DIGITS = ("experiment=digits_cfg", *TINY, "budget.max_steps=2", "guidance.scale=1")
 MEASURE = ("metrics=[fid,kid,labels,memorisation]", "metrics.fid.repeats=10")
 
 

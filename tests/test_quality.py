@@ -1,4 +1,4 @@
-"""What a user gets is good: trained from nothing, as the README says, and measured by `evaluate`."""
+"""What a user gets is good: trained from nothing as the README says, measured by `evaluate`."""
 
 import json
 from pathlib import Path

@@ -27,8 +27,9 @@ from ddiff.viewing.timesteps import timesteps_picture
 def module(sampler: Callable[..., TimestepSampler]) -> DDPM:
     schedule = constant(50, 0.1)
     return DDPM(
-        nn.Conv2d(1, 1, 1), schedule, Eps(), sampler(schedule), torch.optim.Adam,
-        partial(warmup_constant, warmup_steps=1), Precision("float32"), seed=0,
+        net=nn.Conv2d(1, 1, 1), schedule=schedule, objective=Eps(), timesteps=sampler(schedule),
+        optimizer=torch.optim.Adam, lr_schedule=partial(warmup_constant, warmup_steps=1),
+        precision=Precision("float32"), seed=0,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def test_the_surface_is_inside():
 
 def test_radius_is_uniform_and_the_default_is_8_to_16():
     radius = made().train.radius.numpy()
-    assert len(radius) == 1000
+    assert len(radius) == 100_000
     assert 8 <= radius.min() < 8.1
     assert 15.9 < radius.max() <= 16
     assert stats.kstest(radius, stats.uniform(8, 8).cdf).pvalue > 0.01

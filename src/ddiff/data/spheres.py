@@ -53,7 +53,7 @@ class Spheres(Data):
         batch_size: int,
         seed: int,
         size: int = 64,
-        num: int = 1000,
+        num: int = 100_000,
         num_val: int = 100,
         centre: Centre = "fixed",
         radius_min: float = 0.125,

@@ -15,7 +15,7 @@ from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 from ddiff.config import flat, identity
 from ddiff.errors import DdiffError
 from ddiff.files import replacing
-from ddiff.metrics.inception import load_inception
+from ddiff.metrics.inception_v3 import load_inception
 from ddiff.metrics.moments import Moments
 from ddiff.metrics.stack import Stack
 from ddiff.trained import digest, load_net

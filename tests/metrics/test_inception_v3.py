@@ -8,7 +8,7 @@ import torch
 from ddiff.data.download import Archive
 from ddiff.errors import DdiffError
 from ddiff.metrics import inception
-from ddiff.metrics.inception import ALSO_CALLED, NAME, Inception, load_inception, resize
+from ddiff.metrics.inception_v3 import ALSO_CALLED, NAME, Inception, load_inception, resize
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: refused
 
