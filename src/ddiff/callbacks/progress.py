@@ -69,7 +69,7 @@ class Progress(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        spent = checkpoint.get("spent", {})  # checkpoints before version 0.2 have none
+        spent = checkpoint.get("spent", {})  # the first checkpoints had none
         self.seconds, self.images = spent.get("seconds", 0.0), spent.get("images", 0)
 
     @staticmethod
