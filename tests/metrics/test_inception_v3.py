@@ -7,7 +7,7 @@ import torch
 
 from ddiff.data.download import Archive
 from ddiff.errors import DdiffError
-from ddiff.metrics import inception
+from ddiff.metrics import inception_v3
 from ddiff.metrics.inception_v3 import ALSO_CALLED, NAME, Inception, load_inception, resize
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: refused
@@ -159,13 +159,13 @@ def test_only_images(net, shape):
 def offline(tmp_path, monkeypatch):
     """No network, and an empty cache of torch."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(inception, "WEIGHTS", Archive({NAME: inception.SHA256}, (NOWHERE,)))
+    monkeypatch.setattr(inception_v3, "WEIGHTS", Archive({NAME: inception_v3.SHA256}, (NOWHERE,)))
 
 
 def test_a_file_of_weights_is_loaded(net, tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
     torch.save(net.state_dict(), path)
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(inception_v3, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     loaded = load_inception(str(path), tmp_path).state_dict()
     path.unlink()  # 95 MB
     assert all(torch.equal(value, loaded[name]) for name, value in net.state_dict().items())
@@ -204,5 +204,5 @@ def test_offline_says_what_to_put_where(offline, tmp_path, download):
 
 def test_the_protocol_names_the_public_weights():
     assert (Inception.name, Inception.digest) == ("inception-2015-12-05", "6726825d")
-    assert inception.SHA256.startswith(Inception.digest)
+    assert inception_v3.SHA256.startswith(Inception.digest)
     assert NAME.removesuffix(".pth").endswith(Inception.digest)
