@@ -49,4 +49,4 @@ def test_the_wheel_works_alone(tmp_path: Path) -> None:
     run(python, "-m", "ddiff.train", *options, "run_dir=run", cwd=empty)
     run(python, "-m", "ddiff.sample", "from=run", "num_samples=4", cwd=empty)
     run(python, "-m", "ddiff.view", "path=run", cwd=empty)
-    assert (empty / "run/samples/ddim2_w1_4.png").is_file()
+    assert (empty / "run/samples/ddim2_w0.25_4.png").is_file()
