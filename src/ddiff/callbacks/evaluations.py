@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddiff.callbacks.progress import Progress
+from ddiff.callbacks.samples import due
 from ddiff.files import write_json
 from ddiff.modules import DDPM
 
@@ -27,12 +28,10 @@ class Evaluations(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        last = step >= trainer.max_steps or trainer.should_stop
-        if not stepped or not (step % self.every == 0 or last) or not trainer.is_global_zero:
+        if not due(trainer, batch_idx, self.every):
             return
         assert isinstance(pl_module, DDPM)
+        step = trainer.global_step
         self.last = {
             "step": step,
             "images_seen": self.progress.images,

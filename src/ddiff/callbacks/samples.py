@@ -28,14 +28,9 @@ class Samples(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        last = step >= trainer.max_steps or trainer.should_stop
-        if not stepped or not (step % self.every == 0 or last):
-            return
-        if trainer.is_global_zero:
+        if due(trainer, batch_idx, self.every):
             assert isinstance(pl_module, DDPM)
-            self.show(trainer, step, self.generate(pl_module))
+            self.show(trainer, trainer.global_step, self.generate(pl_module))
 
     def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:
         from ddiff.viewing import mesh_tensors, picture, save_png
@@ -57,3 +52,11 @@ class Samples(Callback):
                 global_step=step,
             )
         board.flush()
+
+
+def due(trainer: Trainer, batch_idx: int, every: int) -> bool:
+    """Whether rank 0 acts now: after every so many optimiser steps, and after the last."""
+    step = trainer.global_step
+    stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    last = step >= trainer.max_steps or trainer.should_stop
+    return trainer.is_global_zero and stepped and (step % every == 0 or last)
