@@ -94,7 +94,7 @@ STUDIES = {
     "spheres": Study(
         "Are the 64^3 spheres spheres, and do their radii follow the law after 32,000 volumes?",
         {
-            f"{name} long": [f"experiment={name}", "budget.max_steps=4000", "optimizer.lr=1e-3",
+            f"{name} long": [f"experiment={name}", "budget.max_steps=4000",
                              "module.ema_decay=0.999"]
             for name in ("voxel_adaptive", "voxel_baseline")
         },

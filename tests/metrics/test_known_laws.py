@@ -52,7 +52,10 @@ def test_true_spheres_pass_every_test(centre: str) -> None:
     assert law["validity"] == 1
     assert law["sphere_iou"] > 0.97
     assert law["radius_p"] > 0.001
-    assert law["centre_offset" if centre == "fixed" else "centre_p"] > 0.001 - (centre == "fixed")
+    if centre == "fixed":
+        assert law["centre_offset"] < 0.05  # voxels
+    else:
+        assert law["centre_p"] > 0.001
     sets = figures(Sets(points=64), truth)
     for distance in ("iou", "chamfer"):
         assert abs(sets[f"one_nn_{distance}"] - 0.5) < 0.12  # four deviations of 300 coin flips

@@ -82,9 +82,13 @@ class Metric(Protocol):
     def __call__(self, case: Case) -> list[Figure]: ...
 
 
-def labels(stack: Stack, most: int | None = None) -> Tensor | None:
-    found = [y for _, y in stack.chunks(most)]
-    return None if any(y is None for y in found) else torch.cat([y for y in found if y is not None])
+def labels(stack: Stack) -> Tensor | None:
+    found = []
+    for _, y in stack.chunks():
+        if y is None:
+            return None
+        found.append(y)
+    return torch.cat(found)
 
 
 def joined(stack: Stack, most: int) -> Tensor:
