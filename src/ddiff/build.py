@@ -13,11 +13,12 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import nn
 
+from ddiff.backends import Backend
 from ddiff.config import locate, origin
 from ddiff.devices import device_for
 from ddiff.diffusion import Plan, Schedule
 from ddiff.errors import ConfigError
-from ddiff.modules import Learner
+from ddiff.modules import DDPM, Learner
 from ddiff.modules.plugins import AtomicCheckpointIO, GradientScaling
 from ddiff.precision import Precision
 from ddiff.random import key
@@ -80,9 +81,11 @@ def build_module(cfg: DictConfig, precision: Precision) -> Learner:
             "timesteps": timesteps,
         }
     module = build(cfg.module, **supplied)
-    backend = build(cfg.backend)
+    backend: Backend = build(cfg.backend)
     backend.prepare(module.net)
     backend.prepare(module.ema)
+    if isinstance(module, DDPM):
+        module.add_noise = backend.add_noise
     return module
 
 

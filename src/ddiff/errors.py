@@ -13,6 +13,10 @@ class ConfigError(DdiffError):
     exit_status = 2
 
 
+class KernelError(DdiffError):
+    """A native kernel cannot be built or run here: a compiler or a GPU is missing, or fails."""
+
+
 def nearest(word: str, choices: list[str]) -> str:
     """', did you mean X?' where a choice is close, else the choices (or nothing)."""
     import difflib

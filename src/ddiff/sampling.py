@@ -2,15 +2,17 @@
 of 1 and of 64, on one rank and on eight."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from ddiff.diffusion import ClassifierFree, Objective, Plan, solve
+from ddiff.backends import Backend, Eager, Execution, Stepper, Work, device_of
+from ddiff.diffusion import ClassifierFree, Objective, Plan
 from ddiff.errors import ConfigError
 from ddiff.precision import Precision
-from ddiff.random import generator
+from ddiff.random import key
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Generation:
     precision: Precision
     seed: int
     clamp: float | None = 1.0
+    backend: Backend = field(default_factory=Eager)
 
     def batches(
         self,
@@ -39,11 +42,14 @@ class Generation:
         `y` holds one label a sample. `on_step(samples)` is told of every solver step.
         """
         for first in range(0, num_samples, batch_size):
-            indices = range(first, min(first + batch_size, num_samples))
-            labels = None if y is None else y[first : first + batch_size]
-            yield self.batch(indices, labels, on_step)
+            wanted = min(batch_size, num_samples - first)
+            size = batch_size if self.execution.static else wanted
+            labels = None if y is None else y[first : first + wanted]
+            if labels is not None and wanted < size:  # one batch size for all
+                labels = torch.cat([labels, labels[-1:].expand(size - wanted)])
+            indices = range(first, first + size)
+            yield self.batch(indices, labels, lambda _, n=wanted: on_step(n))[:wanted]
 
-    @torch.no_grad()
     def batch(
         self,
         indices: Sequence[int],
@@ -51,26 +57,32 @@ class Generation:
         on_step: Callable[[int], None] = lambda samples: None,
     ) -> Tensor:
         """The samples with these indices, float32 [B, C, *S] on the net's device."""
-        device = next(self.net.parameters()).device
-        generators = [generator(device, self.seed, "sample", i) for i in indices]
-        labels = None if y is None else y.to(device)
-
-        def noise(step: int) -> Tensor:
-            draws = [torch.randn(self.shape, generator=g, device=device) for g in generators]
-            return torch.stack(draws)
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            return self.guidance(self.net, x, t, labels).float()
-
         was_training = self.net.training
         self.net.eval()
-        x = noise(-1)
-        with self.precision.autocast(device):
-            for state in solve(predict, self.plan, self.objective, x, noise, self.clamp):
-                x = state.x
-                on_step(len(x))
+        stepper = self._stepper(len(indices), y is not None)
+        stepper.start(indices, y)
+        for _ in range(len(self.plan)):
+            stepper.advance()
+            on_step(len(indices))
         self.net.train(was_training)
-        return x
+        return stepper.x.clone()
+
+    @cached_property
+    def execution(self) -> Execution:
+        return self.backend.execution(self.net, self.precision)
+
+    @cached_property
+    def _steppers(self) -> dict[tuple[int, bool], Stepper]:
+        return {}
+
+    def _stepper(self, size: int, labelled: bool) -> Stepper:
+        if (size, labelled) not in self._steppers:
+            noise = key(self.seed, "sample")
+            scale = self.guidance.scale
+            work = Work(self.plan, self.objective, self.shape, scale, self.clamp, noise)
+            device = device_of(self.net)
+            self._steppers[size, labelled] = Stepper(self.execution, work, size, labelled, device)
+        return self._steppers[size, labelled]
 
 
 def labels_for(

@@ -13,7 +13,10 @@ from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.modules.learner import Batch, Learner
 from ddiff.modules.tenths import TENTHS, by_tenth
-from ddiff.random import generator
+from ddiff.random import generator, key
+
+# (x_0, coefficients [B, 4], samples [B], key, draw) -> (x_t, target)
+AddNoise = Callable[[Tensor, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 
 
 class DDPM(Learner):
@@ -31,21 +34,37 @@ class DDPM(Learner):
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
         self.weights: Tensor
         self.register_buffer("weights", objective.weights(schedule).float(), persistent=False)
+        a, b = schedule.abar.sqrt(), (1 - schedule.abar).sqrt()
+        table = torch.stack(torch.broadcast_tensors(a, b, *objective.mix(a, b)), dim=1)
+        self.coefficients: Tensor  # [T + 1, 4]: x_t = alpha x_0 + sigma eps, target = e eps + s x_0
+        self.register_buffer("coefficients", table.float(), persistent=False)
+        self.add_noise: AddNoise | None = None  # of a backend that has its own
 
     def condition(self, y: Tensor | None, g: torch.Generator) -> Tensor | None:
         """The labels the net is trained with."""
         return None
 
-    def denoise(
-        self, net: Predict, x_0: Tensor, t: Tensor, y: Tensor | None, eps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Plain mean square error per sample [B], x_t and the prediction [B, C, *S]."""
+    def noised(self, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t and what the net should say of it, [B, C, *S] both."""
         x_t = self.schedule.add_noise(x_0, t, eps)
-        with self.precision.autocast(x_0.device):
+        return x_t, self.objective.target(self.schedule, x_0, eps, t)
+
+    def noised_natively(
+        self, x_0: Tensor, t: Tensor, words: tuple[int | str, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """`noised` in one pass, with Philox noise of this key."""
+        assert self.add_noise is not None
+        samples = torch.arange(len(x_0), device=x_0.device)
+        return self.add_noise(x_0, self.coefficients[t], samples, key(*words), 0)
+
+    def denoise(
+        self, net: Predict, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Plain mean square error per sample [B], and the prediction [B, C, *S]."""
+        with self.precision.autocast(x_t.device):
             pred = net(x_t, t - 1, y)
         pred = pred.float()
-        error = pred - self.objective.target(self.schedule, x_0, eps, t)
-        return error.square().flatten(1).mean(1), x_t, pred
+        return (pred - target).square().flatten(1).mean(1), pred
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x_0, y = batch
@@ -53,8 +72,12 @@ class DDPM(Learner):
         world_size = self.trainer.world_size
         self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
         t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, world_size)
-        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
-        losses, _, _ = self.denoise(self.net, x_0, t, self.condition(y, g), eps)
+        if self.add_noise is None:
+            eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+            x_t, target = self.noised(x_0, t, eps)
+        else:
+            x_t, target = self.noised_natively(x_0, t, words)
+        losses, _ = self.denoise(self.net, x_t, target, t, self.condition(y, g))
         loss = (losses * weight * self.weights[t]).mean()
         self.log("train/loss", loss.detach())
         seen = {"losses": losses.detach(), "t": t}
@@ -76,7 +99,12 @@ class DDPM(Learner):
         x_0, y = batch
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         labels = self.condition(y, g)
-        return lambda predict, t: self.denoise(predict, x_0, t.expand(len(x_0)), labels, eps)[0]
+
+        def losses(predict: Predict, t: Tensor) -> Tensor:
+            t = t.expand(len(x_0))
+            return self.denoise(predict, *self.noised(x_0, t, eps), t, labels)[0]
+
+        return losses
 
     def gradient_norms(self, batch: Batch, g: torch.Generator, t: Tensor, of: Gradient) -> Tensor:
         """Norm of the gradient of the batch's loss where every sample is at t[k], [K]."""
@@ -105,7 +133,8 @@ class DDPM(Learner):
         t, _ = Stratified(self.schedule).sample(len(x_0), g)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         labels = y if self.conditional else None
-        losses, x_t, pred = self.denoise(self.ema, x_0, t, labels, eps)
+        x_t, target = self.noised(x_0, t, eps)
+        losses, pred = self.denoise(self.ema, x_t, target, t, labels)
         x_0_hat = self.objective.to_x_0(self.schedule, x_t, pred, t)
         metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
         self.log_dict(metrics, batch_size=len(x_0), sync_dist=True)

@@ -1,0 +1,191 @@
+"""Native kernels are built where they run, once: kernels/<name>/<name>.cpp or .cu -> a library.
+
+A library in the cache ends with a seal, the hash of its content and of everything it was built
+from, so a truncated, altered or foreign file is built again, not loaded.
+"""
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ddiff.errors import KernelError
+
+from . import compilers
+from .compilers import Device
+
+ROOT = Path(__file__).parent
+
+NINJA_FILE = """\
+rule run
+  command = $command
+build kernel.o: run {source}
+  command = {compile}
+  pool = console
+build kernel.so: run kernel.o
+  command = {link}
+  pool = console
+"""  # in the console's pool a compiler stays in ninja's process group, and dies with it
+
+
+@dataclass(frozen=True)
+class Library:
+    path: Path
+    built_in: float | None  # seconds; None where it was in the cache
+
+
+@functools.cache
+def load(name: str, device: Device) -> ctypes.CDLL:
+    """The library of kernels/<name>, built where it is not in the cache.
+
+    Raises KernelError where a compiler, a GPU or the source is missing, or the build fails.
+    """
+    return opened(library(ROOT / name, device))
+
+
+def opened(found: Library) -> ctypes.CDLL:
+    """OpenMP is left undefined in the library: torch's, already in the process, serves it."""
+    try:
+        return ctypes.CDLL(str(found.path))
+    except OSError as error:
+        raise KernelError(f"{found.path} does not load: {error}") from error
+
+
+def library(folder: Path, device: Device) -> Library:
+    """Finds the library of the operation in `folder` in the cache, or builds it."""
+    source = folder / f"{folder.name}{compilers.SUFFIX[device]}"
+    if not source.is_file():
+        raise KernelError(f"{folder.name} has no {device} version: there is no {source}")
+    command = compilers.compiler(device)
+    compile_ = [*command, *_flags(folder, device), "-c", str(source), "-o", "kernel.o"]
+    link = [*command, "-shared", "kernel.o", "-o", "kernel.so"]
+    key = _key(source, [compile_, link, compilers.version(command)])
+    path = cache_folder() / f"{folder.name}-{device}-{key[:16]}.so"
+    if _is_sealed(path, key):
+        return Library(path, None)
+    limit = compilers.time_limit()
+    with _lock(path.with_suffix(".lock"), limit):
+        if _is_sealed(path, key):  # another process was quicker
+            return Library(path, None)
+        started = time.perf_counter()
+        _write(path, _build(source, compile_, link, limit), key)
+        return Library(path, time.perf_counter() - started)
+
+
+def cache_folder() -> Path:
+    if cache := os.environ.get("DDIFF_CACHE"):
+        return Path(cache) / "kernels"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ddiff" / "kernels"
+
+
+def _flags(folder: Path, device: Device) -> list[str]:
+    include = f"-I{folder.parent / 'include'}"
+    if device == "cpu":
+        return [*compilers.CXX_FLAGS, include]
+    if not torch.cuda.is_available():
+        raise KernelError("device cuda: torch finds no NVIDIA GPU here; use device cpu")
+    count = torch.cuda.device_count()
+    found = sorted({torch.cuda.get_device_capability(i) for i in range(count)})
+    gencode = [option for capability in found for option in compilers.gencode(capability)]
+    return [*compilers.NVCC_FLAGS, *gencode, include]
+
+
+def _key(source: Path, tools: list) -> str:
+    """A hash of all that the library depends on."""
+    headers = [*source.parent.glob("*.h"), *(source.parent.parent / "include").glob("*.h")]
+    files = {str(path): path.read_text() for path in [source, *sorted(headers)]}
+    world = [files, tools, NINJA_FILE, torch.__version__, platform.libc_ver(), _processor()]
+    return hashlib.sha256(json.dumps(world).encode()).hexdigest()
+
+
+def _processor() -> list[str]:
+    """What -march=native depends on."""
+    info = Path("/proc/cpuinfo")
+    first = info.read_text().partition("\n\n")[0] if info.exists() else ""
+    named = r"^(?:cpu family|model|flags|Features|CPU part)\s*:.*"
+    return [platform.machine(), *re.findall(named, first, re.M)]
+
+
+def _seal(content: bytes, key: str) -> bytes:
+    return hashlib.sha256(key.encode() + content).digest()
+
+
+def _is_sealed(path: Path, key: str) -> bool:
+    """Loading a truncated library would kill the process (SIGBUS), so this reads it first."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[-32:] == _seal(content[:-32], key)
+
+
+def _build(source: Path, compile_: list[str], link: list[str], limit: float) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="ddiff-") as name:
+        folder = Path(name)
+        lines = [shlex.join(command).replace("$", "$$") for command in (compile_, link)]
+        escaped = re.sub(r"([$ :])", r"$\1", str(source))
+        text = NINJA_FILE.format(source=escaped, compile=lines[0], link=lines[1])
+        (folder / "build.ninja").write_text(text)
+        status, output = compilers.run([compilers.ninja(), "--quiet"], limit, folder)
+        if status:
+            raise KernelError(
+                f"{source} does not compile: {compilers.first_errors(output)}; "
+                f"the command: {shlex.join(compile_)}"
+            )
+        return (folder / "kernel.so").read_bytes()
+
+
+def _write(path: Path, content: bytes, key: str) -> None:
+    part = path.with_suffix(".part")  # ours alone: we hold the lock
+    try:
+        with open(part, "wb") as file:
+            file.write(content + _seal(content, key))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise KernelError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _lock(path: Path, limit: float) -> Iterator[None]:
+    """One builder at a time. The system frees the lock of a process that dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise KernelError(f"cannot write {path}: {error.strerror}; set DDIFF_CACHE") from error
+    try:
+        _acquire(lock, path, limit)
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough where the process forked
+        os.close(lock)
+
+
+def _acquire(lock: int, path: Path, limit: float) -> None:
+    end = time.monotonic() + limit
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise KernelError(
+                    f"process {path.read_text()} has held {path} for {limit:g} s; stop that "
+                    "process, or let DDIFF_BUILD_TIMEOUT=SECONDS wait longer"
+                ) from None
+            time.sleep(0.05)

@@ -1,0 +1,68 @@
+"""Philox 4x32-10 (Salmon et al. 2011) and normal numbers in plain torch, on any device.
+
+A number depends on (key, sample, step, index of the element) alone: never on the batch or on what
+was drawn before.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LOW = 0xFFFFFFFF
+PIECE = 1 << 17  # blocks worked on at once on a CPU: in its cache, and enough for four threads
+
+
+def words(key: int, samples: Tensor, step: int | Tensor, blocks: int) -> Tensor:
+    """The words of blocks 0 .. blocks - 1 of each sample's stream, [B, blocks, 4] int64 < 2^32."""
+    index = torch.arange(blocks, device=samples.device)
+    return torch.stack(_words(key, samples[:, None], step, index), dim=-1)
+
+
+def normal(key: int, samples: Tensor, step: int | Tensor, shape: tuple[int, ...]) -> Tensor:
+    """N(0, 1), [B, *shape] float32: four numbers a block (Box and Muller 1958), in C order."""
+    num, batch = math.prod(shape), len(samples)
+    blocks = -(-num // 4)
+    out = torch.empty(batch, blocks, 4, device=samples.device)
+    rows, columns = batch, blocks
+    if samples.device.type == "cpu" and not torch.compiler.is_compiling():
+        columns = min(blocks, PIECE)
+        rows = max(1, PIECE // max(1, columns))
+    for row in range(0, batch, max(1, rows)):
+        for column in range(0, blocks, max(1, columns)):
+            part = out[row : row + rows, column : column + columns]
+            index = torch.arange(column, column + part.shape[1], device=samples.device)
+            r0, r1, r2, r3 = _words(key, samples[row : row + rows, None], step, index)
+            for i, numbers in enumerate((*_box_muller(r0, r1), *_box_muller(r2, r3))):
+                part[..., i] = numbers
+    return out.view(batch, -1)[:, :num].reshape(batch, *shape).contiguous()
+
+
+def _words(
+    key: int, samples: Tensor, step: int | Tensor, index: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of block `index` of `samples`, which broadcast against each other."""
+    # a product of 32-bit words fills 64 bits, so int64 wraps, and >> brings its sign down: masked
+    k0, k1 = key & LOW, key >> 32 & LOW
+    zeros = torch.zeros_like(index + samples)
+    c0, c1, c2, c3 = (zeros + word & LOW for word in (index, samples, samples >> 32, step))
+    p, q = torch.empty_like(zeros), torch.empty_like(zeros)
+    for _ in range(10):  # in place: fresh memory would take half as long again
+        torch.mul(c0, 0xD2511F53, out=p)
+        torch.mul(c2, 0xCD9E8D57, out=q)
+        torch.bitwise_right_shift(q, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(LOW)
+        torch.bitwise_right_shift(p, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(LOW)
+        c1, c3, p, q = q, p, c3, c1  # their upper halves go with the next mask
+        k0, k1 = k0 + 0x9E3779B9 & LOW, k1 + 0xBB67AE85 & LOW
+    return c0, c1.bitwise_and_(LOW), c2, c3.bitwise_and_(LOW)
+
+
+def _box_muller(r: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """R cos, R sin."""
+    radius = (r.float() * 2**-32).add_(2**-33).log_().mul_(-2).sqrt_()
+    # from the nearest half turn, so that float32 keeps the angle: w in -1/4 .. 1/4 is exact
+    v = turn.float().mul_(2**-32)
+    half = (2 * v).round_()  # 0, 1 or 2
+    w = v.sub_(half, alpha=0.5).mul_(2 * math.pi)
+    radius *= half.sub_(1).square_().mul_(2).sub_(1)
+    return w.cos().mul_(radius), w.sin_().mul_(radius)

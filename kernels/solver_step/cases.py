@@ -1,0 +1,84 @@
+"""What `python -m ddiff.kernels` checks and times."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..case import Case
+from . import reference, solver_step
+
+LARGE, SMALL = (64, 1, 64, 64, 64), (8, 3, 32, 32)
+ROW = [1.02, -0.2, 0.7, 0.3, -0.1, 0.4]  # p, q, a, b, c, d: of the size real plans have
+KEY = 0x1234_5678_9ABC_DEF0
+
+
+def cases(device: str) -> list[Case]:
+    return [
+        _case("64 x 1 x 64^3", device, LARGE),
+        _case("64 x 1 x 64^3, multistep", device, LARGE, multistep=True),
+        _case("64 x 1 x 64^3, noisy", device, LARGE, noisy=True),
+        _case("64 x 1 x 64^3, guided", device, LARGE, scale=0.25),
+        _case("64 x 1 x 64^3, bf16 pred", device, LARGE, dtype=torch.bfloat16),
+        _case("8 x 3 x 32^2", device, SMALL),
+        _case("8 x 3 x 32^2, guided, bf16 pred, noisy", device, SMALL, torch.bfloat16, 0.25, True),
+    ]
+
+
+def _case(
+    name: str,
+    device: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    scale: float = 0.0,
+    noisy: bool = False,
+    multistep: bool = False,
+) -> Case:
+    generator = torch.Generator(device).manual_seed(1)
+    start = torch.randn(shape, generator=generator, device=device)
+    halves = 2 if scale else 1
+    pred = torch.randn(halves * shape[0], *shape[1:], generator=generator, device=device).to(dtype)
+    x, x_0 = start.clone(), start.clone() if multistep else None
+    table = torch.tensor([ROW], device=device)
+    step = torch.zeros((), dtype=torch.int64, device=device)
+    samples = torch.arange(shape[0], device=device)
+    rest = table, step, samples, KEY, scale, 1.0, noisy
+
+    def run(step: Callable[..., None], x: Tensor, x_0: Tensor | None) -> Sequence[Tensor]:
+        step(x, pred, x_0, *rest)
+        return (x,) if x_0 is None else (x, x_0)
+
+    # in place again and again: |a| + |b| < 1 and the clamp keep x finite
+    first = start.clone(), start.clone() if multistep else None
+
+    def native() -> Sequence[Tensor]:
+        return run(solver_step, x, x_0)
+
+    def plain() -> Sequence[Tensor]:
+        return run(reference, *first)
+
+    per_value = 8 + halves * dtype.itemsize + (8 if multistep else 0)
+    eager = _eager(start, pred, scale, noisy, multistep)
+    return Case(name, native, plain, eager, start.numel() * per_value, 5e-6)
+
+
+def _eager(
+    x: Tensor, pred: Tensor, scale: float, noisy: bool, multistep: bool
+) -> Callable[[], object]:
+    """The same step as `diffusion.solve` does it."""
+    p, q, a, b, c, d = ROW
+
+    def eager() -> Tensor:
+        g = pred
+        if scale:
+            labelled, unlabelled = pred.chunk(2)
+            g = (1 + scale) * labelled - scale * unlabelled
+        x_0 = (p * x + q * g.to(x.dtype)).clamp(-1, 1)
+        new = a * x + b * x_0
+        if multistep:
+            new = new + c * x
+        if noisy:
+            new = new + d * torch.randn_like(x)
+        return new
+
+    return eager

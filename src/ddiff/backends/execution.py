@@ -1,0 +1,65 @@
+"""What a backend makes of a net for sampling: the small interface they all share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddiff.errors import ConfigError
+from ddiff.kernels.solver_step import reference
+from ddiff.precision import Precision
+
+# (x [B, C, *S] float32, t - 1 [B], y [B] or None) -> pred [B, C, *S]
+Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """`predict` runs the net, `solver_step` is the reference or something of its signature.
+
+    graph: a whole step is captured in a CUDA graph and replayed. static: another batch size costs
+    a compilation or is impossible, so that every batch is filled up to one size.
+    """
+
+    predict: Predict
+    solver_step: Callable[..., None] = reference
+    graph: bool = False
+    static: bool = False
+
+
+class Backend(Protocol):
+    """What executes the net and the solver step; `add_noise` is its own for training, or None."""
+
+    @property
+    def add_noise(self) -> Callable[..., tuple[Tensor, Tensor]] | None: ...
+
+    def prepare(self, net: nn.Module) -> None:
+        """For training: changes how `net` executes, in place, never its keys."""
+        ...
+
+    def execution(self, net: nn.Module, precision: Precision) -> Execution:
+        """For sampling: `net` itself stays what it is."""
+        ...
+
+
+def at_the_door(net: Callable[..., Tensor], precision: Precision, device: torch.device) -> Predict:
+    """The net under its precision."""
+
+    def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        with precision.autocast(device):
+            return net(x, t, y)
+
+    return predict
+
+
+def device_of(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
+def graphs(wanted: bool | None, device: torch.device) -> bool:
+    """Whether steps are captured in a CUDA graph; None: where there is a GPU."""
+    if wanted and device.type != "cuda":
+        raise ConfigError(f"backend.graph: a CUDA graph needs a GPU, and this runs on {device}")
+    return device.type == "cuda" if wanted is None else wanted

@@ -1,0 +1,74 @@
+"""ddiff's own operations, and on a GPU the whole sampling step in a CUDA graph."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddiff.backends.execution import Execution, at_the_door, device_of, graphs
+from ddiff.kernels import group_norm_silu, winograd
+from ddiff.kernels.add_noise import add_noise
+from ddiff.kernels.solver_step import solver_step
+from ddiff.nets.blocks import Upsample
+from ddiff.nets.norm import Norm
+from ddiff.precision import Precision
+
+
+@dataclass(frozen=True)
+class Native:
+    """`graph` None: a CUDA graph where there is a GPU."""
+
+    graph: bool | None = None
+    add_noise = staticmethod(add_noise)
+
+    def prepare(self, net: nn.Module) -> None:
+        for part in net.modules():
+            if isinstance(part, Norm):
+                part.operation = group_norm_silu.group_norm
+
+    def execution(self, net: nn.Module, precision: Precision) -> Execution:
+        device = device_of(net)
+        net = copy.deepcopy(net)
+        self.prepare(net)
+        _lower(net, precision, device)
+        graph = graphs(self.graph, device)
+        return Execution(at_the_door(net, precision, device), solver_step, graph, static=graph)
+
+
+class Winograd(nn.Module):
+    """A convolution that takes fewer multiplications where that pays; weights packed once."""
+
+    def __init__(self, conv: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+        self.conv, self.dtype = conv, dtype
+        self.packed: Tensor
+        self.register_buffer("packed", winograd.pack(conv.weight, dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not winograd.pays(self.conv.weight.shape, x.shape[2:], self.dtype):
+            return self.conv(x)
+        assert self.conv.bias is not None
+        return winograd.conv(x.to(self.dtype), self.packed, self.conv.bias)
+
+
+def _lower(net: nn.Module, precision: Precision, device: torch.device) -> None:
+    """Weights in the number format they are used in; on CPUs, convolutions by Winograd."""
+    dtype = getattr(torch, precision.dtype)
+    for parent in list(net.modules()):
+        for name, part in list(parent.named_children()):
+            if not isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
+                continue
+            apart = isinstance(parent, Upsample)  # which uses the weights of its convolution alone
+            if device.type == "cpu" and not apart and _fits(part, dtype):
+                setattr(parent, name, Winograd(part, dtype))
+            part.to(dtype)  # what autocast would do at every call
+
+
+def _fits(part: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether it is a convolution that Winograd's algorithm can pay for at some size."""
+    if not isinstance(part, nn.Conv2d | nn.Conv3d):
+        return False
+    dense = set(part.stride) == set(part.padding) == {1}
+    return dense and winograd.pays(part.weight.shape, (64, 64), dtype)

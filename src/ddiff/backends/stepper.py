@@ -1,0 +1,103 @@
+"""The loop of sampling over fixed buffers: what a CUDA graph can hold and any backend can run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddiff.backends.execution import Execution
+from ddiff.diffusion import NO_LABEL, Objective, Plan
+from ddiff.kernels import philox
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Everything about a sampling but the net and the samples' numbers."""
+
+    plan: Plan
+    objective: Objective
+    shape: tuple[int, ...]  # [C, *S]
+    scale: float  # of guidance
+    clamp: float | None
+    key: int  # of the noise
+
+
+class Stepper:
+    """The state of one batch, in place: x, the last estimate of x_0, the number of the step.
+
+    Nothing in a step depends on a number the host must wait for.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        work: Work,
+        batch: int,
+        labelled: bool,
+        device: torch.device,
+    ) -> None:
+        self.work = work
+        self.predict, self.solver_step = execution.predict, execution.solver_step
+        self.guided = labelled and work.scale > 0
+        table = work.plan.table(work.objective)
+        self.table = table.float().to(device)
+        self.times = (work.plan.times[:-1] - 1).to(device)  # as the net is told
+        self.noisy = work.plan.stochastic
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.samples = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.y = torch.full_like(self.samples, NO_LABEL) if labelled else None
+        self.x = torch.zeros(batch, *work.shape, device=device)
+        self.x_0 = torch.zeros_like(self.x) if bool((table[:, 4] != 0).any()) else None
+        self.advance: Callable[[], None] = self._advance
+        if execution.graph:
+            self.advance = self._captured()
+
+    def start(self, indices: Sequence[int], y: Tensor | None) -> None:
+        """Noise of these samples of the key, before the first step."""
+        self.samples.copy_(torch.tensor(indices))
+        if self.y is not None:
+            assert y is not None
+            self.y.copy_(y)
+        self.x.copy_(philox.normal(self.work.key, self.samples, 0, self.work.shape))
+        if self.x_0 is not None:
+            self.x_0.zero_()
+        self.step.zero_()
+
+    @torch.no_grad()
+    def _advance(self) -> None:
+        x, y = self.x, self.y
+        if self.guided:
+            assert y is not None
+            x, y = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NO_LABEL)])
+        t = self.times.index_select(0, self.step.view(1)).expand(len(x))
+        pred = self.predict(x, t, y).contiguous()
+        self.solver_step(
+            self.x,
+            pred,
+            self.x_0,
+            self.table,
+            self.step,
+            self.samples,
+            self.work.key,
+            self.work.scale if self.guided else 0.0,
+            self.work.clamp,
+            self.noisy,
+        )
+        self.step.add_(1)
+
+    def _captured(self) -> Callable[[], None]:
+        """A replay of `_advance`. The runs before the capture let libraries choose and allocate."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step.zero_()
+                self._advance()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        self.step.zero_()
+        with torch.cuda.graph(graph):
+            self._advance()
+        self.graph = graph  # owns the memory of the step
+        return graph.replay

@@ -1,0 +1,112 @@
+"""TensorRT through Torch-TensorRT's dynamo front end; engines are kept by what they depend on."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddiff.backends.execution import Execution, Predict, device_of, graphs
+from ddiff.errors import DdiffError
+from ddiff.kernels.building import cache_folder
+from ddiff.kernels.solver_step import reference, solver_step
+from ddiff.precision import Precision
+
+DISTRIBUTIONS = ("torch-tensorrt", "torch-tensorrt-rtx")  # both import as torch_tensorrt
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """`step` native or torch executes the solver; `optimization_level` is the builder's, 0 to 5."""
+
+    graph: bool | None = None
+    native_step: bool = True
+    optimization_level: int | None = None
+    add_noise = None
+
+    def prepare(self, net: nn.Module) -> None:
+        raise DdiffError("backend=tensorrt samples and cannot train; train with another backend")
+
+    def execution(self, net: nn.Module, precision: Precision) -> Execution:
+        library = load_library()
+        device = device_of(net)
+        if device.type != "cuda":
+            raise DdiffError(f"backend=tensorrt needs an NVIDIA GPU, and this runs on {device}")
+        engines: dict[tuple[Any, ...], Predict] = {}
+
+        def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            inputs = tuple(value.contiguous() for value in (x, t, y) if value is not None)
+            shapes = tuple(value.shape for value in inputs)
+            if shapes not in engines:
+                engines[shapes] = self._engine(library, net, precision, inputs)
+            return engines[shapes](*inputs)
+
+        step = solver_step if self.native_step else reference
+        return Execution(predict, step, graphs(self.graph, device), static=True)
+
+    def _engine(
+        self, library: Any, net: nn.Module, precision: Precision, inputs: tuple[Tensor, ...]
+    ) -> Any:
+        """Built, or read from the cache, for exactly these shapes."""
+        path = cache_folder().parent / "tensorrt" / f"{self._key(net, precision, inputs)}.ep"
+        if path.is_file():
+            return torch.export.load(path).module()
+        with torch.no_grad(), precision.autocast(inputs[0].device):
+            program = torch.export.export(net, inputs)
+        engine = library.dynamo.compile(
+            program,
+            arg_inputs=inputs,
+            disable_tf32=not precision.tf32,
+            min_block_size=1,
+            **({"optimization_level": self.optimization_level} if self.optimization_level else {}),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        library.save(engine, str(part), arg_inputs=list(inputs), retrace=False)
+        os.replace(part, path)
+        return engine
+
+    def _key(self, net: nn.Module, precision: Precision, inputs: tuple[Tensor, ...]) -> str:
+        """A hash of all that an engine depends on."""
+        found = hashlib.sha256()
+        for name, value in sorted(net.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.float().contiguous().cpu().numpy())
+        about = {
+            "net": repr(net),
+            "inputs": [(tuple(value.shape), str(value.dtype)) for value in inputs],
+            "precision": repr(precision),
+            "level": self.optimization_level,
+            "gpu": torch.cuda.get_device_name(),
+            "versions": [torch.__version__, *installed()],
+        }
+        found.update(json.dumps(about, sort_keys=True).encode())
+        return found.hexdigest()[:24]
+
+
+def load_library() -> Any:
+    """The module torch_tensorrt, of whichever distribution is installed."""
+    try:
+        import torch_tensorrt  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DdiffError(
+            "backend=tensorrt needs Torch-TensorRT, which is not installed: "
+            "pip install torch-tensorrt (data-centre GPUs) or torch-tensorrt-rtx (RTX GPUs), "
+            f"of the version that matches torch {torch.__version__} ({error})"
+        ) from error
+    return torch_tensorrt
+
+
+def installed() -> list[str]:
+    """The distributions of Torch-TensorRT that are here, with their versions."""
+    found = []
+    for name in DISTRIBUTIONS:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
