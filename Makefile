@@ -27,8 +27,9 @@ format: .venv/dev.stamp ## write the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gpu: ## on a machine with a GPU and ddiff installed: the GPU tests
-	$(PYTHON) -m pytest tests/gpu -v
+gpu: ## on a machine with a GPU and ddiff installed: the tests on it, then every benchmark, into OUT
+	$(PYTHON) -m pytest tests/gpu tests/kernels tests/backends -v
+	$(PYTHON) experiments/gpu/measure.py $(OUT)
 
 wheel: .venv/dev.stamp ## build the wheel into dist/
 	rm -rf dist build

@@ -37,18 +37,17 @@ class Native:
 
 
 class Winograd(nn.Module):
-    """A convolution that takes fewer multiplications where that pays; weights packed once."""
+    """A layer whose convolution takes fewer multiplications where that pays; packed once."""
 
-    def __init__(self, conv: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Module, conv: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         assert isinstance(conv, nn.Conv2d | nn.Conv3d)
-        self.conv, self.dtype = conv, dtype
-        self.packed: Tensor
-        self.register_buffer("packed", winograd.pack(conv.weight, dtype))
+        self.layer, self.conv, self.dtype = layer, conv, dtype
+        self.packed = winograd.pack(conv.weight, dtype, upsample=isinstance(layer, Upsample))
 
     def forward(self, x: Tensor) -> Tensor:
         if not winograd.pays(self.conv.weight.shape, x.shape[2:], self.dtype):
-            return self.conv(x)
+            return self.layer(x)
         assert self.conv.bias is not None
         return winograd.conv(x.to(self.dtype), self.packed, self.conv.bias)
 
@@ -56,14 +55,20 @@ class Winograd(nn.Module):
 def _lower(net: nn.Module, precision: Precision, device: torch.device) -> None:
     """Weights in the number format they are used in; on CPUs, convolutions by Winograd."""
     dtype = getattr(torch, precision.dtype)
-    for parent in list(net.modules()):
-        for name, part in list(parent.named_children()):
-            if not isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
-                continue
-            apart = isinstance(parent, Upsample)  # which uses the weights of its convolution alone
-            if device.type == "cpu" and not apart and _fits(part, dtype):
-                setattr(parent, name, Winograd(part, dtype))
+    if device.type == "cpu":
+        _replace_convolutions(net, dtype)
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
             part.to(dtype)  # what autocast would do at every call
+
+
+def _replace_convolutions(parent: nn.Module, dtype: torch.dtype) -> None:
+    for name, part in list(parent.named_children()):
+        conv = part.conv if isinstance(part, Upsample) else part
+        if _fits(conv, dtype):
+            setattr(parent, name, Winograd(part, conv, dtype))
+        elif not isinstance(part, Upsample):  # which uses the weights of its convolution alone
+            _replace_convolutions(part, dtype)
 
 
 def _fits(part: nn.Module, dtype: torch.dtype) -> bool:

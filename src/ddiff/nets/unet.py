@@ -85,12 +85,12 @@ class UNet(nn.Module):
         h = self.stem(space_to_depth(x, self.patch_size))
         skips = [h]
         for layer in self.down:
-            h = layer(h) if isinstance(layer, Downsample) else layer(h, emb)
+            h = layer(h, emb) if isinstance(layer, Block) else layer(h)
             skips.append(h)
         for layer in self.middle:
             h = layer(h, emb)
         for layer in self.up:
-            h = layer(h) if isinstance(layer, Upsample) else layer(h, emb, skips.pop())
+            h = layer(h, emb, skips.pop()) if isinstance(layer, Block) else layer(h)
         prediction = depth_to_space(self.out(self.norm(h)), self.patch_size)
         if self.gain is not None:
             gain = self.gain(emb)[(...,) + (None,) * (x.ndim - 2)]

@@ -1,0 +1,74 @@
+"""Every backend on the same work, side by side."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ddiff.cli import entry
+
+if TYPE_CHECKING:
+    from ddiff.benchmarking import Choice, Subject
+
+
+@entry("benchmark")
+def main(cfg: DictConfig) -> None:
+    """Times backends, precisions and exported files on the same work, and says beside each time
+    what it did to the numbers. The first row is plain eager float32: speed-up is its time over that
+    of the row. Rows run in turn, round by round, each ratio is taken within a round, and the
+    median of the rounds is shown: what else the machine does slows all rows alike. Quartiles tell
+    how far rounds differ. Cold start is what the first batch takes longer than a later one:
+    building and compiling. PSNR and max error compare the row's samples with eager float32's from
+    the same noise, in [-1, 1]: above 40 dB a difference is hard to see, above 100 dB it is
+    float32's rounding. A row that cannot run says why. More in docs/benchmark.md."""
+    from ddiff.benchmarking import Subject, checked, compare, sampling, training
+
+    given = {re.split(r"[.=/@]", word.lstrip("+~"), maxsplit=1)[0]
+             for word in HydraConfig.get().overrides.task}  # fmt: skip
+    cfg = checked(cfg, given)
+    backends = [text if is_path(text) else chosen("backend", text) for text in cfg.backends]
+    precisions = [chosen("precision", text) for text in cfg.precisions]
+    subject = Subject.of(cfg, given)
+    if cfg.mode == "train":
+        contests = training.contests(subject, cfg.batch_sizes, backends, precisions)
+    else:
+        solvers = solvers_of(subject, cfg)
+        contests = sampling.contests(subject, solvers, cfg.batch_sizes, backends, precisions)
+    compare(subject, cfg, list(contests))
+
+
+def chosen(group: str, text: str, *fixed: str) -> "Choice":
+    """`compiled+regional+mode:max-autotune`: a name of conf/<group>/, then its options."""
+    from ddiff.benchmarking import Choice
+    from ddiff.config import validate
+
+    name, *options = text.split("+")
+    pairs = (option.partition(":") for option in options)
+    own = [f"{group}.{option}={value or 'true'}" for option, _, value in pairs]
+    cfg = compose(overrides=[f"+{group}={name}", *fixed, *own])
+    validate(cfg)
+    return Choice(text, cfg[group])
+
+
+def solvers_of(subject: "Subject", cfg: DictConfig) -> "list[Choice]":
+    """Those asked for, or the run's own."""
+    from ddiff.benchmarking import Choice
+
+    steps = [] if cfg.num_steps is None else [f"solver.num_steps={cfg.num_steps}"]
+    if cfg.solvers:
+        return [chosen("solver", text, *steps) for text in cfg.solvers]
+    own = subject.cfg.solver.copy()
+    own.num_steps = cfg.num_steps or own.num_steps
+    return [Choice(own["_target_"].rpartition(".")[2], own)]
+
+
+def is_path(text: str) -> bool:
+    """Whether a backend is an exported file; names have no dots and no slashes."""
+    return bool("/" in text or Path(text).suffix)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Sampling: the same net, weights, plan and noise under every backend and precision."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ddiff.backends import device_of
+from ddiff.benchmarking.contest import Choice, Contest, Fidelity
+from ddiff.benchmarking.racing import Contestant, Run
+from ddiff.benchmarking.subject import Subject
+from ddiff.diffusion import solve
+from ddiff.errors import DdiffError
+from ddiff.metrics.pairs import pooled_psnr, psnr
+from ddiff.sampling import Generation, labels_for
+from ddiff.trained import Trained
+
+EAGER = Choice("eager", DictConfig({"_target_": "ddiff.backends.Eager"}))
+FP32 = Choice("fp32", DictConfig({"_target_": "ddiff.precision.Precision", "dtype": "float32"}))
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """One plan and one batch size."""
+
+    subject: Subject
+    solver: Choice
+    batch_size: int
+
+    def generation(
+        self, backend: Choice, precision: Choice, trained: Trained | None = None
+    ) -> Generation:
+        own = self.subject.cfg
+        options = {"solver": self.solver.node, "guidance": own.guidance, "seed": own.seed,
+                   "precision": precision.node, "backend": backend.node,
+                   "clamp": own.sampling.clamp}  # fmt: skip
+        return (trained or self.subject.trained).generation(DictConfig(options))
+
+    @property
+    def y(self) -> Tensor | None:
+        return labels_for("auto", self.batch_size, self.subject.cfg.net.num_classes)
+
+    @property
+    def first(self) -> Choice:
+        """The precision of the first row: float32, of an exported net its own."""
+        return held(self.subject.trained) if self.subject.exported else FP32
+
+    def plain(self) -> Run:
+        """What one writes with ddiff.diffusion alone, the noise drawn by torch."""
+        generation = self.generation(EAGER, self.first)
+        net, device = generation.net, device_of(generation.net)
+        size = (self.batch_size, *generation.shape)
+        y = None if self.y is None else self.y.to(device)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return generation.guidance(net, x, t, y)
+
+        @torch.no_grad()
+        def run() -> Tensor:
+            generation.precision.prepare()
+            x = torch.randn(size, device=device)
+            how = {"noise": lambda step: torch.randn_like(x), "clamp": generation.clamp}
+            for state in solve(predict, generation.plan, generation.objective, x, **how):
+                x = state.x
+            return x
+
+        return run
+
+    def executed(self, backend: Choice, precision: Choice, trained: Trained | None = None) -> Run:
+        """As ddiff.sample does it."""
+        generation = self.generation(backend, precision, trained)
+        indices, y = range(self.batch_size), self.y
+
+        def run() -> Tensor:
+            generation.precision.prepare()  # tf32 is a switch of the whole process
+            return generation.batch(indices, y)
+
+        return run
+
+    def artifact(self, path: str) -> Run:
+        """An exported model file, if it is of this very net."""
+        own = self.subject.trained
+        trained = Trained.load(path, self.subject.weights, device_of(own.net).type)
+        if trained.digest != own.digest:
+            raise DdiffError(f"{path} holds net {trained.digest}, and this one is {own.digest}")
+        return self.executed(EAGER, held(trained), trained)
+
+    def judge(self, made: Sequence[Tensor | None]) -> list[Fidelity]:
+        """Closeness to eager samples of the same noise; the first row's noise is torch's own."""
+        reference = self.executed(EAGER, self.first)().cpu()
+        return [{} if i == 0 or x is None else closeness(x, reference) for i, x in enumerate(made)]
+
+
+def held(trained: Trained) -> Choice:
+    """The precision that an exported net was given."""
+    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    node = trained.cfg.precision
+    return Choice(names.get(node.dtype, str(node.dtype)), node)
+
+
+def closeness(x: Tensor, reference: Tensor) -> Fidelity:
+    """PSNR over the range -1..1 in decibels, None where nothing differs; the largest difference."""
+    x = x.cpu()
+    found = pooled_psnr(psnr(x, reference).numpy())
+    largest = (x.double() - reference.double()).abs().max().item()
+    return {"psnr": None if largest == 0 else found, "max_error": largest}
+
+
+def contests(
+    subject: Subject,
+    solvers: Sequence[Choice],
+    batch_sizes: Sequence[int],
+    backends: Sequence[Choice | str],
+    precisions: Sequence[Choice],
+) -> Iterator[Contest]:
+    """One for each solver and batch size. A backend that is text is the path of an artifact."""
+    shared = sum(p.numel() * p.element_size() for p in subject.trained.net.parameters())
+    for solver, size in product(solvers, batch_sizes):
+        work = Sampling(subject, solver, size)
+        steps, scale = len(work.generation(EAGER, work.first).plan), subject.cfg.guidance.scale
+        known = [backend for backend in backends if isinstance(backend, Choice)]
+        yield Contest(
+            title=f"{solver.text}, {steps} steps, batch {size}"
+            + (f", guidance {scale:g}" if scale else ""),
+            facts={"solver": solver.text, "num_steps": steps, "batch_size": size,
+                   "guidance": scale, "options": OmegaConf.to_container(solver.node)},
+            batch_size=size,
+            contestants=[
+                Contestant("plain eager", work.first.text, work.plain, shared),
+                *(
+                    Contestant(b.text, p.text, partial(work.executed, b, p), shared)
+                    for b, p in product(known, precisions)
+                ),
+                *(
+                    Contestant(Path(b).name, "its own", partial(work.artifact, b), shared)
+                    for b in backends
+                    if isinstance(b, str)
+                ),
+            ],
+            judge=work.judge,
+        )  # fmt: skip

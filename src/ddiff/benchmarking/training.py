@@ -1,0 +1,162 @@
+"""Training steps: the same weights, batch and timesteps under every backend and precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ddiff.backends import device_of
+from ddiff.benchmarking.contest import Choice, Contest, Fidelity
+from ddiff.benchmarking.racing import Contestant, Run
+from ddiff.benchmarking.sampling import EAGER, FP32
+from ddiff.benchmarking.subject import Subject
+from ddiff.build import build_module, build_precision
+from ddiff.errors import ConfigError
+from ddiff.kernels import philox
+from ddiff.modules import DDPM
+from ddiff.random import generator, key
+
+UNIFORM = {"_target_": "ddiff.diffusion.timesteps.Uniform"}  # no loss decides the next timestep
+ALIKE = 5  # steps from the start with the same noise in every row, whose last loss is compared
+
+
+@dataclass(eq=False)
+class Steps:
+    """Training of one batch by one backend: each call is a step as the trainer does it, at the
+    full learning rate: a few steps of a warm-up would hide what a backend does wrong."""
+
+    module: DDPM
+    clip: float | None
+    x_0: Tensor
+    y: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.module.net.parameters())
+        self.averaged = list(self.module.ema.parameters())
+        self.begin()
+
+    def begin(self) -> None:
+        module = self.module
+        module.batches_seen = 0
+        self.optimizer = module.optimizer(self.parameters)
+        scaling = module.precision.needs_scaling
+        self.scaler = torch.amp.GradScaler(self.x_0.device.type, enabled=scaling)
+
+    def __call__(self, alike: bool = False) -> Tensor:
+        """Forward, loss, backward, clipping, optimiser, averaged weights; returns the loss."""
+        module, x_0 = self.module, self.x_0
+        module.precision.prepare()
+        words, g = module.next_words(x_0.device)
+        t, weight = module.timesteps.sample(len(x_0), g)
+        x_t, target = self.noised(t, words, g, alike)
+        losses, _ = module.denoise(module.net, x_t, target, t, module.condition(self.y, g))
+        loss = (losses * weight * module.weights[t]).mean()
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        decay = min(module.ema_decay, module.batches_seen / (9 + module.batches_seen))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.parameters, 1 - decay)  # pyright: ignore
+        return loss.detach()
+
+    def noised(
+        self, t: Tensor, words: tuple[int | str, ...], g: torch.Generator, alike: bool
+    ) -> tuple[Tensor, Tensor]:
+        """x_t and target. Backends draw by torch or by Philox; `alike` is Philox for all."""
+        module, x_0 = self.module, self.x_0
+        if module.add_noise is not None:
+            return module.noised_natively(x_0, t, words)
+        if alike:
+            samples = torch.arange(len(x_0), device=x_0.device)
+            eps = philox.normal(key(*words), samples, 0, tuple(x_0.shape[1:]))
+        else:
+            eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        return module.noised(x_0, t, eps)
+
+    def again(self, start: DDPM) -> Tensor:
+        """The loss of the last of a few steps from the weights of `start`."""
+        self.module.load_state_dict(start.state_dict())
+        self.begin()
+        for _ in range(ALIKE - 1):
+            self(alike=True)
+        return self(alike=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Everything about a step but the backend and the precision."""
+
+    subject: Subject
+    batch_size: int
+    built: dict[tuple[str, str], Steps] = field(default_factory=dict)
+
+    def module(self, backend: Choice, precision: Choice) -> DDPM:
+        device = device_of(self.subject.trained.net)
+        nodes = {"backend": backend.node, "precision": precision.node, "timesteps": UNIFORM}
+        own = DictConfig({**self.subject.cfg, **nodes})
+        module = build_module(own, build_precision(own, device)).to(device)
+        assert isinstance(module, DDPM)
+        weights = self.subject.trained.net.state_dict()
+        module.net.load_state_dict(weights)
+        module.ema.load_state_dict(weights)
+        return module
+
+    def steps(self, backend: Choice, precision: Choice) -> Run:
+        module, clip = self.module(backend, precision), self.subject.cfg.trainer.gradient_clip_val
+        steps = Steps(module, clip, *self.batch())
+        self.built[backend.text, precision.text] = steps
+        return steps
+
+    def batch(self) -> tuple[Tensor, Tensor | None]:
+        """Random numbers: what is in a batch does not change what a step costs."""
+        own, device = self.subject.cfg, device_of(self.subject.trained.net)
+        g = generator("cpu", own.seed, "benchmark")
+        x_0 = torch.rand(self.batch_size, *own.net.shape, generator=g) * 2 - 1
+        classes = own.net.num_classes
+        y = None if classes is None else torch.arange(self.batch_size) % classes
+        return x_0.to(device), None if y is None else y.to(device)
+
+    def judge(self, pairs: Sequence[tuple[str, str]], made: Sequence[object]) -> list[Fidelity]:
+        """Losses after the same steps, and how far they are from the first row's."""
+        start = self.module(EAGER, FP32)
+        losses = [
+            None if done is None else self.built[pair].again(start).item()
+            for pair, done in zip(pairs, made, strict=True)
+        ]
+        self.built.clear()
+        first = losses[0]
+        assert first is not None
+        return [
+            {} if loss is None else {"loss": loss, "loss_difference": abs(loss / first - 1)}
+            for loss in losses
+        ]
+
+
+def contests(
+    subject: Subject,
+    batch_sizes: Sequence[int],
+    backends: Sequence[Choice | str],
+    precisions: Sequence[Choice],
+) -> list[Contest]:
+    """One for each batch size; the first row is eager in float32."""
+    known = [backend for backend in backends if isinstance(backend, Choice)]
+    if len(known) < len(backends) or subject.exported:
+        raise ConfigError("mode=train: an exported file cannot be trained; leave it out")
+    pairs = {(b.text, p.text): (b, p) for b, p in [(EAGER, FP32), *product(known, precisions)]}
+    made = []
+    for size in batch_sizes:
+        work = Training(subject, size)
+        rows = [Contestant(*names, partial(work.steps, *pair)) for names, pair in pairs.items()]
+        judge = partial(work.judge, list(pairs))
+        made.append(
+            Contest(f"training step, batch {size}", {"batch_size": size}, size, rows, judge)
+        )
+    return made
