@@ -71,16 +71,19 @@ def main() -> None:
         if asked.cuda_report:
             report_cuda(asked.cuda_report, asked.names)
             return
-        names = chosen(operations(), asked.names)
+        names = chosen(operations(asked.device), asked.names)
         build(names, asked.device)
         if not asked.build:
             measure(names, asked.device, timed=not asked.check, path=asked.json)
 
 
-def operations() -> list[str]:
+def operations(device: "Device") -> list[str]:
+    """Those that have a version for it."""
     from .building import ROOT
+    from .compilers import SUFFIX
 
-    return sorted(cases.parent.name for cases in ROOT.glob("*/cases.py"))
+    names = sorted(cases.parent.name for cases in ROOT.glob("*/cases.py"))
+    return [name for name in names if (ROOT / name / f"{name}{SUFFIX[device]}").is_file()]
 
 
 def chosen(known: list[str], names: list[str]) -> list[str]:

@@ -11,7 +11,8 @@ from tests.support.runs import ddiff
 @pytest.mark.parametrize(
     ("verb", "option", "status"),
     [("train", "--help", 0), ("sample", "--help", 0), ("view", "--help", 0), ("data", "--help", 0),
-     ("importance", "--help", 0), ("evaluate", "--help", 0), ("report", "--help", 0), ("benchmark", "--help", 0), ("export", "--help", 0),
+     ("importance", "--help", 0), ("evaluate", "--help", 0), ("report", "--help", 0),
+     ("benchmark", "--help", 0), ("export", "--help", 0),
      ("train", "net.chanels=[8]", 2), ("train", "schedule=lineer", 2),
      ("train", "net.dropout=much", 2)],
 )  # fmt: skip
