@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import ddiff.conf
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+import ddiff.conf
 from ddiff import build
 from ddiff.config import GROUPS, MANY, locate, mismatch, origin, resolved, validate
 from ddiff.errors import ConfigError
@@ -36,6 +36,8 @@ def test_every_group_is_listed() -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> None:
     overrides = [f"{group}=[{option}]" if group in MANY else f"{group}={option}"]
+    if group == "format":
+        overrides = [f"+{overrides[0]}"]  # of ddiff.export
     if option in ("reader", "classifier"):
         overrides += ["experiment=classifier"]
     if option in ("images", "voxels"):

@@ -60,6 +60,8 @@ def find_checkpoint(source: str) -> Path:
         return last
     if not path.is_file():
         raise DdiffError(f"there is no run or checkpoint {path}")
+    if path.suffix in (".ts", ".onnx", ".pt2"):
+        raise DdiffError(f"{path} is an artifact: it can be sampled from and evaluated, no more")
     return path
 
 

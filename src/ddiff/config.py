@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "guidance": ("ddiff.diffusion.guidance", frozenset(), False),
     "precision": ("ddiff.precision", frozenset(), False),
     "backend": ("ddiff.backends", frozenset(), False),
+    "format": ("ddiff.artifacts", frozenset(), False),
     "extractor": ("ddiff.metrics", frozenset({"shape", "data", "device"}), True),
     "metrics": ("ddiff.metrics", frozenset(), True),
     "optimizer": ("torch.optim", frozenset({"params"}), False),
@@ -61,6 +62,7 @@ COUNTS = (  # options outside the groups that must be 1 or more
     *("budget.log_every", "budget.save_every", "sampling.num_samples", "sampling.batch_size"),
     *("evaluation.every", "evaluation.num_samples", "evaluation.batch_size"),
     *("num_samples", "batch_size", "min_batches", "max_batches", "bins"),
+    *("num_steps", "repeats"),
 )
 PLAIN: dict[str, Any] = {  # and the others, with their types
     **dict.fromkeys(COUNTS, int),
@@ -68,6 +70,12 @@ PLAIN: dict[str, Any] = {  # and the others, with their types
     **dict.fromkeys(("run_dir", "ckpt_path", "out", "mesh", "from"), str | None),
     **dict.fromkeys(("name", "runs", "weights", "accelerator"), str),
     **dict.fromkeys(("samples", "reference", "cache"), str | None),
+    **dict.fromkeys(("backends", "precisions"), list[str]),
+    "solvers": list[str] | None,
+    "batch_sizes": list[int],
+    "num_steps": int | None,
+    "mode": Literal["sample", "train"],
+    "dynamic_batch": bool,
     "evaluation.every": int | None,
     "value_range": Literal["auto", "signed", "unit", "bytes"],
     "seed": int,

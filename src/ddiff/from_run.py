@@ -24,6 +24,10 @@ def _config(source: str) -> DictConfig:
     yaml = Path(source) / "config.yaml"
     if yaml.is_file():
         return DictConfig(OmegaConf.load(yaml))
+    from ddiff.artifacts.loading import is_artifact, read
+
+    if is_artifact(source):
+        return read(Path(source))[1]
     from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 
     return config_of(load_checkpoint(find_checkpoint(source)))

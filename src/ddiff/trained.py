@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
+from ddiff.artifacts import loading
 from ddiff.build import build, build_net, build_precision, is_generative
 from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 from ddiff.config import resolved, validate
@@ -32,6 +33,8 @@ class Trained:
 
     @classmethod
     def load(cls, source: str, weights: str = "ema", accelerator: str = "auto") -> "Trained":
+        if loading.is_artifact(source):
+            return cls._exported(Path(source), weights, accelerator)
         path = find_checkpoint(source)
         net, cfg, checkpoint = load_net(path, weights)
         if not is_generative(cfg):
@@ -47,11 +50,26 @@ class Trained:
             spent=checkpoint.get("spent", {}),
         )
 
+    @classmethod
+    def _exported(cls, path: Path, weights: str, accelerator: str) -> "Trained":
+        """Its outputs go into a folder beside the artifact, of its name."""
+        found = loading.load(path, weights, accelerator)
+        return cls(
+            net=found.net,
+            schedule=build(found.cfg.schedule),
+            objective=build(found.cfg.objective),
+            cfg=found.cfg,
+            run_dir=path.with_name(path.name.replace(".", "_")),
+            step=found.facts["step"],
+            digest=found.facts["net"],
+            spent=found.facts["spent"],
+        )
+
     def generation(self, cfg: DictConfig) -> Generation:
         """How to sample: `cfg` holds solver, guidance, precision, backend, seed and clamp."""
+        if isinstance(self.net, loading.ArtifactNet):
+            self.net.check_options(cfg)
         device = next(self.net.parameters()).device
-        backend: Any = build(cfg.backend)
-        backend.prepare(self.net)
         return Generation(
             net=self.net,
             shape=tuple(self.cfg.net.shape),
@@ -62,6 +80,7 @@ class Trained:
             precision=build_precision(cfg, device),
             seed=cfg.seed,
             clamp=cfg.clamp,
+            backend=build(cfg.backend),
         )
 
 

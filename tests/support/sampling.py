@@ -24,7 +24,7 @@ OBJECTIVES = {"ddpm": objectives.Eps(), "ddim": objectives.V()}
 
 
 def unet(kind: str) -> nn.Module:
-    """A small U-Net none of whose layers is zero, and tame: errors do not grow from step to step."""
+    """A small U-Net without zero layers, and tame: errors do not grow from step to step."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_blocks": 1, "groups": 8, "head_dim": 16}
     if kind == "2D":

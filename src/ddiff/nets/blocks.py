@@ -164,9 +164,13 @@ class Upsample(nn.Module):
         self.conv = conv(dims, channels, channels)
         self.transposed = {2: F.conv_transpose2d, 3: F.conv_transpose3d}[dims]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def kernel(self) -> Tensor:
+        """That of the transposed convolution, [C, C, 4, 4] or [C, C, 4, 4, 4]."""
         weight = self.conv.weight.transpose(0, 1)
         for axis in range(2, weight.ndim):
             a, b, c = weight.unbind(axis)
             weight = torch.stack([c, b + c, a + b, a], axis)
-        return self.transposed(x, weight, self.conv.bias, stride=2, padding=1)
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transposed(x, self.kernel(), self.conv.bias, stride=2, padding=1)

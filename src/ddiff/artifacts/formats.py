@@ -1,0 +1,137 @@
+"""Kinds of files: how a net is written into one, and how one is opened. Each is one class and one
+YAML in conf/format."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.jit._trace import TracerWarning
+
+from ddiff.artifacts.door import Job, program
+from ddiff.errors import ConfigError, DdiffError
+
+Run = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Format(ABC):
+    ending: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+    why_not: ClassVar[str] = "its files are not quantised here; format=onnx has int8"
+    runs_in_torch: ClassVar[bool] = True
+    is_program: ClassVar[str | None]  # what in the file would be executed; None: nothing
+
+    def check(self, precision: str, device: torch.device) -> None:
+        name = type(self).__name__.lower()
+        if precision == "fp16" and device.type == "cpu" and self.runs_in_torch:
+            raise ConfigError(
+                "precision: torch's fp16 convolutions on CPUs take many times as long as fp32; "
+                "choose fp32 or bf16, or format=onnx"
+            )
+        if precision not in self.precisions:
+            raise ConfigError(
+                f"precision: format={name} has no {precision} ({self.why_not}); "
+                f"choose from {', '.join(self.precisions)}"
+            )
+
+    @abstractmethod
+    def write(self, job: Job, path: Path) -> None: ...
+
+    @abstractmethod
+    def open(self, path: Path, device: torch.device) -> Run:
+        """The function of the inputs in `path`, whose hash has been checked."""
+
+
+class TorchScript(Format):
+    ending = ".ts"
+    is_program = "TorchScript is a program"
+
+    def write(self, job: Job, path: Path) -> None:
+        with quiet(), torch.no_grad():
+            traced = torch.jit.trace(job.door, job.example, check_trace=False)
+            torch.jit.save(torch.jit.freeze(traced), str(path))
+
+    def open(self, path: Path, device: torch.device) -> Run:
+        with quiet():
+            module = torch.jit.load(str(path), map_location=device)
+        return lambda *inputs: module(*inputs)
+
+
+class Pt2(Format):
+    ending = ".pt2"
+    is_program = "torch.export.load is not made for files of strangers"
+
+    def write(self, job: Job, path: Path) -> None:
+        with quiet():
+            torch.export.save(program(job), path)
+
+    def open(self, path: Path, device: torch.device) -> Run:
+        module = torch.export.load(path).module()
+        return lambda *inputs: module(*inputs)
+
+
+class Aoti(Format):
+    """AOTInductor: a shared library for the processor or GPU it was compiled on."""
+
+    ending = ".aoti.pt2"
+    is_program = "it holds native code"
+
+    def write(self, job: Job, path: Path) -> None:
+        import torch._inductor
+
+        with quiet():
+            torch._inductor.aoti_compile_and_package(program(job), package_path=str(path))
+
+    def open(self, path: Path, device: torch.device) -> Run:
+        import torch._inductor
+
+        return torch._inductor.aoti_load_package(str(path))
+
+
+class TensorRT(Format):
+    """Torch-TensorRT through dynamo; the parameters' types are the engine's."""
+
+    ending = ".trt.pt2"
+    is_program = "it holds an engine of native code"
+
+    def write(self, job: Job, path: Path) -> None:
+        library = _torch_tensorrt()
+        largest = len(job.example[0])
+        engine = library.dynamo.compile(
+            program(job, largest), arg_inputs=job.example, use_explicit_typing=True,
+            min_block_size=1, disable_tf32=True,
+        )  # fmt: skip
+        library.save(engine, str(path), arg_inputs=list(job.example), retrace=False)
+
+    def open(self, path: Path, device: torch.device) -> Run:
+        _torch_tensorrt()
+        module = torch.export.load(path).module()
+        return lambda *inputs: module(*inputs)
+
+
+def _torch_tensorrt() -> Any:
+    try:
+        import torch_tensorrt  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DdiffError(
+            "format=tensorrt needs Torch-TensorRT, which is not installed: pip install "
+            "torch-tensorrt (data-centre GPUs) or torch-tensorrt-rtx (RTX GPUs), of the version "
+            f"that matches torch {torch.__version__} ({error})"
+        ) from error
+    return torch_tensorrt
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without remarks on torch's own code that nobody here can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # asked for, and here
+        warnings.filterwarnings("ignore", category=TracerWarning)  # shapes are checked
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        yield

@@ -1,0 +1,126 @@
+"""An artifact as a net to sample with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ddiff.artifacts import trust
+from ddiff.artifacts.formats import Format
+from ddiff.artifacts.seal import unseal
+from ddiff.build import build
+from ddiff.config import resolved, validate
+from ddiff.devices import device_for
+from ddiff.diffusion.guidance import NO_LABEL
+from ddiff.errors import ConfigError, DdiffError
+
+ENDINGS = (".ts", ".onnx", ".pt2")
+FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "net": str,
+         "step": int, "spent": dict, "precision": str}  # fmt: skip
+
+
+def is_artifact(source: str | Path) -> bool:
+    """By its name: `from=` takes runs, checkpoints and artifacts."""
+    return str(source).endswith(ENDINGS)
+
+
+def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:
+    """The facts of an artifact, its config, validated like a stranger's, and its hash."""
+    facts, sha256 = unseal(path)
+    wrong = [name for name, kind in FACTS.items() if not isinstance(facts.get(name), kind)]
+    if wrong:
+        raise DdiffError(f"refused {path}: its facts lack {', '.join(wrong)}")
+    cfg = resolved(DictConfig(facts["config"]))
+    validate(cfg)
+    return facts, cfg, sha256
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    net: "ArtifactNet"
+    cfg: DictConfig  # the run's, with the solver, guidance and precision of the export
+    facts: dict[str, Any]
+
+
+def load(path: Path, weights: str, accelerator: str) -> Artifact:
+    facts, cfg, sha256 = read(path)
+    kind: Format = build(cfg.format)
+    if weights != facts["weights"]:
+        raise ConfigError(f"weights: {path} holds weights={facts['weights']}, not {weights}")
+    if kind.is_program:
+        trust.require(path, sha256, kind.is_program)
+    device = _device(path, facts["device"], accelerator)
+    return Artifact(ArtifactNet(path, kind.open(path, device), cfg, facts, device), cfg, facts)
+
+
+class ArtifactNet(nn.Module):
+    """Calls an artifact as the net it came from; refuses what it was not made for.
+
+    `batch`: the one number of rows it takes, None for any.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        run: Callable[..., Tensor],
+        cfg: DictConfig,
+        facts: dict[str, Any],
+        device: torch.device,
+    ):
+        super().__init__()
+        self.path = path
+        self.run = run
+        self.shape = tuple(cfg.net.shape)
+        self.num_classes: int | None = cfg.net.num_classes
+        self.batch: int | None = facts["batch"]
+        self.dtype: str = cfg.precision.dtype
+        self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        size = len(x) if self.batch is None else self.batch
+        if tuple(x.shape) != (size, *self.shape):
+            rows = "any number" if self.batch is None else self.batch
+            made = ", ".join(map(str, [rows, *self.shape]))
+            raise ConfigError(
+                f"{self.path} was made for inputs of [{made}], and was given {list(x.shape)}"
+                + self._hint(len(x))
+            )
+        inputs = [x.float().contiguous(), t.contiguous()]
+        if self.num_classes is not None:
+            inputs.append(torch.full_like(t, NO_LABEL) if y is None else y.contiguous())
+        elif y is not None:
+            raise ConfigError(f"a label was given to {self.path}, whose net has no classes")
+        with torch.autocast(x.device.type, enabled=False):
+            return self.run(*inputs)
+
+    def check_options(self, cfg: DictConfig) -> None:
+        """What decides how a net is executed was decided when it was exported."""
+        if cfg.backend["_target_"] != "ddiff.backends.Eager":
+            raise ConfigError(f"backend: {self.path} runs as it was exported; use backend=eager")
+        if cfg.precision.dtype != self.dtype:
+            raise ConfigError(
+                f"precision: {self.path} holds {self.dtype}, not {cfg.precision.dtype}; leave "
+                "precision out, or export another"
+            )
+
+    def _hint(self, size: int) -> str:
+        if self.batch is None or size == self.batch:
+            return ""
+        half = f", or {self.batch // 2} with guidance" if self.batch > 1 else ""
+        return f"; choose batch_size={self.batch}{half}, or export with dynamic_batch=true"
+
+
+def _device(path: Path, made_on: str, accelerator: str) -> torch.device:
+    """Where the artifact was made for, which `auto` means."""
+    device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
+    portable = path.suffix == ".onnx"
+    if device.type != made_on and not portable:
+        raise ConfigError(
+            f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
+            f"export it again with accelerator={device.type}"
+        )
+    return device

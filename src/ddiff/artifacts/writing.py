@@ -1,0 +1,137 @@
+"""A trained net into an artifact: written, opened, compared with the net, and only then named."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from ddiff.artifacts import trust
+from ddiff.artifacts.checking import check, example
+from ddiff.artifacts.door import DTYPES, Door, Inputs, Job
+from ddiff.artifacts.formats import Format
+from ddiff.artifacts.loading import ArtifactNet
+from ddiff.artifacts.seal import seal
+from ddiff.build import build
+from ddiff.errors import ConfigError
+from ddiff.files import replacing
+from ddiff.precision import Precision
+from ddiff.sampling import labels_for
+from ddiff.trained import Trained
+
+EAGER = {"_target_": "ddiff.backends.Eager"}
+CALIBRATED = (8, 32)  # samples, steps of their way
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    facts: dict[str, Any]
+    sha256: str
+
+
+def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
+    """`cfg` holds format, solver, guidance, weights, dynamic_batch, batch_size and out."""
+    kind: Format = build(cfg.format)
+    device = next(trained.net.parameters()).device
+    kind.check(precision, device)
+    Precision("float32").prepare()  # of the net that the file is compared with
+    path = _target(trained, kind, cfg, precision)
+    batch = None if cfg.dynamic_batch else cfg.batch_size
+    size = max(2, cfg.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
+    inputs = partial(
+        example, tuple(trained.cfg.net.shape), trained.schedule.T, trained.cfg.net.num_classes,
+        device,
+    )  # fmt: skip
+    met = partial(_met, trained, cfg, size)
+    job = Job(Door(trained.net, precision), inputs(size), precision, batch, met)
+    facts = _facts(trained, cfg, precision, batch, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder) / f"model{kind.ending}"
+        kind.write(job, part)
+        payload = part.read_bytes()
+        part.write_bytes(seal(payload, facts)[0])
+        found = ArtifactNet(
+            path, kind.open(part, device), DictConfig(facts["config"]), facts, device
+        )
+        sizes = {1, size} if batch is None else {size}
+        cases = (inputs(n, first) for n in sorted(sizes) for first in range(4))
+        facts["verified"] = check(found, trained.net, cases, precision)
+    sealed, sha256 = seal(payload, facts)
+    with replacing(path) as file:
+        file.write(sealed)
+    trust.remember(sha256)
+    return Exported(path, facts, sha256)
+
+
+def _target(trained: Trained, kind: Format, cfg: DictConfig, precision: str) -> Path:
+    if cfg.out is None:
+        name = "model" + ("" if precision == "fp32" else f"_{precision}")
+        name += "" if cfg.dynamic_batch else f"_batch{cfg.batch_size}"
+        return trained.run_dir / "artifacts" / (name + kind.ending)
+    if not cfg.out.endswith(kind.ending):
+        raise ConfigError(f"out: {cfg.out} must end in {kind.ending}, as this format's files do")
+    return Path(cfg.out)
+
+
+def _facts(
+    trained: Trained, cfg: DictConfig, precision: str, batch: int | None, device: torch.device
+) -> dict[str, Any]:
+    plain = str(DTYPES[precision]).removeprefix("torch.")
+    config = OmegaConf.to_container(trained.cfg)
+    assert isinstance(config, dict)
+    chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["format", "solver", "guidance"]))
+    assert isinstance(chosen, dict)
+    numbers = {"_target_": "ddiff.precision.Precision", "dtype": plain, "tf32": False}
+    names = ("x", "t") if trained.cfg.net.num_classes is None else ("x", "t", "y")
+    return {
+        "precision": precision,
+        "batch": batch,
+        "inputs": {n: [batch, *trained.cfg.net.shape] if n == "x" else [batch] for n in names},
+        "device": device.type,
+        "weights": cfg.weights,
+        "net": trained.digest,
+        "step": trained.step,
+        "spent": trained.spent,
+        "torch": torch.__version__,
+        "config": {**config, **chosen, "precision": numbers, "backend": EAGER},
+    }
+
+
+class _Recorder(nn.Module):
+    """Keeps what a net is asked."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.met: list[Inputs] = []
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        self.met.append(tuple(v.clone() for v in (x, t, y) if v is not None))
+        return self.net(x, t, y)
+
+
+def _met(trained: Trained, cfg: DictConfig, size: int) -> Iterator[Inputs]:
+    """Inputs that the net meets when it samples by the plan, `size` rows at a time."""
+    recorder = _Recorder(trained.net)
+    options = {
+        "solver": cfg.solver,
+        "guidance": cfg.guidance,
+        "precision": {"_target_": "ddiff.precision.Precision", "dtype": "float32"},
+        "backend": EAGER,
+        "seed": 0,
+        "clamp": trained.cfg.sampling.clamp,
+    }
+    samples, steps = CALIBRATED
+    generation = replace(trained, net=recorder).generation(DictConfig(options))
+    generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
+    kept = recorder.met[:: max(1, len(recorder.met) // steps)]
+    columns = [torch.cat(column) for column in zip(*kept, strict=True)]
+    for first in range(0, len(columns[0]) - size + 1, size):
+        yield tuple(column[first : first + size] for column in columns)

@@ -1,0 +1,54 @@
+"""Writes a run's net as an artifact: a file that runs without ddiff."""
+
+from omegaconf import DictConfig
+
+from ddiff.cli import entry
+from ddiff.errors import ConfigError
+from ddiff.from_run import offer_run
+
+NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
+
+
+def prepare(argv: list[str]) -> None:
+    """A file can hold what training cannot use: int8."""
+    from hydra.core.config_store import ConfigStore
+
+    int8 = {"_target_": "ddiff.precision.Precision", "dtype": "int8", "tf32": False}
+    ConfigStore.instance().store(name="int8", group="precision", node=int8)
+    offer_run("solver", "guidance")(argv)
+
+
+@entry("export", prepare=prepare)
+def main(cfg: DictConfig) -> None:
+    """Writes a run's net to a file (TorchScript, ONNX, torch.export, AOTInductor, TensorRT) that
+    samples without the run, after comparing the two: see docs/export.md."""
+    from ddiff.config import resolved, validate
+
+    cfg = resolved(cfg)
+    numbers = cfg.pop("precision")
+    validate(cfg)
+
+    from ddiff.artifacts.writing import export
+    from ddiff.checkpoints import find_checkpoint
+    from ddiff.console import console
+    from ddiff.precision import Precision
+    from ddiff.trained import Trained
+
+    find_checkpoint(cfg["from"])  # of all that can be sampled from, artifacts do not hold a net
+    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
+    if numbers["tf32"]:
+        raise ConfigError("precision: tf32 is how float32 is multiplied, not what a file holds")
+    if numbers["dtype"] == "auto":
+        numbers["dtype"] = Precision().on(next(trained.net.parameters()).device).dtype
+    if numbers["dtype"] not in NAMES:
+        raise ConfigError(f"precision.dtype: {numbers['dtype']!r} is not one of {', '.join(NAMES)}")
+    done = export(trained, cfg, NAMES[numbers["dtype"]])
+    found = done.facts["verified"]
+    console.print(f"artifact    {done.path}  sha256 {done.sha256[:16]}")
+    error = f"PSNR {found['psnr']:.0f} dB, largest error {found['max_error']:.2g}"
+    console.print(f"compared    {error} over batches of {found['batches']}")
+    console.print(f"more        python -m ddiff.sample from={done.path} num_samples=8")
+
+
+if __name__ == "__main__":
+    main()

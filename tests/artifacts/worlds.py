@@ -1,0 +1,85 @@
+"""Runs without a training: a checkpoint of a small net none of whose layers is zero."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ddiff.artifacts.writing import Exported, export
+from ddiff.build import build_net
+from ddiff.checkpoints import save_checkpoint
+from ddiff.config import resolved
+from ddiff.sampling import labels_for
+from ddiff.trained import Trained
+from tests.support.runs import TINY
+
+ATTENTION = ("net.mid_attention=true", "net.head_dim=8")
+KINDS = {
+    "2D": ("digits_cfg", [1, 8, 8], 10, ("guidance.scale=1.5", *ATTENTION)),
+    "3D": ("voxel_baseline", [1, 16, 16, 16], None, ("data.size=16", "net.patch_size=2")),
+}
+Make = Callable[..., Exported]
+SOLVERS = ("ddim", "ddpm", "dpmpp_2m")
+
+
+def make_run(folder: Path, kind: str) -> Path:
+    experiment, shape, num_classes, options = KINDS[kind]
+    chosen = [f"experiment={experiment}", *TINY, "precision=fp32", *options]
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        cfg = compose("train", chosen)
+    cfg.net.shape, cfg.net.num_classes = shape, num_classes
+    cfg = resolved(cfg)
+    torch.manual_seed(0)
+    net = build_net(cfg)
+    state: dict[str, Tensor] = {}
+    for name, value in net.state_dict().items():
+        state[f"net.{name}"] = value
+        state[f"ema.{name}"] = value + 0.05 * torch.randn(value.shape)
+    checkpoint = {
+        "state_dict": state,
+        "global_step": 7,
+        "spent": {"seconds": 1.5, "images": 28},
+        "ddiff": {"config": OmegaConf.to_container(cfg), "overrides": chosen},
+    }
+    save_checkpoint(checkpoint, folder / "checkpoints" / "last.ckpt")
+    OmegaConf.save(cfg, folder / "config.yaml")
+    return folder
+
+
+def export_of(run: Path, name: str, precision: str = "fp32", **options: Any) -> Exported:
+    trained = Trained.load(str(run), options.get("weights", "ema"), "cpu")
+    given = {
+        "format": {"_target_": f"ddiff.artifacts.{name}"},
+        "solver": trained.cfg.solver,
+        "guidance": trained.cfg.guidance,
+        "weights": "ema",
+        "dynamic_batch": True,
+        "batch_size": 4,
+        "out": None,
+    }
+    return export(trained, DictConfig(given | options), precision)
+
+
+def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
+    """[size, C, *S] of six steps, in its own precision."""
+    options = {
+        "solver": {"_target_": f"ddiff.diffusion.solvers.{solver}", "_partial_": True}
+        | {"num_steps": 6},
+        "guidance": trained.cfg.guidance,
+        "precision": trained.cfg.precision,
+        "backend": {"_target_": "ddiff.backends.Eager"},
+        "seed": 3,
+        "clamp": 1.0,
+    }
+    generation = trained.generation(DictConfig(options))
+    return generation.batch(range(size), labels_for("auto", size, generation.num_classes))
+
+
+def psnr(found: Tensor, wanted: Tensor) -> float:
+    """dB of the range of what is wanted."""
+    rms = (found.double() - wanted.double()).square().mean().sqrt()
+    return float(20 * torch.log10((wanted.max() - wanted.min()) / rms))
