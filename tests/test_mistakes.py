@@ -49,6 +49,19 @@ MISTAKES = {
     ),
     "labels the data lack": ("train", ["module=conditional_ddpm"], 2, ["needs labels"]),
     "a GPU that is not there": ("train", ["trainer=gpu"], 2, ["accelerator", "trainer=cpu"]),
+    "an engine that is not there": (
+        "sample",
+        ["from=digits", "backend=tensorrt"],
+        1,
+        ["torch-tensorrt", "torch-tensorrt-rtx", "not installed"],
+    ),
+    "training in an engine": ("train", [*DIGITS, "backend=tensorrt"], 1, ["cannot train"]),
+    "a CUDA graph without a GPU": (
+        "sample",
+        ["from=digits", "backend=eager", "backend.graph=true"],
+        2,
+        ["backend.graph", "needs a GPU"],
+    ),
     "missing folder": (
         "train",
         ["data=voxels", "data.root=nowhere", "data.size=16"],
