@@ -152,7 +152,7 @@ def test_graphs_of_the_compiler_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
 def test_memory_of_a_run_is_what_it_raises() -> None:
     kept = torch.ones(2**23)  # 32 MB that are there before
     _, found = Memory(CPU, 0).peak_of(lambda: (torch.ones(2**24) + kept.sum()).sum())
-    assert 2 * 64 <= found["resident"] / 2**20 <= 2 * 64 + 16
+    assert 2 * 64 - 1 <= found["resident"] / 2**20 <= 2 * 64 + 16  # the kernel counts in batches
 
 
 def test_closeness_by_hand() -> None:
