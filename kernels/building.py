@@ -85,11 +85,12 @@ def library(folder: Path, device: Device) -> Library:
         return Library(path, time.perf_counter() - started)
 
 
-def cache_folder() -> Path:
+def cache_folder(name: str = "kernels") -> Path:
+    """Where ddiff keeps what it can make again, or (exported) what this user made."""
     if cache := os.environ.get("DDIFF_CACHE"):
-        return Path(cache) / "kernels"
+        return Path(cache) / name
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ddiff" / "kernels"
+    return Path(base) / "ddiff" / name
 
 
 def _flags(folder: Path, device: Device) -> list[str]:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
 
 from ddiff.artifacts.door import Job, program
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.backends.tensorrt import load_library
+from ddiff.errors import ConfigError
 
 Run = Callable[..., Tensor]
 
@@ -101,7 +102,7 @@ class TensorRT(Format):
     is_program = "it holds an engine of native code"
 
     def write(self, job: Job, path: Path) -> None:
-        library = _torch_tensorrt()
+        library = load_library("format=tensorrt")
         largest = len(job.example[0])
         engine = library.dynamo.compile(
             program(job, largest), arg_inputs=job.example, use_explicit_typing=True,
@@ -110,21 +111,9 @@ class TensorRT(Format):
         library.save(engine, str(path), arg_inputs=list(job.example), retrace=False)
 
     def open(self, path: Path, device: torch.device) -> Run:
-        _torch_tensorrt()
+        load_library("format=tensorrt")
         module = torch.export.load(path).module()
         return lambda *inputs: module(*inputs)
-
-
-def _torch_tensorrt() -> Any:
-    try:
-        import torch_tensorrt  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DdiffError(
-            "format=tensorrt needs Torch-TensorRT, which is not installed: pip install "
-            "torch-tensorrt (data-centre GPUs) or torch-tensorrt-rtx (RTX GPUs), of the version "
-            f"that matches torch {torch.__version__} ({error})"
-        ) from error
-    return torch_tensorrt
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ddiff.errors import DdiffError
+from ddiff.kernels.building import cache_folder
 
 DIGITS = 16  # of a hash, that are enough to name a file
 
@@ -30,7 +31,4 @@ def require(path: Path, sha256: str, about: str) -> None:
 
 
 def _folder() -> Path:
-    if cache := os.environ.get("DDIFF_CACHE"):
-        return Path(cache) / "exported"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ddiff" / "exported"
+    return cache_folder("exported")

@@ -21,7 +21,8 @@ DISTRIBUTIONS = ("torch-tensorrt", "torch-tensorrt-rtx")  # both import as torch
 
 @dataclass(frozen=True)
 class TensorRT:
-    """`step` native or torch executes the solver; `optimization_level` is the builder's, 0 to 5."""
+    """native_step: ddiff's own operation executes the solver, else torch. optimization_level: the
+    builder's, 0 to 5."""
 
     graph: bool | None = None
     native_step: bool = True
@@ -32,7 +33,7 @@ class TensorRT:
         raise DdiffError("backend=tensorrt samples and cannot train; train with another backend")
 
     def execution(self, net: nn.Module, precision: Precision) -> Execution:
-        library = load_library()
+        library = load_library("backend=tensorrt")
         device = device_of(net)
         if device.type != "cuda":
             raise DdiffError(f"backend=tensorrt needs an NVIDIA GPU, and this runs on {device}")
@@ -52,7 +53,7 @@ class TensorRT:
         self, library: Any, net: nn.Module, precision: Precision, inputs: tuple[Tensor, ...]
     ) -> Any:
         """Built, or read from the cache, for exactly these shapes."""
-        path = cache_folder().parent / "tensorrt" / f"{self._key(net, precision, inputs)}.ep"
+        path = cache_folder("tensorrt") / f"{self._key(net, precision, inputs)}.ep"
         if path.is_file():
             return torch.export.load(path).module()
         with torch.no_grad(), precision.autocast(inputs[0].device):
@@ -62,7 +63,7 @@ class TensorRT:
             arg_inputs=inputs,
             disable_tf32=not precision.tf32,
             min_block_size=1,
-            **({"optimization_level": self.optimization_level} if self.optimization_level else {}),
+            optimization_level=self.optimization_level,  # None: TensorRT's default
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -88,13 +89,13 @@ class TensorRT:
         return found.hexdigest()[:24]
 
 
-def load_library() -> Any:
-    """The module torch_tensorrt, of whichever distribution is installed."""
+def load_library(asked: str) -> Any:
+    """The module torch_tensorrt, of whichever distribution is installed; `asked` wants it."""
     try:
         import torch_tensorrt  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DdiffError(
-            "backend=tensorrt needs Torch-TensorRT, which is not installed: "
+            f"{asked} needs Torch-TensorRT, which is not installed: "
             "pip install torch-tensorrt (data-centre GPUs) or torch-tensorrt-rtx (RTX GPUs), "
             f"of the version that matches torch {torch.__version__} ({error})"
         ) from error
