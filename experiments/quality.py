@@ -48,7 +48,7 @@ class Study:
 
 DIGITS = {"digits_cfg": ["experiment=digits_cfg"]}
 FASHION = {
-    "fashion_cfg": ["experiment=fashion_cfg", "evaluation.every=500", "evaluation.num_samples=500",
+    "fashion_cfg": ["experiment=fashion_cfg", "backend=native", "evaluation.every=500", "evaluation.num_samples=500",
                     "metrics=[fid,precision_recall,labels]"],
 }  # fmt: skip
 IMAGES = "[fid,kid,precision_recall,labels,memorisation]"
@@ -68,15 +68,17 @@ STUDIES = {
         DIGITS, guided("digits_cfg"), IMAGES, BY_FEATURES, "guidance", "digits",
     ),
     "digits_solvers": Study(
-        "How many steps does each solver need? Real 8x8 digits, one net, the same noise.",
+        "How many steps does each solver need? Real 8x8 digits, one net, the same noise, guidance 1.",
         DIGITS,
         [
             Row({"solver": name, "steps": n}, "digits_cfg",
-                (f"solver={name}", f"solver.num_steps={n}", "solver.spacing=trailing"))
+                (f"solver={name}", f"solver.num_steps={n}", "solver.spacing=trailing",
+                 "guidance.scale=1"))
             for name in ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "ddpm")
             for n in (*STEPS, *([1000] if name == "ddpm" else []))
         ],
         IMAGES, BY_FEATURES, "steps", "digits",
+        always=("num_samples=1000", "batch_size=250", "backend=native"),
     ),
     "digits_objectives": Study(
         "Which schedule, which objective? Real 8x8 digits, 500 steps of training each.",
@@ -106,6 +108,7 @@ STUDIES = {
     "fashion_guidance": Study(
         "Fashion-MNIST on two CPU cores: guidance, and how quality grows with training.",
         FASHION, guided("fashion_cfg"), IMAGES, BY_FEATURES, "guidance", "fashion",
+        always=("num_samples=1000", "batch_size=250", "backend=native"),
     ),
 }  # fmt: skip
 
