@@ -48,8 +48,8 @@ class Study:
 
 DIGITS = {"digits_cfg": ["experiment=digits_cfg"]}
 FASHION = {
-    "fashion_cfg": ["experiment=fashion_cfg", "backend=native", "evaluation.every=500", "evaluation.num_samples=500",
-                    "metrics=[fid,precision_recall,labels]"],
+    "fashion_cfg": ["experiment=fashion_cfg", "backend=native", "evaluation.every=500",
+                    "evaluation.num_samples=500", "metrics=[fid,precision_recall,labels]"],
 }  # fmt: skip
 IMAGES = "[fid,kid,precision_recall,labels,memorisation]"
 BY_FEATURES = ("accuracy", "fid", "precision", "recall")
@@ -68,7 +68,7 @@ STUDIES = {
         DIGITS, guided("digits_cfg"), IMAGES, BY_FEATURES, "guidance", "digits",
     ),
     "digits_solvers": Study(
-        "How many steps does each solver need? Real 8x8 digits, one net, the same noise, guidance 1.",
+        "How many steps does each solver need? Real 8x8 digits, one net, same noise, guidance 1.",
         DIGITS,
         [
             Row({"solver": name, "steps": n}, "digits_cfg",
