@@ -8,9 +8,10 @@ from torch import Tensor
 from ddiff.errors import KernelError
 
 from ..building import load
-from .filters import LANES, TILES, pack, pays
+from .filters import LANES, TILES, layout, pack, pays
+from .training import trained_conv, trains
 
-__all__ = ["conv", "pack", "pays"]
+__all__ = ["conv", "pack", "pays", "trained_conv", "trains"]
 
 _library = torch.library.Library("ddiff", "FRAGMENT")
 _library.define("winograd(Tensor x, Tensor weight, Tensor bias) -> Tensor")
@@ -26,14 +27,10 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.ddiff.winograd(x, weight, bias)
 
 
-def _format(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-
-
 def _empty(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     scale = 1 if len(weight) == 1 else 2
     shape = (len(x), len(bias), *(scale * size for size in x.shape[2:]))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -57,7 +54,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 def _native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     _check(x, weight, bias)
-    x, bias = x.contiguous(memory_format=_format(x)), bias.float().contiguous()
+    x, bias = x.contiguous(memory_format=layout(x)), bias.float().contiguous()
     y = _empty(x, weight, bias)
     if not y.numel():
         return y
@@ -76,8 +73,8 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _no_backward(*_: object) -> None:
     raise KernelError(
-        "winograd has no backward pass; train with the plain convolution, or convolve the "
-        "output's gradient with pack(weight, dtype, transposed=True)"
+        "winograd has no backward pass for packed weights; train with trained_conv, or convolve "
+        "the output's gradient with pack(weight, dtype, transposed=True)"
     )
 
 

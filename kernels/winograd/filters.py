@@ -66,18 +66,28 @@ def pack(
         raise KernelError("winograd: the gradient of an upsampling convolution is not one of these")
     if transposed:
         weight = weight.transpose(0, 1).flip(list(range(2, weight.ndim)))
-    (A, G, B), (A_w, G_w, B_w) = map(matrices, tile)
-    weight = weight.detach().double()
-    taps = _phases(weight) if upsample else weight[None]
-    taps = taps.reshape(*taps.shape[:3], -1, 3, 3)  # [phases, O, C, 1 to 3, 3, 3]
-    points = torch.einsum("pi,foctij,qj->foctpq", G, taps, G_w).float()
+    taps = weight.detach().double()
+    u = points(_phases(taps) if upsample else taps[None], tile)
     if dtype == torch.bfloat16:
+        (A, _, B), (A_w, _, B_w) = map(matrices, tile)
         error = torch.kron((A @ A.T) * (B @ B.T), (A_w @ A_w.T) * (B_w @ B_w.T))
-        points = rounded(points.flatten(4), error).reshape(points.shape)
-    phases, outputs, inputs = points.shape[:3]
+        u = rounded(u.flatten(4), error).reshape(u.shape)
+    return laid_out(u, dtype)
+
+
+def points(weight: Tensor, tile: Tile) -> Tensor:
+    """weight [phases, O, C, *K] float64 -> [phases, O, C, taps, tile_h + 2, tile_w + 2] float32."""
+    G, G_w = (matrices(m)[1] for m in tile)
+    taps = weight.reshape(*weight.shape[:3], -1, 3, 3)
+    return torch.einsum("pi,foctij,qj->foctpq", G, taps, G_w).float()
+
+
+def laid_out(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """`points` as the kernel reads them."""
+    phases, outputs, inputs = u.shape[:3]
     n = PER_WORD[dtype]
-    whole = points.new_zeros(phases, _up(outputs, LANES), _up(inputs, n), *points.shape[3:])
-    whole[:, :outputs, :inputs] = points
+    whole = u.new_zeros(phases, _up(outputs, LANES), _up(inputs, n), *u.shape[3:])
+    whole[:, :outputs, :inputs] = u
     whole = whole.unflatten(2, (-1, n)).unflatten(1, (-1, LANES))  # [f, O/16, 16, C/n, n, t, p, q]
     return whole.permute(0, 1, 6, 7, 5, 3, 2, 4).to(dtype).contiguous()
 
@@ -124,5 +134,15 @@ def pays(weight_shape: Sequence[int], spatial: Sequence[int], dtype: torch.dtype
         return False
     height, width = spatial[-2:]
     saved = 9 * height * width / (36 * math.ceil(height / 4) * math.ceil(width / 4))
+    return saved >= 2 and dtype in PER_WORD and _suits(dtype)
+
+
+@torch.compiler.assume_constant_result
+def _suits(dtype: torch.dtype) -> bool:
+    """Whether this processor has wide vectors, and nothing faster for such products."""
     amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return saved >= 2 and dtype in PER_WORD and torch.cpu._is_avx2_supported() and not amx
+    return torch.cpu._is_avx2_supported() and not amx
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d

@@ -1,10 +1,10 @@
-"""The kernel's arithmetic in plain torch: same signature, same packed weights."""
+"""The kernels' arithmetic in plain torch: same signatures, same packed weights."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .filters import matrices
+from .filters import laid_out, matrices, points
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -26,6 +26,25 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         places.copy_(part)
     layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
     return (y if x.ndim == 5 else y.squeeze(2)).contiguous(memory_format=layout)
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
+    if transposed:
+        weight = weight.transpose(0, 1).flip(list(range(2, weight.ndim)))
+    return conv(x, laid_out(points(weight[None].double(), (4, 4)), x.dtype), bias)
+
+
+def gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    A, G, _ = (m.float() for m in matrices(4))
+    x, volume = (m if m.ndim == 5 else m.unsqueeze(2) for m in (x, dy))
+    taps = 1 if weight.ndim == 4 else 3
+    v = _points(x, (4, 4), around=int(taps > 1)).unfold(2, taps, 1)
+    whole = F.pad(volume.float(), (0, -dy.shape[-1] % 4, 0, -dy.shape[-2] % 4))
+    tiles = whole.unfold(3, 4, 4).unfold(4, 4, 4)
+    z = torch.einsum("pi,bozhwij,qj->bozhwpq", A, tiles, A).to(dy.dtype).float()
+    sums = torch.einsum("bczhwpqt,bozhwpq->octpq", v, z)
+    dw = torch.einsum("pi,octpq,qj->octij", G, sums, G).reshape(weight.shape)
+    return torch.empty_like(weight).copy_(dw), volume.float().sum((0, 2, 3, 4))
 
 
 def _points(x: Tensor, tile: tuple[int, int], around: int) -> Tensor:

@@ -53,9 +53,9 @@ INLINE void from_points<4>(const Floats* m, Floats* y) {
   y[3] = a2 * odd_a + c2 * odd_c + m[5];
 }
 
-// B^T d B of one tile: source points at the channels of each place; point p goes to v + p stride.
-template <typename T, int MH, int MW>
-INLINE void transform_input(const T* const* source, int64_t channel, int n, T* v, int64_t stride) {
+// B^T d B of one tile: source points at the channels of each place; put(p, values) takes a point.
+template <typename T, int MH, int MW, typename Put>
+INLINE void transform_input(const T* const* source, int64_t channel, int n, Put put) {
   constexpr int PH = MH + 2, PW = MW + 2;
   Floats half[PW][PH];
   for (int i = 0; i < PH; ++i) {
@@ -67,7 +67,131 @@ INLINE void transform_input(const T* const* source, int64_t channel, int n, T* v
   for (int j = 0; j < PW; ++j) {
     Floats points[PH];
     to_points<MH>(half[j], points);
-    for (int i = 0; i < PH; ++i) store(v + (i * PW + j) * stride, points[i]);
+    for (int i = 0; i < PH; ++i) put(i * PW + j, points[i]);
+  }
+}
+
+// The gradients of both sums, A dy and G^T s; and G w.
+template <int M>
+INLINE void spread(const Floats* y, Floats* z);
+
+template <>
+INLINE void spread<2>(const Floats* y, Floats* z) {
+  z[0] = y[0];
+  z[1] = y[0] + y[1];
+  z[2] = y[0] - y[1];
+  z[3] = y[1];
+}
+
+template <>
+INLINE void spread<4>(const Floats* y, Floats* z) {
+  constexpr float a2 = kA * kA, c2 = kC * kC;
+  const Floats even_a = y[0] + a2 * y[2], odd_a = kA * (y[1] + a2 * y[3]);
+  const Floats even_c = y[0] + c2 * y[2], odd_c = kC * (y[1] + c2 * y[3]);
+  z[0] = y[0];
+  z[1] = even_a + odd_a;
+  z[2] = even_a - odd_a;
+  z[3] = even_c + odd_c;
+  z[4] = even_c - odd_c;
+  z[5] = y[3];
+}
+
+// 1 / p'(x) at 0, at +-a, at +-c.
+constexpr float kG0 = 1 / (kA * kA * kC * kC);
+constexpr float kGa = 1 / (2 * kA * kA * (kA * kA - kC * kC));
+constexpr float kGc = 1 / (2 * kC * kC * (kC * kC - kA * kA));
+
+template <int M>
+INLINE void to_taps(const Floats* s, Floats* w);
+
+template <>
+INLINE void to_taps<2>(const Floats* s, Floats* w) {
+  const Floats even = 0.5f * (s[1] + s[2]);
+  w[0] = even - s[0];
+  w[1] = 0.5f * (s[1] - s[2]);
+  w[2] = even + s[3];
+}
+
+template <>
+INLINE void to_taps<4>(const Floats* s, Floats* w) {
+  const Floats even_a = kGa * (s[1] + s[2]), odd_a = (kA * kGa) * (s[1] - s[2]);
+  const Floats even_c = kGc * (s[3] + s[4]), odd_c = (kC * kGc) * (s[3] - s[4]);
+  w[0] = kG0 * s[0] + even_a + even_c;
+  w[1] = odd_a + odd_c;
+  w[2] = (kA * kA) * even_a + (kC * kC) * even_c + s[5];
+}
+
+template <int M>
+INLINE void from_taps(const Floats* w, Floats* u);
+
+template <>
+INLINE void from_taps<2>(const Floats* w, Floats* u) {
+  const Floats even = 0.5f * (w[0] + w[2]), odd = 0.5f * w[1];
+  u[0] = -w[0];
+  u[1] = even + odd;
+  u[2] = even - odd;
+  u[3] = w[2];
+}
+
+template <>
+INLINE void from_taps<4>(const Floats* w, Floats* u) {
+  const Floats even_a = kGa * (w[0] + (kA * kA) * w[2]), odd_a = (kA * kGa) * w[1];
+  const Floats even_c = kGc * (w[0] + (kC * kC) * w[2]), odd_c = (kC * kGc) * w[1];
+  u[0] = kG0 * w[0];
+  u[1] = even_a + odd_a;
+  u[2] = even_a - odd_a;
+  u[3] = even_c + odd_c;
+  u[4] = even_c - odd_c;
+  u[5] = w[2];
+}
+
+// A dy A^T of one tile; returns the sum of dy.
+template <typename T, int MH, int MW, typename Put>
+INLINE Floats transform_gradient(const T* const* source, int64_t channel, int n, Put put) {
+  constexpr int PH = MH + 2, PW = MW + 2;
+  Floats half[PW][MH], sum = {};
+  for (int i = 0; i < MH; ++i) {
+    Floats row[MW], points[PW];
+    for (int j = 0; j < MW; ++j) sum += row[j] = load(source[i * MW + j] + channel, n);
+    spread<MW>(row, points);
+    for (int j = 0; j < PW; ++j) half[j][i] = points[j];
+  }
+  for (int j = 0; j < PW; ++j) {
+    Floats points[PH];
+    spread<MH>(half[j], points);
+    for (int i = 0; i < PH; ++i) put(i * PW + j, points[i]);
+  }
+  return sum;
+}
+
+// G^T s G; w [3][3].
+template <int MH, int MW>
+INLINE void transform_products(const float* s, int64_t stride, Floats (&w)[3][3]) {
+  constexpr int PH = MH + 2, PW = MW + 2;
+  Floats half[3][PW];
+  for (int j = 0; j < PW; ++j) {
+    Floats column[PH], taps[3];
+    for (int i = 0; i < PH; ++i) column[i] = load(s + (i * PW + j) * stride);
+    to_taps<MH>(column, taps);
+    for (int i = 0; i < 3; ++i) half[i][j] = taps[i];
+  }
+  for (int i = 0; i < 3; ++i) to_taps<MW>(half[i], w[i]);
+}
+
+// G w G^T.
+template <int MH, int MW, typename Put>
+INLINE void transform_filter(const Floats (&w)[3][3], Put put) {
+  constexpr int PH = MH + 2, PW = MW + 2;
+  Floats half[PW][3];
+  for (int i = 0; i < 3; ++i) {
+    Floats points[PW];
+    from_taps<MW>(w[i], points);
+    for (int j = 0; j < PW; ++j) half[j][i] = points[j];
+  }
+  for (int j = 0; j < PW; ++j) {
+    Floats points[PH];
+    from_taps<MH>(half[j], points);
+    for (int i = 0; i < PH; ++i) put(i * PW + j, points[i]);
   }
 }
 

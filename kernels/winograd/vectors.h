@@ -38,6 +38,8 @@ INLINE Floats load(const bf16* p) {
 
 INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
+INLINE void store(uint32_t* p, Words v) { std::memcpy(p, &v, sizeof v); }
+
 INLINE void store(bf16* p, Floats v) {
 #ifdef __AVX512BF16__
   const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
@@ -65,6 +67,38 @@ INLINE void store(T* p, Floats v, int n) {
   T some[kWidth];
   store(some, v);
   std::memcpy(p, some, n * sizeof(T));
+}
+
+// Rows become columns: log2(kWidth) times, the first half of the rows meets the second.
+INLINE void transpose(Floats* rows) {
+  Words low, high;
+  for (int i = 0; i < kWidth; ++i) {
+    low[i] = i / 2 + i % 2 * kWidth;
+    high[i] = low[i] + kWidth / 2;
+  }
+  for (int stage = 1; stage < kWidth; stage *= 2) {
+    Floats mixed[kWidth];
+    for (int i = 0; i < kWidth / 2; ++i) {
+      mixed[2 * i] = __builtin_shuffle(rows[i], rows[i + kWidth / 2], low);
+      mixed[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kWidth / 2], high);
+    }
+    std::memcpy(rows, mixed, sizeof mixed);
+  }
+}
+
+// bfloat16 of a in the low halves, of b in the high ones.
+INLINE Words paired(Floats a, Floats b) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+  Words order = {};
+  for (int i = 0; i < kWidth; ++i) order[i] = i | (i + kWidth) << 16;
+  return (Words)_mm512_permutexvar_epi16((__m512i)order,
+                                         (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+#else
+  bf16 low[kWidth], high[kWidth];
+  store(low, a);
+  store(high, b);
+  return (Words)load(low) >> 16 | (Words)load(high);
+#endif
 }
 
 // sum + a b for float32; sum + a.low b.low + a.high b.high for pairs of bfloat16.

@@ -1,201 +1,69 @@
-// Convolution with a kernel of 3 and padding of 1, channels last, by Winograd's F(MH x MW, 3 x 3)
-// over the last two axes; in 3D the first axis is summed directly, as products three times as deep.
-//
-// Behind an upsampling (each value repeated twice along each axis) such a convolution is 4 or 8
-// convolutions of the small image, one for each phase of the output: w0, w1 + w2, 0 and 0, w0 + w1,
-// w2 along an axis, the first axis of 3D without its zero.
-//
-// A task owns a block of tiles and some outputs. It transforms its input once into
-// v [points, slices, tiles, inputs], multiplies that by the packed weights u, point after point,
-// into m [points, slices, tiles, up to 64 outputs], and transforms m into y. v and m stay in the
-// second-level cache; u streams past.
+// Entries of the library; see convolution.h, gradient.h, packing.h.
 
-#include <omp.h>
-
-#include <cstdlib>
-#include <memory>
-
-#include "product.h"
-#include "transforms.h"
+#include "convolution.h"
+#include "gradient.h"
+#include "packing.h"
 
 namespace {
 
-constexpr int64_t kCache = 640 * 1024;  // bytes of v and m
-constexpr int64_t kReuse = 24;          // rows of v that at least share a reading of u
-constexpr int64_t kLine = 64;           // of the cache
-constexpr int64_t kDepth = 16;          // slices in one task
-
-int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Shape {
-  int64_t batch, depth, height, width, inputs, outputs;
-  int64_t taps;   // along the first axis of 3D: 3, upsampled 2; in 2D 1
-  int64_t scale;  // of y to x: 1 or 2
-};
-
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-
-Range part(int64_t i, int64_t parts, int64_t whole) {
-  return {i * whole / parts, (i + 1) * whole / parts};
-}
-
-struct Freed {
-  void operator()(char* p) const { std::free(p); }
-};
-
-char* scratch(int64_t bytes) {  // kept by the thread from call to call
-  thread_local std::unique_ptr<char, Freed> kept;
-  thread_local int64_t size = 0;
-  if (size < bytes) {
-    size = divided(bytes, 4096) * 4096;
-    kept.reset(static_cast<char*>(std::aligned_alloc(4096, size)));
-  }
-  return kept.get();
-}
-
-template <typename T, int MH, int MW>
-struct Convolution {
-  static constexpr int PH = MH + 2, PW = MW + 2, P = PH * PW;
-  const Shape s;
-  const T* x;
-  const uint32_t* u;
-  const float* bias;
-  T* y;
-
-  const int64_t tiles_y = divided(s.height, MH), tiles_x = divided(s.width, MW);
-  const int64_t tiles = s.batch * tiles_y * tiles_x;
-  const int64_t around = s.taps > 1 ? 1 : 0;  // slices before and after
-  const int64_t z_scale = s.taps > 1 ? s.scale : 1;
-  const int64_t phases = s.scale * s.scale * z_scale;
-  const int64_t phase_vectors = divided(s.outputs, kLanes), vectors = phases * phase_vectors;
-  const int64_t words = divided(s.inputs * sizeof(T), 4);
-  const int64_t padded = divided(s.inputs, kLanes) * kLanes;
-
-  void run(int threads) const {
-    const int64_t slice_blocks = divided(s.depth, kDepth), slices = divided(s.depth, slice_blocks);
-    const int64_t v_bytes = P * (slices + 2 * around) * padded * sizeof(T);  // of one tile
-    const int64_t m_bytes = P * slices * std::min<int64_t>(vectors, kVectors) * kLanes * 4;
-    const int64_t most = std::max(kCache / (v_bytes + m_bytes), divided(kReuse, slices));
-    int64_t tile_blocks = divided(tiles, most);
-    if (tile_blocks * slice_blocks >= threads)  // as much work for every thread
-      tile_blocks = std::min(tiles, divided(tile_blocks, threads) * threads);
-    const int64_t splits = std::min(vectors, divided(threads, tile_blocks * slice_blocks));
-    const int64_t tasks = tile_blocks * slice_blocks * splits;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t task = 0; task < tasks; ++task) {
-      const int64_t rest = task / splits;
-      block(part(rest / slice_blocks, tile_blocks, tiles),
-            part(rest % slice_blocks, slice_blocks, s.depth), part(task % splits, splits, vectors));
-    }
-  }
-
-  void block(Range t, Range z, Range o) const {
-    const int64_t v_rows = (z.size() + 2 * around) * t.size(), m_rows = z.size() * t.size();
-    // A line between points, against strides of powers of two.
-    const int64_t v_stride = divided(v_rows * padded * sizeof(T), kLine) * kLine + kLine;
-    const int64_t m_stride = (m_rows * kVectors * kLanes + kLanes) * sizeof(float);
-    const int64_t blank = divided(padded * sizeof(T), kLine) * kLine;
-    char* zeros = scratch(blank + P * (v_stride + m_stride));
-    char* v = zeros + blank;
-    char* m = v + P * v_stride;
-    std::memset(zeros, 0, blank);
-
-    for (int64_t r = 0; r < v_rows; ++r)
-      read(t.begin + r % t.size(), z.begin + r / t.size() - around,
-           reinterpret_cast<T*>(zeros), reinterpret_cast<T*>(v) + r * padded, v_stride / sizeof(T));
-
-    const int64_t row = padded * sizeof(T) / 4, panel = s.taps * words * kLanes;
-    const Product product{m_rows, s.taps, words, row, t.size() * row, P * panel};
-    for (int64_t first = o.begin, n; first < o.end; first += n) {
-      const int64_t phase = first / phase_vectors;
-      n = std::min({int64_t{kVectors}, o.end - first, (phase + 1) * phase_vectors - first});
-      const int64_t skipped = phase / 4 * t.size() * row;  // a slice, in the later phases of 3D
-      for (int64_t p = 0; p < P; ++p)
-        multiply<T>(n, product, reinterpret_cast<uint32_t*>(v + p * v_stride) + skipped,
-                    u + (first * P + p) * panel, reinterpret_cast<float*>(m + p * m_stride));
-      for (int64_t r = 0; r < m_rows; ++r)
-        write(t.begin + r % t.size(), z.begin + r / t.size(), phase, first % phase_vectors, n,
-              reinterpret_cast<float*>(m) + r * n * kLanes, m_stride / sizeof(float));
-    }
-  }
-
-  struct Corner {
-    int64_t image, top, left;
+// body(T{}, tile height, tile width), constants both; 1 where there is no such tile.
+template <typename Body>
+int by_tile(int is_bf16, int mh, int mw, Body body) {
+  const auto typed = [&](auto h, auto w) {
+    is_bf16 ? body(bf16{}, h, w) : body(float{}, h, w);
+    return 0;
   };
-
-  Corner corner(int64_t tile) const {
-    return {tile / (tiles_x * tiles_y), tile / tiles_x % tiles_y * MH, tile % tiles_x * MW};
-  }
-
-  void read(int64_t tile, int64_t z, const T* zeros, T* v, int64_t stride) const {
-    if (z < 0 || z >= s.depth) {
-      for (int p = 0; p < P; ++p) std::memset(v + p * stride, 0, padded * sizeof(T));
-      return;
-    }
-    const Corner from = corner(tile);
-    const T* slice = x + (from.image * s.depth + z) * s.height * s.width * s.inputs;
-    const T* source[P];
-    for (int p = 0; p < P; ++p) {
-      const int64_t i = from.top + p / PW - 1, j = from.left + p % PW - 1;
-      const bool inside = i >= 0 && i < s.height && j >= 0 && j < s.width;
-      source[p] = inside ? slice + (i * s.width + j) * s.inputs : zeros;
-    }
-    int64_t c = 0;
-    for (; c + kWidth <= s.inputs; c += kWidth)
-      transform_input<T, MH, MW>(source, c, kWidth, v + c, stride);
-    if (c < s.inputs) transform_input<T, MH, MW>(source, c, s.inputs - c, v + c, stride);
-  }
-
-  void write(int64_t tile, int64_t z, int64_t phase, int64_t first, int64_t n, const float* m,
-             int64_t stride) const {
-    const Corner to = corner(tile);
-    const int64_t slices = (to.image * s.depth + z) * z_scale + phase / 4;
-    const int64_t wide = s.width * s.scale, origin = phase / 2 % 2 * wide + phase % 2;
-    T* slice = y + (slices * s.height * s.scale * wide + origin) * s.outputs;
-    T* target[MH * MW];
-    for (int q = 0; q < MH * MW; ++q) {
-      const int64_t i = to.top + q / MW, j = to.left + q % MW;
-      const bool inside = i < s.height && j < s.width;
-      target[q] = inside ? slice + (i * wide + j) * s.scale * s.outputs : nullptr;
-    }
-    const int64_t end = std::min((first + n) * kLanes, s.outputs);
-    for (int64_t o = first * kLanes; o < end; o += kWidth, m += kWidth) {
-      const int64_t some = s.outputs - o;
-      if (some >= kWidth)
-        transform_output<T, MH, MW>(m, stride, load(bias + o), target, o, kWidth);
-      else
-        transform_output<T, MH, MW>(m, stride, load(bias + o, some), target, o, some);
-    }
-  }
-};
-
-template <typename T, int MH, int MW>
-int convolve(const Shape& s, const void* x, const uint32_t* u, const float* bias, void* y,
-             int threads) {
-  Convolution<T, MH, MW>{s, static_cast<const T*>(x), u, bias, static_cast<T*>(y)}.run(threads);
-  return 0;
-}
-
-template <typename T, typename... Rest>
-int by_tile(int mh, int mw, const Rest&... rest) {
-  if (mh == 2 && mw == 2) return convolve<T, 2, 2>(rest...);
-  if (mh == 2 && mw == 4) return convolve<T, 2, 4>(rest...);
-  if (mh == 4 && mw == 4) return convolve<T, 4, 4>(rest...);
+  constexpr std::integral_constant<int, 2> two;
+  constexpr std::integral_constant<int, 4> four;
+  if (mh == 2 && mw == 2) return typed(two, two);
+  if (mh == 2 && mw == 4) return typed(two, four);
+  if (mh == 4 && mw == 4) return typed(four, four);
   return 1;
 }
 
 }  // namespace
 
-// x, y: float32, or bfloat16 where is_bf16; u: as ddiff.kernels.winograd.pack lays it out.
-// Returns 0, or 1 where there is no such tile.
+// Every entry returns 0, or 1 where there is no such tile. x, y, dy: float32, or bfloat16 where
+// is_bf16. Plain weights: [outputs, inputs, taps, 3, 3] float32 with any strides, in elements.
+
+// x -> y; u: as ddiff.kernels.winograd.pack lays it out.
 extern "C" int ddiff_winograd(const void* x, const uint32_t* u, const float* bias, void* y,
                               int is_bf16, int mh, int mw, int64_t batch, int64_t depth,
                               int64_t height, int64_t width, int64_t inputs, int64_t outputs,
                               int64_t taps, int64_t scale, int threads) {
   const Shape s{batch, depth, height, width, inputs, outputs, taps, scale};
-  return is_bf16 ? by_tile<bf16>(mh, mw, s, x, u, bias, y, threads)
-                 : by_tile<float>(mh, mw, s, x, u, bias, y, threads);
+  return by_tile(is_bf16, mh, mw, [&](auto t, auto h, auto w) {
+    using T = decltype(t);
+    Convolution<T, h, w>{s, static_cast<const T*>(x), u, bias, static_cast<T*>(y)}.run(threads);
+  });
+}
+
+// x -> y by plain weights.
+extern "C" int ddiff_winograd_plain(const void* x, const float* weight, const Strides* strides,
+                                    const float* bias, void* y, int is_bf16, int mh, int mw,
+                                    int64_t batch, int64_t depth, int64_t height, int64_t width,
+                                    int64_t inputs, int64_t outputs, int64_t taps, int threads) {
+  const Shape s{batch, depth, height, width, inputs, outputs, taps, 1};
+  return by_tile(is_bf16, mh, mw, [&](auto t, auto h, auto w) {
+    using T = decltype(t);
+    const Packing<T, h, w> packing{inputs, outputs, taps, *strides, weight};
+    uint32_t* u = reinterpret_cast<uint32_t*>(scratch<Use::shared>(packing.bytes()));
+    packing.run(u, threads);
+    Convolution<T, h, w>{s, static_cast<const T*>(x), u, bias, static_cast<T*>(y)}.run(threads);
+  });
+}
+
+// x, dy -> dw, a plain weight, and db [outputs].
+extern "C" int ddiff_winograd_gradient(const void* x, const void* dy, float* dw,
+                                       const Strides* strides, float* db, int is_bf16, int mh,
+                                       int mw, int64_t batch, int64_t depth, int64_t height,
+                                       int64_t width, int64_t inputs, int64_t outputs,
+                                       int64_t taps, int threads) {
+  const Shape s{batch, depth, height, width, inputs, outputs, taps, 1};
+  return by_tile(is_bf16, mh, mw, [&](auto t, auto h, auto w) {
+    using T = decltype(t);
+    WeightGradient<T, h, w>{s,        static_cast<const T*>(x), static_cast<const T*>(dy),
+                            *strides, dw,                       db}
+        .run(threads);
+  });
 }

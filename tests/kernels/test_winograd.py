@@ -13,6 +13,7 @@ from ddiff.kernels import winograd
 from ddiff.kernels.building import ROOT
 from ddiff.kernels.winograd import conv, pack, pays, reference
 from ddiff.kernels.winograd.filters import TILES, matrices, rounded
+from ddiff.kernels.winograd.training import GRADIENT, PLAIN
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 # Root mean square error over that of the output: twice what was measured, at 8 to 40 inputs.
@@ -218,8 +219,17 @@ def test_it_is_right_on_processors_with_nothing(tmp_path, monkeypatch):
     flags = ["-O1", "-std=c++17", "-fopenmp", "-fPIC", "-Wall", "-Wextra", "-Werror", "-c"]
     subprocess.run(["g++", *flags, source, "-o", tmp_path / "w.o"], check=True)
     subprocess.run(["g++", "-shared", tmp_path / "w.o", "-o", tmp_path / "w.so"], check=True)
-    monkeypatch.setattr(winograd, "load", lambda *_: ctypes.CDLL(str(tmp_path / "w.so")))
+    for module in (winograd, winograd.training):
+        monkeypatch.setattr(module, "load", lambda *_: ctypes.CDLL(str(tmp_path / "w.so")))
     x, weight, bias = drawn(2, 33, 40, (5, 9))
+    monkeypatch.setattr(winograd.training, "PACKED", {torch.float32: 1, torch.bfloat16: 1})
+    for dtype, tolerance in ((torch.float32, 2e-4), (torch.bfloat16, 0.3)):  # dw is of order 10
+        maps, dy = x.to(dtype), torch.randn(2, 40, 5, 9).to(dtype)
+        back = dy, weight, torch.ones(33), True
+        made = PLAIN(*back), *GRADIENT(dy, maps, weight)
+        right = reference.plain(*back), *reference.gradient(dy, maps, weight)
+        for a, b in zip(made, right, strict=True):
+            assert (a - b).abs().max() < tolerance
     assert error(conv(x, pack(weight, torch.float32), bias), exact(x, weight, bias)) < 2e-6
     packed, x = pack(weight, torch.bfloat16), x.bfloat16()
     assert (conv(x, packed, bias) - reference.conv(x, packed, bias)).abs().max() < 0.04
