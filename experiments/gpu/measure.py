@@ -3,7 +3,8 @@
     python experiments/gpu/measure.py [FOLDER]
 
 Writes into FOLDER (default: $OUT, else experiments/gpu): kernels.json (every kernel against its
-reference and the copy bandwidth), and for each net a folder with benchmark.json and benchmark.png.
+reference and the copy bandwidth), for each net a folder with benchmark.json and benchmark.png, and
+memory (what each lever of memory saves and costs: experiments/memory_levers).
 What fails is said at the end, and the rest goes on.
 """
 
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+MEMORY = Path(__file__).parents[1] / "memory_levers" / "measure.py"
 BACKENDS = "[eager,eager+graph,compiled,native+graph:false,native,tensorrt]"
 SAMPLING = {
     # launch-bound: 4 images of 28 x 28, 1,000 steps
@@ -44,6 +46,10 @@ def main() -> None:
         jobs.append(["benchmark", "mode=train", *options, "precisions=[fp32,tf32,bf16,fp16]",
                      f"out={out / name}"])  # fmt: skip
     failed = [job for job in jobs if subprocess.run([sys.executable, "-m", *named(job)]).returncode]
+    memory = [str(MEMORY), "--device", "cuda", "--limit-gb", "40", "--out", str(out / "memory")]
+    print(f"\n$ python {' '.join(memory)}", flush=True)
+    if subprocess.run([sys.executable, *memory]).returncode:
+        failed.append(memory)
     for job in failed:
         print("failed:", " ".join(job), file=sys.stderr)
     sys.exit(len(failed))

@@ -1,0 +1,200 @@
+"""A training step, a validation and a sampling without data and without arithmetic."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ddiff import build
+from ddiff.diffusion import Plan
+from ddiff.memory.tally import Peak, Tally
+from ddiff.modules import DDPM, Learner
+from ddiff.modules.learner import Batch
+from ddiff.sampling import Generation, labels_for
+
+GRANULE = {"cuda": 512}  # bytes: c10/cuda/CUDACachingAllocator.h, kMinBlockSize
+
+
+def predicted(cfg: DictConfig, module: Learner, device: torch.device) -> list[Peak]:
+    """The peaks of training, validation, sampling and evaluation of `module` on `device`.
+
+    `cfg` is a run's, the data's facts filled in. The operations are the real ones, on tensors that
+    have sizes and no content (FakeTensor), so it takes next to no memory.
+    """
+    tally = Tally(GRANULE.get(device.type, 1))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    module, plan = _without_content(module, device, fake), plan_of(cfg, module)
+    with torch.random.fork_rng(), fake, _Values():
+        drive(cfg, module, plan, _batch(cfg, device), tally)
+    return tally.peaks()
+
+
+def drive(cfg: DictConfig, module: Learner, plan: Plan | None, batch: Batch, tally: Tally) -> None:
+    """What a run does with a module, on one batch, phase by phase.
+
+    Not in it: the gradient scaler of float16 (a few numbers); compiled nets count as eager.
+    """
+    device = batch[0].device
+    tally.name("weights", [*module.parameters(), *module.buffers()])
+    tally.name("averaged weights", [*module.ema.parameters(), *module.ema.buffers()])
+    tally.name("batch", [value for value in batch if value is not None])
+    with tally, torch.compiler.set_stance("force_eager"):
+        if device.type == "cpu":  # the loader is one batch ahead, in the same memory
+            ahead = [torch.empty_like(value) for value in batch if value is not None]
+            tally.name("batch", ahead)
+        tally.begin("training")
+        step = Step(cfg, module, batch, tally)
+        for _ in range(2):
+            step(min(2, step.parts))
+        if cfg.trainer.limit_val_batches != 0:
+            tally.begin("validation")
+            with torch.no_grad():
+                module.on_validation_epoch_start()
+                module.validation_step(batch, 0)
+        if plan:
+            for phase, options in _samplings(cfg):
+                tally.begin(phase)
+                _sample(cfg, module, plan, options, device, tally)
+    del step
+
+
+class Step:
+    """A step of the optimiser on one batch, in Lightning's order. The first makes its state."""
+
+    def __init__(
+        self, cfg: DictConfig, module: Learner, batch: Batch, tally: Tally | None = None
+    ) -> None:
+        module.trainer = _Alone()  # pyright: ignore[reportAttributeAccessIssue]
+        module.log = module.log_dict = _silent  # pyright: ignore[reportAttributeAccessIssue]
+        self.cfg, self.module, self.batch, self.tally = cfg, module, batch, tally
+        self.optimizer = module.configure_optimizers()["optimizer"]
+        self.parts = cfg.trainer.accumulate_grad_batches
+
+    def __call__(self, parts: int) -> None:
+        """`parts` micro-batches: more than two take no more memory than two."""
+        for part in range(parts - 1):
+            self._micro_batch(part == 0)
+        self.module.optimizer_step(0, 0, self.optimizer, lambda: self._last(parts == 1))
+        state = [v for v in tree_leaves(dict(self.optimizer.state)) if torch.is_tensor(v)]
+        self._name("optimiser", state)
+
+    def _last(self, first: bool) -> None:
+        self._micro_batch(first)
+        clip = self.cfg.trainer.gradient_clip_val
+        self.module.configure_gradient_clipping(self.optimizer, clip)
+
+    def _micro_batch(self, first: bool) -> None:
+        outputs: Any = self.module.training_step(self.batch, 0)
+        if first:
+            self.optimizer.zero_grad()  # the last step's gradients live through the forward pass
+        (outputs["loss"] / self.parts).backward()
+        gradients = [p.grad for p in self.module.net.parameters() if p.grad is not None]
+        self._name("gradients", gradients)
+
+    def _name(self, kind: str, tensors: list[Tensor]) -> None:
+        if self.tally:
+            self.tally.name(kind, tensors)
+
+
+def _samplings(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    yield "sampling", cfg.sampling
+    if cfg.evaluation.every:
+        yield "evaluation", cfg.evaluation
+
+
+def _sample(
+    cfg: DictConfig,
+    module: Learner,
+    plan: Plan,
+    options: DictConfig,
+    device: torch.device,
+    tally: Tally,
+) -> None:
+    """One batch of samples by the averaged net."""
+    assert isinstance(module, DDPM)
+    y = labels_for(cfg.sampling.y, options.num_samples, cfg.net.num_classes)
+    size = min(options.batch_size, options.num_samples)
+    generation = Generation(
+        net=module.ema,
+        shape=tuple(cfg.net.shape),
+        num_classes=cfg.net.num_classes,
+        objective=module.objective,
+        plan=plan,
+        guidance=build.build(cfg.guidance),
+        precision=module.precision,
+        seed=cfg.seed,
+        clamp=cfg.sampling.clamp,
+    )
+    if device.type == "cpu":  # elsewhere they leave the device
+        made = torch.empty(options.num_samples, *cfg.net.shape)
+        tally.name("samples", [made])
+    generation.batch(range(size), None if y is None else y[:size])
+
+
+def plan_of(cfg: DictConfig, module: Learner) -> Plan | None:
+    """The first step of a run's solver, one in the middle, its last; None: no samples."""
+    if not isinstance(module, DDPM):
+        return None
+    plan = build.build_plan(cfg, module.schedule)
+    n = len(plan)
+    kept = sorted({0, n // 2, n - 1})
+    fields = ("x", "x_0", "x_0_previous", "noise")
+    columns = {name: getattr(plan, name)[kept] for name in fields}
+    return replace(plan, times=plan.times[[*kept, n]], **columns)
+
+
+def _batch(cfg: DictConfig, device: torch.device) -> Batch:
+    size = cfg.data.batch_size
+    x_0 = torch.empty(size, *cfg.net.shape, device=device)
+    return x_0, torch.zeros(size, dtype=torch.int64, device=device)
+
+
+def _without_content(module: Learner, device: torch.device, fake: FakeTensorMode) -> Learner:
+    """A copy on `device` whose parameters and buffers are fake."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        with fake:
+            return torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device
+            )
+
+    memo: dict[int, Any] = {id(buffer): empty(buffer) for buffer in module.buffers()}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(empty(parameter), parameter.requires_grad)
+    module = copy.deepcopy(module, memo)
+    module._device = device
+    return module
+
+
+class _Values(TorchDispatchMode):
+    """Tables of schedules and solvers stay real, for code branches on them; a number asked of a
+    tensor without content is 0."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
+        fake = any(isinstance(v, FakeTensor) for v in tensors)
+        if fake and func is torch.ops.aten._local_scalar_dense.default:
+            return 0
+        if tensors and not fake:
+            with unset_fake_temporarily():
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Alone:
+    """As much of a trainer as a module asks for."""
+
+    world_size, global_rank, global_step = 1, 0, 1
+
+
+def _silent(*args: Any, **kwargs: Any) -> None:
+    """Logs nothing."""

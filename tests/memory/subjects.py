@@ -1,0 +1,38 @@
+"""Small trainings, composed as from a command line."""
+
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from ddiff import build
+from ddiff.config import resolved, validate
+from ddiff.data import Data
+from ddiff.modules import Learner
+from ddiff.precision import Precision
+
+CPU = torch.device("cpu")
+SMALL = ("precision=fp32", "net.channels=[16,32]", "net.num_blocks=1", "net.groups=8")
+IN_2D = ("experiment=digits_ddpm", *SMALL, "budget.batch_size=16")
+IN_3D = ("data.size=16", "data.num=16", "data.num_val=4", *SMALL, "net.patch_size=1",
+         "net.input_skip=false", "budget.batch_size=4")  # fmt: skip
+LARGE = (*IN_3D, "data.size=64")  # activations are most of it; for what is only predicted
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        cfg = resolved(compose("train", list(overrides)))
+    validate(cfg)
+    return cfg
+
+
+def built(
+    *overrides: str, device: torch.device = CPU
+) -> tuple[DictConfig, Data, Learner, Precision]:
+    cfg = composed(*overrides)
+    data: Any = build.build(cfg.data)
+    data.setup("fit")
+    build.fill_in_data_facts(cfg, data)
+    precision = build.build_precision(cfg, device)
+    return cfg, data, build.build_module(cfg, precision), precision
