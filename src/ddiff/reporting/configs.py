@@ -7,7 +7,7 @@ from typing import Any
 from ddiff.reporting.records import Record
 
 PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
-MEASURING = ("evaluation.", "metrics.", "extractor.")  # what was measured on the way
+MEASURING = ("evaluation.", "metrics.", "extractor.", "profiler.")  # what was measured on the way
 ABSENT = "–"
 
 

@@ -51,7 +51,8 @@ def _processes(folder: Path) -> Iterator[tuple[float, int, list[tuple[str, int, 
             if event.session_log.status == SessionLog.START:
                 resumed_at = event.step - 1
             for value in event.summary.value:
-                if value.WhichOneof("value") == "simple_value":
+                told_late = value.tag.startswith("profile_")  # at the end, of steps long past
+                if value.WhichOneof("value") == "simple_value" and not told_late:
                     row = (value.tag, event.step + 1, event.wall_time, value.simple_value)
                     logged.append(row)
         if logged and started is not None:

@@ -7,6 +7,7 @@ from ddiff.reporting.columns import Cell, spread
 from ddiff.reporting.comparison import Comparison
 from ddiff.reporting.configs import ABSENT, Group
 from ddiff.reporting.looks import duration, number
+from ddiff.reporting.profiles import changes, words
 from ddiff.reporting.records import Record
 
 CAPTIONS = {
@@ -96,6 +97,7 @@ def markdown(comparison: Comparison, pictures: Sequence[Path], page: str) -> str
         *(f"![{CAPTIONS[p.name]}]({p.parent.name}/{p.name})\n\n*{CAPTIONS[p.name]}.*"
           for p in pictures),
         *_differences(comparison),
+        *_profiles(comparison),
     ]  # fmt: skip
     if comparison.troubles:
         parts.append("## What is broken or missing")
@@ -117,6 +119,14 @@ def _differences(comparison: Comparison) -> list[str]:
     rows = [[" = ".join(d.names), *(str(value) for value in d.values)] for d in chosen]
     header = ["option", *(group.label for group in comparison.groups)]
     return ["## What differs in the configs", _table(header, rows)]
+
+
+def _profiles(comparison: Comparison) -> list[str]:
+    parts = []
+    for change in changes(comparison):
+        parts.append(f"## What changed in the profile: {_cell(change.title)}")
+        parts += [_table(*words(one)) for one in change.tables]
+    return parts
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ from ddiff.reporting.columns import COSTS, VAL_LOSS, costs, measured, sampling
 from ddiff.reporting.comparison import Comparison
 from ddiff.reporting.looks import colour, dashes
 from ddiff.reporting.markdown import CLOCK, device
+from ddiff.reporting.profiles import changes
 from ddiff.reporting.records import Record
 from ddiff.reporting.series import Series, of_figure, of_scalar
 from ddiff.reporting.showing import FACES, SIDE, page_samples
@@ -18,7 +19,8 @@ from ddiff.viewing.page import asset, filled
 from ddiff.viewing.rays import AZIMUTH, ELEVATION
 from ddiff.viewing.reading import Found
 
-SCRIPTS = ("state.js", "table.js", "chart.js", "curves.js", "pareto.js", "gallery.js", "report.js")
+SCRIPTS = ("state.js", "table.js", "chart.js", "curves.js", "pareto.js", "gallery.js",
+           "profiles.js", "report.js")  # fmt: skip
 Json = dict[str, Any]
 
 
@@ -59,6 +61,10 @@ def page_data(comparison: Comparison, samples: Sequence[Found | None]) -> Json:
         "curves": list(_curves(comparison)),
         "points": [p for i, run in enumerate(comparison.runs) for p in _points(comparison, i, run)],
         "costs": COSTS,
+        "profiles": [
+            {"title": c.title, "tables": [{"title": t.title, "rows": t.rows} for t in c.tables]}
+            for c in changes(comparison)
+        ],
         "troubles": comparison.troubles,
         "clock": CLOCK,
         "limits": f"{SIDE} voxels a side and {FACES:,} triangles",

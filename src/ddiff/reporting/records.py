@@ -55,6 +55,7 @@ class Record:
     curves: dict[str, Curve]
     evaluations: list[Evaluation]
     troubles: list[str]
+    profiles: dict[str, dict[str, Any]]  # of the training, and of samplings by name
 
     @property
     def seed(self) -> Any:
@@ -67,7 +68,7 @@ class Record:
     @property
     def step(self) -> int:
         """Optimiser steps done, as far as is known."""
-        logged = [int(curve.steps.max()) for curve in self.curves.values()]
+        logged = [int(self.curves[name].steps.max()) for name in LOSSES if name in self.curves]
         return max([int(finite(self.metrics.get("step")) or 0), *logged])
 
     @property
@@ -141,6 +142,7 @@ def read_run(path: Path) -> Record:
         curves=read_scalars(path / "tensorboard", (*LOSSES, SPEED)),
         evaluations=[evaluation for evaluation in found if evaluation is not None],
         troubles=troubles,
+        profiles=_profiles(path, troubles),
     )
 
 
@@ -164,6 +166,20 @@ def _json(path: Path, troubles: list[str]) -> dict[str, Any]:
         troubles.append(f"{path.name} holds no object")
         return {}
     return value
+
+
+def _profiles(run: Path, troubles: list[str]) -> dict[str, dict[str, Any]]:
+    places = {"training": run / "profile"}
+    for folder in sorted((run / "samples").glob("*_profile")):
+        places[f"sampling {folder.name.removesuffix('_profile')}"] = folder
+    found = {}
+    for name, folder in places.items():
+        profile = _json(folder / "profile.json", troubles)
+        if {"phases", "step_ms", "device"} <= profile.keys():
+            found[name] = profile
+        elif profile:
+            troubles.append(f"{folder.name}/profile.json is not a profile")
+    return found
 
 
 def _evaluation(path: Path, troubles: list[str]) -> Evaluation | None:

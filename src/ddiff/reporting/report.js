@@ -21,7 +21,8 @@ function troubles() {
 
 document.getElementById("main").append(...[
   page.runs.length > 1 ? chooser() : null, runsTable(), curvesChart(), paretoChart(), gallery(),
-  samplingTable(), page.options.length ? configTable() : null, protocols(), troubles(),
+  samplingTable(), page.options.length ? configTable() : null, profilesSection(), protocols(),
+  troubles(),
   make("footer.quiet", page.footer),
 ].filter(Boolean));
 redraw();

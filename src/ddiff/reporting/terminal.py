@@ -1,18 +1,28 @@
 """The report on the terminal."""
 
+from collections.abc import Sequence
+
 from ddiff.console import console
 from ddiff.reporting.comparison import Comparison
 from ddiff.reporting.markdown import table
+from ddiff.reporting.profiles import changes, words
 
 
 def print_table(comparison: Comparison) -> None:
     """A row for each group of seeds, the protocols below, and what is broken."""
-    header, rows = table(comparison)
+    _print(*table(comparison))
+    for column in comparison.columns:
+        console.print(f"{column.title}: {column.protocol}", markup=False)
+    for change in changes(comparison):
+        console.print(f"\nprofile     {change.title}", markup=False)
+        for one in change.tables:
+            _print(*words(one))
+    for trouble in comparison.troubles:
+        console.print(f"note        {trouble}", markup=False)
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
         console.print("  ".join(cells), markup=False)
-    for column in comparison.columns:
-        console.print(f"{column.title}: {column.protocol}", markup=False)
-    for trouble in comparison.troubles:
-        console.print(f"note        {trouble}", markup=False)
