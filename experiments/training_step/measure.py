@@ -1,6 +1,8 @@
-"""Measures the training step: ddiff against a bare loop, and what each lever gives at 64^3.
+"""Measures the training step: ddiff and its monitoring against a bare loop, and what each lever
+gives at 64^3.
 
-    python experiments/training_step/measure.py            # minutes on two cores
+    python experiments/training_step/measure.py            # half an hour on two cores
+    python experiments/training_step/measure.py --rounds 8 --only digits_ddpm small --out /tmp/quick
 
 Everything is interleaved: each round times every variant once; medians and quartiles over rounds.
 Writes results.json and README.md beside this file.
@@ -13,20 +15,40 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_module
-from lightning.pytorch import Callback, Trainer
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from ddiff import build
-from ddiff.callbacks import Checkpoints, Progress, StopOnNaN
+from ddiff.callbacks import Dashboard, Progress, Resources, Resumed
 from ddiff.config import resolved, validate
 from ddiff.environment import environment
-from ddiff.modules.plugins import Board
+from ddiff.run import Run
 
 HERE = Path(__file__).parent
 FULL = ("net=unet_patch4", "net.patch_size=1", "net.input_skip=false")
+FULL_RUN, LEAN = "ddiff", "ddiff without its monitoring"
+MONITORING = (Dashboard, Progress, Resources, Resumed)
+RUNS = {  # title, overrides, blocks of `budget.log_every` steps for one of --rounds
+    "voxel_baseline": ("`voxel_baseline`, a step of 8", ("experiment=voxel_baseline",), 1),
+    "digits_ddpm": ("`digits_ddpm`, a step of 128", ("experiment=digits_ddpm",), 3),
+    "small": (
+        "`digits_ddpm`, a small net, a step of 16",
+        (
+            "experiment=digits_ddpm",
+            "net.channels=[8,16]",
+            "net.num_blocks=1",
+            "net.mid_attention=false",
+            "budget.batch_size=16",
+        ),
+        20,
+    ),
+}
 LEVERS = {  # at 64^3: the same U-Net, one lever more in every row
     "full resolution, fp32, contiguous": (*FULL, "precision=fp32", "contiguous", "batch=1"),
     "+ channels last": (*FULL, "precision=fp32", "batch=1"),
@@ -38,6 +60,8 @@ LEVERS = {  # at 64^3: the same U-Net, one lever more in every row
 
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
+        tree = compose("train", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(tree)  # which a run asks for its overrides
         cfg = resolved(compose("train", list(overrides)))
     validate(cfg)
     return cfg
@@ -80,41 +104,67 @@ def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
 
 
 class Paced(Callback):
-    """Times whole steps of the trainer, from batch end to batch end, with a bare step between."""
+    """Times blocks of steps, each with one report, from its end to the next one's: with monitoring
+    and without in turn, and after each of them as many bare steps. Comes last of all callbacks."""
 
     def __init__(self, bare: Callable[[], float], rounds: int) -> None:
         self.bare, self.rounds = bare, rounds
-        self.times: dict[str, list[float]] = {"bare loop": [], "ddiff": []}
+        self.times: dict[str, list[float]] = {"bare loop": [], FULL_RUN: [], LEAN: []}
+        self.hooks: list[float] = []  # seconds inside the monitoring's callbacks, by block
         self.since: float | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.every = trainer.log_every_n_steps
+        self.callbacks = {FULL_RUN: list(trainer.callbacks), LEAN: list[Callback]()}
+        for callback in self.callbacks[FULL_RUN]:
+            if isinstance(callback, MONITORING):
+                for hook in ("on_train_batch_start", "on_train_batch_end"):
+                    setattr(callback, hook, self._summed(getattr(callback, hook)))
+            else:
+                self.callbacks[LEAN].append(callback)
+        self.now, self.inside = FULL_RUN, 0.0
+
+    def _summed(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            started = time.perf_counter()
+            hook(*args)
+            self.inside += time.perf_counter() - started
+
+        return run
+
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
-        if self.since is not None:
-            self.times["ddiff"].append(time.perf_counter() - self.since)
-        self.times["bare loop"].append(self.bare())
-        trainer.should_stop = len(self.times["ddiff"]) >= self.rounds
-        self.since = time.perf_counter()
+        if trainer.global_step % self.every:
+            return
+        if self.since is not None:  # the first block warms up
+            self.times[self.now].append((time.perf_counter() - self.since) / self.every)
+            if self.now == FULL_RUN:
+                self.hooks.append(self.inside / self.every)
+        self.times["bare loop"].append(sum(self.bare() for _ in range(self.every)) / self.every)
+        trainer.should_stop = len(self.times[LEAN]) >= self.rounds
+        self.now = LEAN if self.now == FULL_RUN else FULL_RUN
+        trainer.callbacks = self.callbacks[self.now]  # pyright: ignore[reportAttributeAccessIssue]
+        self.inside, self.since = 0.0, time.perf_counter()
 
 
-def framework_against_bare(rounds: int, *overrides: str) -> dict[str, list[float]]:
-    """ddiff's own trainer with its callbacks and logger, a bare step after each of its steps."""
-    cfg = composed("budget.max_steps=100000", "budget.val_every=100000", *overrides)
-    paced = Paced(timed(bare_step(cfg.copy())), rounds + 2)
+def framework_against_bare(rounds: int, *overrides: str) -> dict[str, Any]:
+    """A real run, with every callback that it has, and bare steps between its own."""
+    quiet = ("budget.max_steps=1000000", "budget.val_every=1000000", "budget.sample_every=1000000")
+    few = ("sampling.num_samples=1", "solver.num_steps=1", "budget.save_every=1000000")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        data = build.build(cfg.data)
-        data.setup("fit")
-        build.fill_in_data_facts(cfg, data)
-        precision = build.build_precision(cfg, torch.device("cpu"))
-        nan = StopOnNaN()
-        callbacks = [
-            Progress(cfg.data.batch_size, cfg.budget.log_every),
-            nan,
-            Checkpoints(path, {}, 10**9, nan),
-            paced,
-        ]
-        trainer = build.build_trainer(cfg, path, Board(path), callbacks, precision)
-        trainer.fit(build.build_module(cfg, precision), data)
-    return {name: times[2:] for name, times in paced.times.items()}
+        words = [*quiet, *few, f"run_dir={folder}/run", "trainer=cpu", *overrides]
+        cfg = composed(*words)
+        paced = Paced(timed(bare_step(cfg.copy())), rounds)
+        make = build.build_trainer
+
+        def with_pacer(
+            cfg: DictConfig, path: Path, logger: Any, callbacks: list, *more: Any
+        ) -> Any:
+            return make(cfg, path, logger, [*callbacks, paced], *more)
+
+        with patch.object(build, "build_trainer", with_pacer):
+            run = Run(cfg, None)
+            run.fit()
+    return {"times": paced.times, "hooks": paced.hooks}
 
 
 def timed(step: Callable[[], None]) -> Callable[[], float]:
@@ -147,37 +197,65 @@ def table(title: str, times: dict[str, list[float]], unit: str) -> list[str]:
     first = statistics.median(next(iter(times.values())))
     lines = [f"| {title} | median {unit} | quartiles | against the first |", "|---|---|---|---|"]
     for name, values in times.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        ratio = first / middle
-        lines.append(
-            f"| {name} | {middle * 1e3:.1f} | {low * 1e3:.1f} to {high * 1e3:.1f} | {ratio:.3g}x |"
-        )
+        low, middle, high = (1e3 * q for q in statistics.quantiles(values, n=4))
+        ratio = 1e3 * first / middle
+        lines.append(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {ratio:.3g}x |")
     return [*lines, ""]
+
+
+def monitoring(title: str, measured: dict[str, Any]) -> str:
+    """The cost by difference of medians, with the middle half of differences of neighbours, and by
+    the clock inside the callbacks."""
+    times = measured["times"]
+    pairs = zip(times[FULL_RUN], times[LEAN], strict=False)
+    low, _, high = statistics.quantiles([(a - b) / b for a, b in pairs], n=4)
+    lean, bare = statistics.median(times[LEAN]), statistics.median(times["bare loop"])
+    full = statistics.median(times[FULL_RUN])
+    inside = sum(measured["hooks"]) / sum(times[FULL_RUN])
+    return (
+        f"| {title} | {inside:.2%} | {full / lean - 1:.2%} | {low:.2%} to {high:.2%} "
+        f"| {full / bare - 1:.2%} |"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--only", nargs="+", choices=[*RUNS, "levers"], default=[*RUNS, "levers"])
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    results = {
-        "voxel_baseline": framework_against_bare(args.rounds),
-        "digits_ddpm": framework_against_bare(10 * args.rounds, "experiment=digits_ddpm"),
-        "levers": levers(max(5, args.rounds // 5)),
+    results: dict[str, Any] = {
+        name: framework_against_bare(blocks * args.rounds, *overrides)
+        for name, (_, overrides, blocks) in RUNS.items()
+        if name in args.only
     }
+    if "levers" in args.only:
+        results["levers"] = levers(max(5, args.rounds // 5))
     where = environment(torch.device("cpu"), "bfloat16")
     report = [
         "# The training step",
         "",
-        "*Does the framework cost anything over a bare loop doing the same arithmetic, and what",
-        "does each lever give at 64^3?* Written by `python experiments/training_step/measure.py`",
-        f"on {where['device_name']}, {where['threads']} threads, torch {torch.__version__}.",
-        "Interleaved steps, medians.",
+        "*What does the framework cost over a bare loop doing the same arithmetic, what its",
+        "monitoring, and what does each lever give at 64^3?* Written by",
+        "`python experiments/training_step/measure.py` on "
+        f"{where['device_name']}, {where['threads']} threads, torch {torch.__version__}.",
+        "Medians of blocks of 10 steps, each with one report, interleaved in one process. The run",
+        "is a whole one, with every callback of `python -m ddiff.train`.",
         "",
-        *table("`voxel_baseline`, a step of 8", results["voxel_baseline"], "ms"),
-        *table("`digits_ddpm`, a step of 128", results["digits_ddpm"], "ms"),
-        *table("64^3, one training step, per volume", results["levers"], "ms"),
+        "Monitoring is `Progress`, `Resources`, `Resumed` and `Dashboard`: its cost by the clock",
+        "inside these callbacks, and by comparison with the blocks that did without them.",
+        "",
+        "| the step | inside the monitoring | with it over without | middle half "
+        "| ddiff over bare |",
+        "|---|---|---|---|---|",
+        *(monitoring(RUNS[name][0], results[name]) for name in RUNS if name in results),
+        "",
     ]
+    for name, (title, _, _) in RUNS.items():
+        if name in results:
+            report += table(title, results[name]["times"], "ms")
+    if "levers" in results:
+        report += table("64^3, one training step, per volume", results["levers"], "ms")
     (args.out / "README.md").write_text("\n".join(report))
     (args.out / "results.json").write_text(json.dumps({"environment": where, **results}) + "\n")
     print("\n".join(report))

@@ -56,7 +56,8 @@ class Checkpoints(Callback):
         step, accumulate = trainer.global_step, trainer.accumulate_grad_batches
         between_steps = (batch_idx + 1) % accumulate != 0
         assert isinstance(trainer.val_check_batch, int)
-        validation_next = (batch_idx + 1) % trainer.val_check_batch == 0
+        validation_due = (batch_idx + 1) % trainer.val_check_batch == 0
+        validation_next = validation_due and trainer.enable_validation
         if not between_steps and not validation_next and step != self.saved_step:
             self._save_if_due(trainer, step)
 

@@ -40,5 +40,5 @@ class Evaluations(Callback):
         }
         write_json(self.folder / f"step_{step:06d}.json", self.last)
         assert isinstance(trainer.logger, TensorBoardLogger)
-        for figure in self.last["figures"]:
-            trainer.logger.experiment.add_scalar(f"quality/{figure['name']}", figure["value"], step)
+        figures = {f"quality/{figure['name']}": figure["value"] for figure in self.last["figures"]}
+        trainer.logger.log_metrics(figures, step)

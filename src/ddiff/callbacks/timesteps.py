@@ -110,7 +110,7 @@ class Timesteps(Callback):
         val_loss = [None if loss is None else float(loss) for loss in val]
         self.report = report_on(pl_module.timesteps, sums, val_loss)
         assert isinstance(trainer.logger, TensorBoardLogger)
-        show(self.report, trainer.logger.experiment, trainer.global_step, self.path)
+        show(self.report, trainer.logger, trainer.global_step, self.path)
 
 
 def report_on(sampler: TimestepSampler, sums: Tensor, val_loss: Tenths) -> Report:
@@ -137,17 +137,20 @@ def means(sums: Tensor) -> Tenths:
     return [x / n if n else None for x, n in zip(total, count, strict=True)]
 
 
-def show(report: Report, board: Any, step: int, path: Path) -> None:
+def show(report: Report, logger: TensorBoardLogger, step: int, path: Path) -> None:
     from ddiff.viewing import save_png
     from ddiff.viewing.timesteps import timesteps_picture
 
-    board.add_scalar("timesteps/effective_sample_size", report.effective_sample_size, step)
-    board.add_scalar("timesteps/exploration", report.exploration, step)
+    scalars = {
+        "timesteps/effective_sample_size": report.effective_sample_size,
+        "timesteps/exploration": report.exploration,
+    }
     curves = {"p": report.p, "score": report.score, "loss": report.train_loss}
     for curve, values in curves.items():
         for name, value in zip(TENTHS, values or (), strict=values is not None):
             if value is not None:
-                board.add_scalar(f"timesteps_{curve}/{name}", value, step)
+                scalars[f"timesteps_{curve}/{name}"] = value
+    logger.log_metrics(scalars, step)
     picture = timesteps_picture(
         f"{report.title()}, step {step}",
         report.law.numpy(),
@@ -155,5 +158,6 @@ def show(report: Report, board: Any, step: int, path: Path) -> None:
         {"training": report.train_loss, "validation": report.val_loss},
     )
     save_png(picture, path)
+    board = logger.experiment
     board.add_image("timesteps", picture, step, dataformats="HWC")
     board.flush()

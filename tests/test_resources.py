@@ -1,0 +1,259 @@
+"""What a training says it takes: time, processor, memory, disk and GPU, against other clocks."""
+
+import os
+import resource
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from lightning.pytorch import Callback, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ddiff import build
+from ddiff.callbacks import Progress, Resources, Resumed
+from ddiff.callbacks.resources import in_words
+from ddiff.config import resolved
+from ddiff.data.source import Source
+from ddiff.errors import DdiffError
+from ddiff.modules.plugins import Board
+from ddiff.resources import CpuUse, Nvml, allocator, disk, process_memory
+from tests.support.runs import TINY, scalars
+
+SLEEP = 0.03
+STEPS, B, ACCUMULATE = 8, 4, 2
+
+
+class Slow:
+    """A source whose every batch takes a while; `slept` is how long, by its own clock."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.slept = source, list[float]()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: torch.Tensor) -> Any:
+        started = time.perf_counter()
+        time.sleep(SLEEP)
+        self.slept.append(time.perf_counter() - started)
+        return self.source.batch(indices)
+
+
+class Witness(Callback):
+    """Its own clock of steps and pauses, and the gradient's norm by plain arithmetic."""
+
+    def __init__(self) -> None:
+        self.ends, self.norms = list[float](), list[float]()
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
+        squares = sum(float(p.grad.double().square().sum()) for p in module.net.parameters())
+        self.norms.append(squares**0.5)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+class Pause(Callback):
+    """After the step, as samples and saves are."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        started = time.perf_counter()
+        time.sleep(2 * SLEEP)
+        self.seconds += time.perf_counter() - started
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A training of two micro-batches a step, every batch late, with a pause after each."""
+    path = tmp_path_factory.mktemp("run")
+    options = ["experiment=digits_ddpm", "net=unet_tiny", *TINY, f"budget.max_steps={STEPS}",
+               "budget.val_every=1000", f"trainer.accumulate_grad_batches={ACCUMULATE}",
+               "budget.log_every=2"]  # fmt: skip
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        cfg = resolved(compose("train", [o for o in options if "log_every=1" not in o]))
+    data = build.build(cfg.data)
+    data.setup("fit")
+    data.train = slow = Slow(data.train)
+    build.fill_in_data_facts(cfg, data)
+    precision = build.build_precision(cfg, torch.device("cpu"))
+    progress, witness, pause = Progress(B, 2), Witness(), Pause()
+    resources = Resources(path, 2, progress, seconds=0)
+    callbacks = [witness, resources, progress, pause, Resumed(progress)]
+    trainer = build.build_trainer(cfg, path, Board(path), callbacks, precision)
+    trainer.fit(build.build_module(cfg, precision), data)
+    assert trainer.logger is not None
+    trainer.logger.finalize("success")
+    parts = {"progress": progress, "resources": resources, "slow": slow}
+    return {"path": path, "witness": witness, "pause": pause, **parts}
+
+
+def test_the_wait_is_what_the_loader_slept(trained: dict[str, Any]) -> None:
+    # batches 2 to 16 are counted; one is fetched before the first, and one more after each
+    slept = sum(trained["slow"].slept[2 : STEPS * ACCUMULATE + 1])
+    pace = trained["progress"].all
+    assert pace.batches == STEPS * ACCUMULATE - 1
+    assert slept < pace.waited < slept + 0.01 * pace.batches
+    assert trained["resources"].summary["data_wait"] == pytest.approx(pace.waited / pace.seconds)
+
+
+def test_the_pace_is_that_of_another_clock(trained: dict[str, Any]) -> None:
+    ends, pauses = trained["witness"].ends, trained["pause"].seconds
+    clock = ends[-1] - ends[0] - pauses * (len(ends) - 1) / len(ends)
+    progress = trained["progress"]
+    assert progress.all.seconds == pytest.approx(clock, rel=0.03)
+    assert progress.samples_per_second == pytest.approx(B * (len(ends) - 1) / clock, rel=0.03)
+    step = trained["resources"].summary["step_seconds"]
+    assert step == pytest.approx(ACCUMULATE * clock / (len(ends) - 1), rel=0.03)
+    assert progress.images == B * STEPS * ACCUMULATE
+
+
+def test_curves_are_of_the_time_since_the_last_report(trained: dict[str, Any]) -> None:
+    rates = scalars(trained["path"], "speed/samples_per_second")
+    seconds = scalars(trained["path"], "speed/step_seconds")
+    waits = scalars(trained["path"], "speed/data_wait")
+    assert set(rates) == set(seconds) == set(waits) == {1, 3, 5, 7}
+    for step, rate in rates.items():
+        assert rate * seconds[step] == pytest.approx(B * ACCUMULATE, rel=1e-5)
+    whole = sum(seconds[s] * (2 if s > 1 else 1.5) for s in seconds)  # the first batch left out
+    assert whole == pytest.approx(trained["progress"].all.seconds, rel=1e-4)
+    waited = sum(waits[s] * seconds[s] * (2 if s > 1 else 1.5) for s in seconds)
+    assert waited == pytest.approx(trained["progress"].all.waited, rel=1e-4)
+
+
+def test_the_gradient_norm_is_that_before_clipping(trained: dict[str, Any]) -> None:
+    logged, true = scalars(trained["path"], "train/grad_norm"), trained["witness"].norms
+    assert logged == {i: pytest.approx(true[i], rel=1e-5) for i in (1, 3, 5, 7)}
+    assert max(true) > 1  # else clipping at 1 would not show
+
+
+def test_figures_of_the_machine_are_logged(trained: dict[str, Any]) -> None:
+    board = EventAccumulator(str(trained["path"] / "tensorboard")).Reload()
+    tags = {t for t in board.Tags()["scalars"] if t.startswith(("device/", "memory/"))}
+    assert tags == {"device/cpu_use_percent", "device/disk_free_gb", "device/run_mb",
+                    "memory/process_mb", "memory/process_peak_mb"}  # fmt: skip
+    assert set(scalars(trained["path"], "memory/process_mb")) == {1, 3, 5, 7}
+    size = sum(f.stat().st_size for f in trained["path"].rglob("*") if f.is_file()) / 2**20
+    assert scalars(trained["path"], "device/run_mb")[7] <= size < 10
+    speed, memory = in_words(trained["resources"].summary)
+    assert speed.startswith("speed ")
+    assert "% of it waiting for data, CPU" in speed
+    assert memory.startswith("memory      process up to")
+    assert "GPU" not in memory
+
+
+def test_the_processors_use() -> None:
+    use, usage = CpuUse(), resource.getrusage(resource.RUSAGE_SELF)
+    started, busy = time.perf_counter(), usage.ru_utime + usage.ru_stime
+    while time.perf_counter() - started < 0.15:
+        sum(range(1000))
+    time.sleep(0.15)
+    percent, usage = use(), resource.getrusage(resource.RUSAGE_SELF)
+    busy = usage.ru_utime + usage.ru_stime - busy
+    cores = len(os.sched_getaffinity(0))
+    assert percent == pytest.approx(100 * busy / (time.perf_counter() - started) / cores, rel=0.1)
+    time.sleep(0.05)
+    assert use() < 0.5 * percent  # of the time since then, not of all
+
+
+def test_memory_follows_an_allocation() -> None:
+    before = process_memory()
+    block = np.ones(2**27, np.uint8)  # 128 MiB, every page written
+    during = process_memory()
+    del block
+    after = process_memory()
+    assert during["process_mb"] - before["process_mb"] == pytest.approx(128, abs=8)
+    assert after["process_mb"] - before["process_mb"] < 8
+    assert after["process_peak_mb"] >= during["process_mb"] - 1
+
+
+def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_proc = process_memory()
+    monkeypatch.setattr("ddiff.resources.STATUS", tmp_path / "none")
+    found = process_memory()
+    assert set(found) == {"process_peak_mb"}
+    assert found["process_peak_mb"] >= with_proc["process_peak_mb"] - 1
+
+
+def test_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/one").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "two").write_bytes(bytes(2**19))
+    (tmp_path / "a/gone").symlink_to(tmp_path / "nowhere")  # as a file renamed meanwhile
+    found, there = disk(tmp_path), os.statvfs(tmp_path)
+    assert found["run_mb"] == 3.5
+    assert found["disk_free_gb"] == pytest.approx(there.f_bavail * there.f_frsize / 2**30, abs=0.5)
+
+
+def test_the_allocators_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = {
+        "allocated_bytes": {"all": {"current": 3 * 2**20, "peak": 5 * 2**20}},
+        "reserved_bytes": {"all": {"current": 8 * 2**20, "peak": 9 * 2**20}},
+    }
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda device: stats)
+    expected = {"gpu_allocated_mb": 3, "gpu_reserved_mb": 8, "gpu_peak_mb": 5}
+    assert allocator(torch.device("cuda")) == expected
+
+
+STAND_IN = """
+#include <string.h>
+static int one;
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **gpu) {
+    *gpu = &one;
+    return strcmp(uuid, "GPU-12ab") ? 6 : 0;
+}
+int nvmlDeviceGetMigMode(void *gpu, unsigned *now, unsigned *next) {
+    *now = *next = MIG;
+    return MIG < 0 ? 3 : 0;
+}
+int nvmlDeviceGetUtilizationRates(void *gpu, unsigned *use) {
+    use[0] = 87; use[1] = 40;
+    return gpu == &one ? 0 : 2;
+}
+int nvmlDeviceGetPowerUsage(void *gpu, unsigned *milliwatts) {
+    *milliwatts = 312500;
+    return gpu == &one ? POWER : 2;
+}
+int nvmlDeviceGetTemperature(void *gpu, int sensor, unsigned *celsius) {
+    *celsius = 61;
+    return gpu == &one && sensor == 0 ? 0 : 2;
+}
+const char *nvmlErrorString(int status) { return status == 3 ? "Not Supported" : "Not Found"; }
+"""
+
+
+def stand_in(folder: Path, mig: int = 0, power: int = 0) -> str:
+    """NVML's interface over a GPU that is not there."""
+    source, library = folder / "nvml.c", folder / f"nvml_{mig}_{power}.so"
+    source.write_text(STAND_IN)
+    subprocess.run(["cc", "-shared", "-fPIC", f"-DMIG={mig}", f"-DPOWER={power}",
+                    str(source), "-o", str(library)], check=True)  # fmt: skip
+    return str(library)
+
+
+def test_nvml(tmp_path: Path) -> None:
+    said: list[str] = []
+    expected = {"gpu_use_percent": 87, "gpu_power_watts": 312.5, "gpu_celsius": 61}
+    whole = stand_in(tmp_path)
+    assert Nvml("12ab", said.append, whole)() == expected
+    assert Nvml("GPU-12ab", said.append, stand_in(tmp_path, mig=-1))() == expected  # knows no MIG
+    assert said == []
+    poor = Nvml("12ab", said.append, stand_in(tmp_path, power=3))
+    for _ in range(2):
+        assert poor() == {"gpu_use_percent": 87, "gpu_celsius": 61}
+    assert said == ["gpu_power_watts is left out: NVML's nvmlDeviceGetPowerUsage says: "
+                    "Not Supported"]  # fmt: skip
+    with pytest.raises(DdiffError, match=r"ByUUID says: Not Found"):
+        Nvml("34cd", said.append, whole)
+    with pytest.raises(DdiffError, match=r"divided \(MIG\)"):
+        Nvml("12ab", said.append, stand_in(tmp_path, mig=1))
+    with pytest.raises(DdiffError, match="NVML cannot be loaded"):
+        Nvml("12ab", said.append, str(tmp_path / "none.so"))
