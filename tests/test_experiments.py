@@ -121,9 +121,13 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
 def test_the_dashboard_has_what_it_promises(smoked: Path) -> None:
     board = EventAccumulator(str(smoked / "voxel_baseline/tensorboard")).Reload()
     tags = board.Tags()
-    scalars_ = {"train/loss", "train/lr", "train/epochs", "val/loss", "val/iou"}
+    learning = {"train/loss", "train/grad_norm", "train/lr", "train/epochs", "val/loss", "val/iou"}
+    speed = {"speed/samples_per_second", "speed/step_seconds", "speed/data_wait"}
+    taken = {"device/cpu_use_percent", "device/disk_free_gb", "device/run_mb",
+             "memory/process_mb", "memory/process_peak_mb"}  # fmt: skip
     by_timestep = {tag for tag in tags["scalars"] if tag.startswith(("timesteps", "val_loss"))}
-    assert set(tags["scalars"]) - by_timestep == scalars_ | {"speed/samples_per_second"}
+    on_cpu = {tag for tag in tags["scalars"] if "/gpu" not in tag}
+    assert on_cpu - by_timestep == learning | speed | taken
     assert {"timesteps/effective_sample_size", "timesteps_p/0.0-0.1"} <= by_timestep
     assert set(tags["images"]) == {"samples", "timesteps"}
     assert {"volumes_VERTEX", "volumes_FACE", "volumes_COLOR"} <= set(tags["tensors"])

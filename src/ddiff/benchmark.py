@@ -24,8 +24,10 @@ def main(cfg: DictConfig) -> None:
     building and compiling. PSNR and max error compare the row's samples with eager float32's from
     the same noise, in [-1, 1]: above 40 dB a difference is hard to see, above 100 dB it is
     float32's rounding. A row that cannot run says why. More in docs/benchmark.md."""
+    from ddiff.allocator import keep_freed_memory
     from ddiff.benchmarking import Subject, checked, compare, sampling, training
 
+    keep_freed_memory()
     given = {re.split(r"[.=/@]", word.lstrip("+~"), maxsplit=1)[0]
              for word in HydraConfig.get().overrides.task}  # fmt: skip
     cfg = checked(cfg, given)

@@ -21,6 +21,8 @@ from ddiff.errors import ConfigError
 from ddiff.modules import DDPM, Learner
 from ddiff.modules.plugins import AtomicCheckpointIO, GradientScaling
 from ddiff.precision import Precision
+from ddiff.profiling.loop import LoopProfiler
+from ddiff.profiling.timeline import Timeline
 from ddiff.random import key
 
 
@@ -84,6 +86,7 @@ def build_module(cfg: DictConfig, precision: Precision) -> Learner:
     backend: Backend = build(cfg.backend)
     backend.prepare(module.net)
     backend.prepare(module.ema)
+    module.updates = backend.update
     if isinstance(module, DDPM):
         module.add_noise = backend.add_noise
     return module
@@ -98,7 +101,12 @@ def build_plan(cfg: DictConfig, schedule: Schedule) -> Plan:
 
 
 def build_trainer(
-    cfg: DictConfig, run_dir: Path, logger: Any, callbacks: list, precision: Precision
+    cfg: DictConfig,
+    run_dir: Path,
+    logger: Any,
+    callbacks: list,
+    precision: Precision,
+    timeline: Timeline | None = None,
 ) -> Trainer:
     """Lightning's Trainer. Training is counted in optimiser steps; there are no epochs in it."""
     _quiet()
@@ -117,6 +125,7 @@ def build_trainer(
         logger=logger,
         callbacks=callbacks,
         plugins=plugins,
+        profiler=None if timeline is None else LoopProfiler(timeline),
     )
 
 

@@ -83,10 +83,9 @@ def explain(error: BaseException, config_name: str) -> tuple[str, int]:
         return _explain_hydra(str(error), config_name), 2
     text = str(error)
     if "out of memory" in text.lower() or "can't allocate memory" in text:
-        return (
-            "out of memory; smaller: budget.batch_size (with trainer.accumulate_grad_batches to "
-            "keep the product), net.patch_size=2 or 4, net.checkpoint_levels=[0], precision=bf16"
-        ), 1
+        from ddiff.memory.levers import in_words
+
+        return f"out of memory; what takes less (train memory_budget_gb=N looks): {in_words()}", 1
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk: {error.filename or text}", 1
     return f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)", 1

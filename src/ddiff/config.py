@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "guidance": ("ddiff.diffusion.guidance", frozenset(), False),
     "precision": ("ddiff.precision", frozenset(), False),
     "backend": ("ddiff.backends", frozenset(), False),
+    "profiler": ("ddiff.profiling", frozenset(), False),
     "format": ("ddiff.artifacts", frozenset(), False),
     "extractor": ("ddiff.metrics", frozenset({"shape", "data", "device"}), True),
     "metrics": ("ddiff.metrics", frozenset(), True),
@@ -52,7 +53,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     ),
     "trainer": (
         "lightning.pytorch",
-        frozenset({"logger", "callbacks", "plugins", "default_root_dir"}),
+        frozenset({"logger", "callbacks", "plugins", "default_root_dir", "profiler"}),
         True,
     ),
 }
@@ -79,6 +80,7 @@ PLAIN: dict[str, Any] = {  # and the others, with their types
     "evaluation.every": int | None,
     "value_range": Literal["auto", "signed", "unit", "bytes"],
     "seed": int,
+    "memory_budget_gb": float | None,
     "bins": int | None,
     "k": int | float,
     "score": Literal["exact", "last_layer", "proxy"],

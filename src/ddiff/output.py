@@ -10,9 +10,13 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ddiff.backends import device_of
+from ddiff.build import build
 from ddiff.console import console, progress
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import write_json
+from ddiff.profiling import Subject, phase
+from ddiff.profiling.options import bytes_of
 from ddiff.sampling import Generation, labels_for, row_length
 from ddiff.trained import Trained
 
@@ -28,10 +32,26 @@ def write_samples(trained: Trained, cfg: DictConfig) -> None:
     out = Path(cfg.out) if cfg.out else default_out(trained, generation, cfg)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
     npy = out.with_name(out.name + ".npy")
-    draw(trained, generation, cfg, npy)
+    with build(cfg.profiler).watching(_subject(generation, out)):
+        draw(trained, generation, cfg, npy)
     y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
     first = np.load(npy, mmap_mode="r")
     _pictures(first[: PICTURED[first.ndim]], out, cfg.mesh, row_length(y))
+
+
+def _subject(generation: Generation, out: Path) -> Subject:
+    """What a profile of the sampling is of, and where it goes: beside the samples."""
+    folder = out.with_name(out.name + "_profile")
+
+    def board() -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder / "tensorboard"))
+
+    def held() -> dict[str, int]:
+        return {"weights": bytes_of(generation.net)}
+
+    return Subject("sampling", device_of(generation.net), folder, board, held)
 
 
 def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -> dict[str, Any]:
@@ -101,7 +121,10 @@ def _stream(
         _reserve(part)
         row = 0
         for batch in sampled(generation, shape[0], cfg.batch_size, y):
-            array[row : row + len(batch)] = batch.cpu().numpy()
+            with phase("transfer"):
+                numbers = batch.cpu().numpy()
+            with phase("writing"):
+                array[row : row + len(batch)] = numbers
             row += len(batch)
         array.flush()
         del array

@@ -15,7 +15,8 @@ from ddiff.errors import ConfigError
 # where the checkpoint's config may rightly differ from what its own options give today: what does
 # not change the training, and what the data fill in
 FREE = ("budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver", "guidance",
-        "backend", "runs", "run_dir", "ckpt_path", "net.shape", "net.num_classes")  # fmt: skip
+        "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler",
+        "net.shape", "net.num_classes")  # fmt: skip
 
 
 def checked(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:

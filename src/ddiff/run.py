@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from ddiff import build
-from ddiff.callbacks import Checkpoints, Evaluations, Progress, Samples, StopOnNaN, Timesteps
+from ddiff.callbacks import (
+    Checkpoints,
+    Dashboard,
+    Evaluations,
+    Progress,
+    Resources,
+    Resumed,
+    Samples,
+    StopOnNaN,
+    Timesteps,
+)
 from ddiff.callbacks.evaluations import Found
+from ddiff.callbacks.resources import in_words
 from ddiff.callbacks.timesteps import Report
 from ddiff.config import flat
 from ddiff.console import console
@@ -27,6 +39,8 @@ from ddiff.modules import DDPM
 from ddiff.modules.plugins import Board
 from ddiff.modules.tenths import TENTHS
 from ddiff.output import sampled
+from ddiff.profiling import Off, Subject
+from ddiff.profiling.options import bytes_of
 from ddiff.resume import ResumePoint
 from ddiff.sampling import Generation, labels_for, row_length
 
@@ -55,6 +69,10 @@ class Run:
             self.plan = build.build_plan(cfg, self.module.schedule)
             self.y = labels_for(cfg.sampling.y, cfg.sampling.num_samples, cfg.net.num_classes)
             self.examine = self._examination() if cfg.evaluation.every else None
+        if cfg.memory_budget_gb is not None and _rank() == 0:
+            from ddiff.memory import check_budget  # torch's fake tensors take their time
+
+            check_budget(cfg, self.module, self.device, resuming=point is not None)
         self.path = _directory(cfg, point)
         os.environ[RANK_ZERO_DIR] = str(self.path)
         if _rank() == 0:
@@ -86,25 +104,56 @@ class Run:
                 self.point.overrides if self.point else HydraConfig.get().overrides.task
             ),
         }
+        self.logger = Board(self.path, self.point.step if self.point else None)
         self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every)
+        self.resources = Resources(self.path, cfg.budget.log_every, self.progress)
         self.timesteps = Timesteps(self.path / "timesteps.png")
-        callbacks = [self.progress, nan]
+        callbacks = [nan, self.resources]
+        if isinstance(self.module, DDPM):
+            callbacks.append(self.timesteps)
+        callbacks.append(self.progress)  # a step ends here; what follows are pauses
         if isinstance(self.module, DDPM):
             columns = row_length(self.y)
             every = cfg.budget.sample_every
-            callbacks += [
-                self.timesteps,
-                Samples(self.path / "samples", every, self.generate, columns),
-            ]
+            callbacks.append(Samples(self.path / "samples", every, self.generate, columns))
             if self.examine:
                 folder, every = self.path / "evaluations", cfg.evaluation.every
                 callbacks.append(Evaluations(folder, every, self.examine, self.progress))
-        # last, since it saves the states of the others
-        callbacks.append(Checkpoints(self.path, config, cfg.budget.save_every, nan))
-        self.logger = Board(self.path, self.point.step if self.point else None)
-        self.trainer = build.build_trainer(cfg, self.path, self.logger, callbacks, self.precision)
-        ckpt_path = str(self.point.path) if self.point else None
-        self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
+        callbacks += [
+            Dashboard(self.logger, cfg.budget.log_every),
+            # after those whose states it saves
+            Checkpoints(self.path, config, cfg.budget.save_every, nan),
+            Resumed(self.progress),
+        ]
+        profiler = build.build(cfg.profiler) if _rank() == 0 else Off()
+        with profiler.watching(self._subject()) as timeline:
+            self.trainer = build.build_trainer(
+                cfg, self.path, self.logger, callbacks, self.precision, timeline
+            )
+            ckpt_path = str(self.point.path) if self.point else None
+            self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
+
+    def _subject(self) -> Subject:
+        """What a profile of the training is of, and where it goes."""
+
+        def held() -> dict[str, int]:
+            states = [s for o in self.trainer.optimizers for s in o.state.values()]
+            return {
+                "weights": bytes_of(self.module.net),
+                "averaged weights": bytes_of(self.module.ema),
+                "optimiser state": sum(
+                    v.nbytes for state in states for v in state.values() if torch.is_tensor(v)
+                ),
+            }
+
+        return Subject(
+            "training",
+            self.device,
+            self.path / "profile",
+            board=lambda: self.logger.experiment,
+            held=held,
+            first_step=self.point.step if self.point else 0,
+        )
 
     def generation(self, module: DDPM) -> Generation:
         """How the averaged net makes the run's samples."""
@@ -136,11 +185,11 @@ class Run:
         """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
         if not self.trainer.is_global_zero:
             return
-        report = self.timesteps.report
-        measured = {
+        report, taken = self.timesteps.report, self.resources.summary
+        measured = {"train/loss": float(self.module.latest["train/loss"])} | {
             name: float(value)
             for name, value in self.trainer.callback_metrics.items()
-            if name.startswith(("train/loss", "val/"))
+            if name.startswith("val/")
         }
         metrics = {
             **measured,
@@ -148,10 +197,12 @@ class Run:
             "samples_per_second": round(self.progress.samples_per_second, 3),
             "seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_mb": round(peak_memory_mb(self.device)),
+            "resources": {name: float(f"{value:.5g}") for name, value in taken.items()},
             **({"timesteps": report.summary()} if report else {}),
             "protocol": "val/* and val_loss: averaged weights, uniform timesteps, the same noise "
             "every time; train_loss: unweighted, between the last two reports; tenths: of t / T; "
-            "speed and seconds: this process",
+            "speed, seconds and resources: this process (peaks: of the worst one), waiting for "
+            "data included, pauses for validation, samples and saves not",
         }
         write_json(self.path / "metrics.json", metrics)
         writer = self.logger.experiment
@@ -196,9 +247,11 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -
 
     table = Table(title=str(path), title_justify="left", show_header=False)
     for name, value in metrics.items():
-        if name not in ("protocol", "timesteps"):
+        if name not in ("protocol", "resources", "timesteps"):
             table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
     console.print(table)
+    for line in in_words(metrics["resources"]):
+        console.print(line)
     if report:
         _timesteps_table(report)
     if pictures := sorted((path / "samples").glob("*.png")):

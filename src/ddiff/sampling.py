@@ -12,6 +12,7 @@ from ddiff.backends import Backend, Eager, Execution, Stepper, Work, device_of
 from ddiff.diffusion import ClassifierFree, Objective, Plan
 from ddiff.errors import ConfigError
 from ddiff.precision import Precision
+from ddiff.profiling import phase, step
 from ddiff.random import key
 
 
@@ -60,10 +61,13 @@ class Generation:
         was_training = self.net.training
         self.net.eval()
         stepper = self._stepper(len(indices), y is not None)
-        stepper.start(indices, y)
+        with phase("start"):
+            stepper.start(indices, y)
         for _ in range(len(self.plan)):
-            stepper.advance()
-            on_step(len(indices))
+            with step():
+                stepper.advance()
+                with phase("logging"):
+                    on_step(len(indices))
         self.net.train(was_training)
         return stepper.x.clone()
 

@@ -13,8 +13,10 @@ def main(cfg: DictConfig) -> None:
 
     cfg, point = checked(cfg)  # every mistake is named here, before Lightning is imported
 
+    from ddiff.allocator import keep_freed_memory
     from ddiff.run import Run
 
+    keep_freed_memory()
     run = Run(cfg, point)
     run.fit()
     run.finish()

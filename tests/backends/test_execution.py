@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddiff.backends import Compiled, Eager, Native, TensorRT
+from ddiff.backends import Backend, Compiled, Eager, Native, TensorRT
 from ddiff.diffusion import solve
 from ddiff.errors import DdiffError
-from ddiff.kernels import philox
+from ddiff.kernels import philox, winograd
 from ddiff.nets import Simple2d, Sinusoidal
 from ddiff.precision import Precision
 from ddiff.random import key
@@ -96,21 +96,55 @@ def test_a_second_batch_starts_anew() -> None:
     assert torch.equal(first, g.batch([0, 1]))
 
 
-@pytest.mark.parametrize("net", ["unet", "simple2d"])
+def trained(net: str, backend: Backend, precision: Precision) -> list[Tensor]:
+    """The gradients of one step."""
+    torch.manual_seed(0)
+    own = Simple2d((3, 16, 16), 5, Sinusoidal(16)) if net == "simple2d" else unet(net).cpu()
+    keys = list(own.state_dict())
+    backend.prepare(own.requires_grad_(True).train())
+    assert list(own.state_dict()) == keys
+    shape = (1, 16, 16, 16) if net == "3D" else (3, 16, 16)
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+    y = None if net == "3D" else torch.tensor([1, -1, 0, 2])
+    with precision.autocast(x.device):
+        out = own(x, torch.tensor([3, 90, 5, 7]), y)
+    out.float().square().mean().backward()
+    gradients = [p.grad for p in own.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(own.parameters()))
+    return gradients
+
+
+@pytest.mark.parametrize("net", ["2D", "3D", "simple2d"])
 def test_native_training_has_the_eager_gradients(net: str) -> None:
-    nets = []
-    for backend in (Eager(), Native()):
-        torch.manual_seed(0)
-        own = unet("2D").cpu() if net == "unet" else Simple2d((3, 16, 16), 5, Sinusoidal(16))
-        keys = list(own.state_dict())
-        backend.prepare(own.requires_grad_(True).train())
-        assert list(own.state_dict()) == keys
-        x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        own(x, torch.tensor([3, 90]), torch.tensor([1, -1])).square().mean().backward()
-        nets.append(own)
-    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        assert a.grad is not None
-        assert (a.grad - b.grad).abs().max() <= 1e-4 * a.grad.abs().max() + 1e-7
+    fp32 = Precision("float32")
+    for a, b in zip(trained(net, Eager(), fp32), trained(net, Native(), fp32), strict=True):
+        assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("net", ["2D", "3D"])
+def test_native_training_in_bf16_is_nearly_as_exact_as_eager_in_bf16(net: str, monkeypatch) -> None:
+    shapes = []
+
+    def gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        shapes.append((x.dtype, *weight.shape[2:]))
+        return torch.ops.ddiff.winograd_gradient(dy, x, weight)
+
+    monkeypatch.setattr(winograd.training, "GRADIENT", gradient)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    bf16 = Precision("bfloat16")
+    right, eager, native = (
+        torch.cat([g.flatten() for g in trained(net, backend, precision)])
+        for backend, precision in (
+            (Eager(), Precision("float32")),
+            (Eager(), bf16),
+            (Native(), bf16),
+        )
+    )
+    errors = [(g - right).norm() / right.norm() for g in (eager, native)]
+    assert 0 < errors[1] < 2 * errors[0]
+    again = torch.cat([g.flatten() for g in trained(net, Native(), bf16)])
+    assert torch.equal(again, native)
+    assert shapes.count((torch.bfloat16, *[3] * int(net[0]))) > 5
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="is about a machine without a GPU")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ddiff.backends.execution import Execution, at_the_door, device_of
+from ddiff.backends.update import Update
 from ddiff.kernels.solver_step import reference
 from ddiff.nets.blocks import Block
 from ddiff.precision import Precision
@@ -29,6 +30,7 @@ class Compiled:
     regional: bool = False
     freeze: bool = True
     add_noise = None
+    update = Update
 
     def prepare(self, net: nn.Module) -> None:
         self._compile(net, mode=self.mode)

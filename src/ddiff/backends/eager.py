@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ddiff.backends.execution import Execution, at_the_door, device_of, graphs
+from ddiff.backends.update import Update
 from ddiff.precision import Precision
 
 
@@ -14,6 +15,7 @@ class Eager:
 
     graph: bool = False
     add_noise = None
+    update = Update
 
     def prepare(self, net: nn.Module) -> None:
         """Nothing to do."""

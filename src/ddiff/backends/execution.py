@@ -6,7 +6,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ddiff.backends.update import Update
 from ddiff.errors import ConfigError
 from ddiff.kernels.solver_step import reference
 from ddiff.precision import Precision
@@ -37,6 +39,11 @@ class Backend(Protocol):
 
     def prepare(self, net: nn.Module) -> None:
         """For training: changes how `net` executes, in place, never its keys."""
+        ...
+
+    def update(self, optimizer: Optimizer, net: nn.Module, ema: nn.Module) -> Update:
+        """For training: what follows the backward pass; its optimiser's state is that of
+        `optimizer`, whose place it takes."""
         ...
 
     def execution(self, net: nn.Module, precision: Precision) -> Execution:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ddiff.backends.execution import Execution
 from ddiff.diffusion import NO_LABEL, Objective, Plan
 from ddiff.kernels import philox
+from ddiff.profiling import phase
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,23 +69,26 @@ class Stepper:
     def _advance(self) -> None:
         x, y = self.x, self.y
         if self.guided:
-            assert y is not None
-            x, y = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NO_LABEL)])
-        t = self.times.index_select(0, self.step.view(1)).expand(len(x))
-        pred = self.predict(x, t, y).contiguous()
-        self.solver_step(
-            self.x,
-            pred,
-            self.x_0,
-            self.table,
-            self.step,
-            self.samples,
-            self.work.key,
-            self.work.scale if self.guided else 0.0,
-            self.work.clamp,
-            self.noisy,
-        )
-        self.step.add_(1)
+            with phase("guidance"):
+                assert y is not None
+                x, y = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NO_LABEL)])
+        with phase("net"):
+            t = self.times.index_select(0, self.step.view(1)).expand(len(x))
+            pred = self.predict(x, t, y).contiguous()
+        with phase("solver step"):
+            self.solver_step(
+                self.x,
+                pred,
+                self.x_0,
+                self.table,
+                self.step,
+                self.samples,
+                self.work.key,
+                self.work.scale if self.guided else 0.0,
+                self.work.clamp,
+                self.noisy,
+            )
+            self.step.add_(1)
 
     def _captured(self) -> Callable[[], None]:
         """A replay of `_advance`. The runs before the capture let libraries choose and allocate."""
@@ -100,4 +104,9 @@ class Stepper:
         with torch.cuda.graph(graph):
             self._advance()
         self.graph = graph  # owns the memory of the step
-        return graph.replay
+
+        def replay() -> None:
+            with phase("replay"):
+                graph.replay()
+
+        return replay

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddiff.backends.execution import Execution, Predict, device_of, graphs
+from ddiff.backends.update import Update
 from ddiff.errors import DdiffError
 from ddiff.kernels.building import cache_folder
 from ddiff.kernels.solver_step import reference, solver_step
@@ -28,6 +29,7 @@ class TensorRT:
     native_step: bool = True
     optimization_level: int | None = None
     add_noise = None
+    update = Update
 
     def prepare(self, net: nn.Module) -> None:
         raise DdiffError("backend=tensorrt samples and cannot train; train with another backend")

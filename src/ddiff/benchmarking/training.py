@@ -35,14 +35,13 @@ class Steps:
     y: Tensor | None
 
     def __post_init__(self) -> None:
-        self.parameters = list(self.module.net.parameters())
-        self.averaged = list(self.module.ema.parameters())
         self.begin()
 
     def begin(self) -> None:
         module = self.module
         module.batches_seen = 0
-        self.optimizer = module.optimizer(self.parameters)
+        optimizer = module.optimizer(module.net.parameters())
+        self.update = module.updates(optimizer, module.net, module.ema)
         scaling = module.precision.needs_scaling
         self.scaler = torch.amp.GradScaler(self.x_0.device.type, enabled=scaling)
 
@@ -55,16 +54,14 @@ class Steps:
         x_t, target = self.noised(t, words, g, alike)
         losses, _ = module.denoise(module.net, x_t, target, t, module.condition(self.y, g))
         loss = (losses * weight * module.weights[t]).mean()
-        self.optimizer.zero_grad()
+        self.update.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        if self.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.scaler.step(self.optimizer)
+        self.scaler.unscale_(self.update.optimizer)
+        self.update.clip(self.clip)
+        self.update.decay = min(module.ema_decay, module.batches_seen / (9 + module.batches_seen))
+        self.scaler.step(self.update.optimizer)
         self.scaler.update()
-        decay = min(module.ema_decay, module.batches_seen / (9 + module.batches_seen))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, self.parameters, 1 - decay)  # pyright: ignore
+        self.update.average()
         return loss.detach()
 
     def noised(

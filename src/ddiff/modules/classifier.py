@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddiff.errors import ConfigError
 from ddiff.modules.learner import Batch, Learner
+from ddiff.profiling import phase
 
 
 class Classifier(Learner):
@@ -27,11 +28,17 @@ class Classifier(Learner):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, y = batch
         assert y is not None
-        _, g = self.next_words(x.device)
-        logits = self.logits(self.net, shifted(x, self.shift, g))
-        losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=self.label_smoothing)
-        loss = losses.mean()
-        self.log("train/loss", loss.detach())
+        with phase("noise"):
+            _, g = self.next_words(x.device)
+            x = shifted(x, self.shift, g)
+        with phase("forward"):
+            logits = self.logits(self.net, x)
+        with phase("loss"):
+            losses = F.cross_entropy(
+                logits, y, reduction="none", label_smoothing=self.label_smoothing
+            )
+            loss = losses.mean()
+        self.latest["train/loss"] = loss.detach()
         return {"loss": loss, "losses": losses.detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

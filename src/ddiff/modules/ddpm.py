@@ -13,6 +13,7 @@ from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.modules.learner import Batch, Learner
 from ddiff.modules.tenths import TENTHS, by_tenth
+from ddiff.profiling import phase
 from ddiff.random import generator, key
 
 # (x_0, coefficients [B, 4], samples [B], key, draw) -> (x_t, target)
@@ -61,29 +62,36 @@ class DDPM(Learner):
         self, net: Predict, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Plain mean square error per sample [B], and the prediction [B, C, *S]."""
-        with self.precision.autocast(x_t.device):
+        with phase("forward"), self.precision.autocast(x_t.device):
             pred = net(x_t, t - 1, y)
-        pred = pred.float()
-        return (pred - target).square().flatten(1).mean(1), pred
+        with phase("loss"):
+            pred = pred.float()
+            return (pred - target).square().flatten(1).mean(1), pred
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x_0, y = batch
-        words, g = self.next_words(x_0.device)
-        world_size = self.trainer.world_size
-        self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
-        t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, world_size)
-        if self.add_noise is None:
-            eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
-            x_t, target = self.noised(x_0, t, eps)
-        else:
-            x_t, target = self.noised_natively(x_0, t, words)
-        losses, _ = self.denoise(self.net, x_t, target, t, self.condition(y, g))
-        loss = (losses * weight * self.weights[t]).mean()
-        self.log("train/loss", loss.detach())
+        with phase("noise"):
+            words, g = self.next_words(x_0.device)
+        with phase("timesteps"):
+            world_size = self.trainer.world_size
+            self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
+            t, weight = self.timesteps.sample(len(x_0), g, self.global_rank, world_size)
+        with phase("noise"):
+            if self.add_noise is None:
+                eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+                x_t, target = self.noised(x_0, t, eps)
+            else:
+                x_t, target = self.noised_natively(x_0, t, words)
+            labels = self.condition(y, g)
+        losses, _ = self.denoise(self.net, x_t, target, t, labels)
+        with phase("loss"):
+            loss = (losses * weight * self.weights[t]).mean()
+        self.latest["train/loss"] = loss.detach()
         seen = {"losses": losses.detach(), "t": t}
         if self.timesteps.watches:
-            t, losses = self.everywhere(seen["t"]), self.everywhere(seen["losses"])
-            self.timesteps.update(t, losses, self.weights[t])
+            with phase("timesteps"):
+                t, losses = self.everywhere(seen["t"]), self.everywhere(seen["losses"])
+                self.timesteps.update(t, losses, self.weights[t])
         return {"loss": loss, **seen}
 
     def everywhere(self, value: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ddiff.backends.update import Update
 from ddiff.precision import Precision
-from ddiff.random import generator, key
+from ddiff.profiling import phase
+from ddiff.random import generator, seed
 
 Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B] or None
 
@@ -37,29 +39,41 @@ class Learner(LightningModule):
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.precision = precision
         self.seed, self.ema_decay = seed, ema_decay
+        self.updates: Callable[[Optimizer, nn.Module, nn.Module], Update] = Update  # a backend's
+        self.latest: dict[str, Tensor] = {}  # of the last step, by tag; read when it is reported
         self.batches_seen = 0  # micro-batches on this rank; the key of noise and of batch order
 
     def next_words(self, device: torch.device) -> tuple[tuple[int | str, ...], torch.Generator]:
         """The key of this micro-batch and rank, and its generator; dropout is seeded from it."""
         words = (self.seed, "train", self.global_rank, self.batches_seen)
         self.batches_seen += 1
-        torch.manual_seed(key("dropout", *words))
+        seed(device, "dropout", *words)
         return words, generator(device, *words)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.net.parameters())
+        self.update = self.updates(self.optimizer(self.net.parameters()), self.net, self.ema)
+        optimizer = self.update.optimizer
         schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            gradient_clip_val = None
+        self.latest["train/grad_norm"] = self.update.clip(gradient_clip_val)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        step = self.trainer.global_step
+        step = self.trainer.global_step + 1
         # a young average forgets faster: its decay rises from 0.1 to `ema_decay`
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-                list(self.ema.parameters()), list(self.net.parameters()), 1 - decay
-            )
+        self.update.decay = min(self.ema_decay, (1 + step) / (10 + step))
+        super().optimizer_step(*args, **kwargs)
+        with phase("EMA"):
+            self.update.average()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen

@@ -21,9 +21,12 @@ class Board(TensorBoardLogger):
     def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
         purge = None if resume_step is None else resume_step + 1
         super().__init__(str(run_dir), name="", version="tensorboard", purge_step=purge)
+        self.tags: set[str] = set()  # of all scalars that went through log_metrics
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+        scalars = {k: v for k, v in metrics.items() if k != "epoch"}
+        self.tags.update(scalars)
+        super().log_metrics(scalars, step)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from ddiff.nets.norm import Norm
 
 Modulation = Literal["scale_shift", "shift"]
+FEW_TOKENS = 256  # 16^2; see experiments/step_profile
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of [B, C, *S]
 
 
 def conv(
@@ -26,6 +28,8 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         x, padding = self.padded(input)
+        if x is input:
+            return super().forward(x)
         return F.conv3d(x, self.weight, self.bias, self.stride, padding)
 
     def padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -85,12 +89,24 @@ class ResBlock(nn.Module):
         self.shortcut = conv(dims, inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        # first, so that its gradient, as large as x, is made last and never waits
+        shortcut = self.shortcut(x)
         h = self.conv1(self.norm1(x))
         if self.has_scale:
             h = self.norm2(h, *self.modulate(emb).chunk(2, dim=1))
         else:
             h = self.norm2(h + self.modulate(emb)[(...,) + (None,) * (x.ndim - 2)])
-        return self.conv2(self.dropout(h)) + self.shortcut(x)
+        return self.conv2(self.dropout(h)).add_(shortcut)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v of [B, heads, N, D].
+
+    On CPUs, torch's own takes twice as long for few tokens: it is made not to keep N^2 scores.
+    """
+    if q.is_cpu and q.shape[2] <= FEW_TOKENS:
+        return (q * q.shape[3] ** -0.5 @ k.mT).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
@@ -107,8 +123,36 @@ class Attention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, N, C], a view of channels-last x
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # [B, N, 3, heads, head_dim]
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = attended(q, k, v).transpose(1, 2).flatten(2)
         return x + self.project(h).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def joined(x: Tensor, skip: Tensor) -> Tensor:
+    """The channels of both."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Joined.apply(x, skip)
+    return torch.cat([x, skip], dim=1)
+
+
+class _Joined(torch.autograd.Function):
+    """torch.cat, whose gradients are views of one tensor: it would live until the way down has used
+    the gradient of the skip."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, skip):
+        return torch.cat([x, skip], dim=1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.sizes = [len(value[0]) for value in inputs]
+        ctx.format = FORMATS[inputs[0].ndim]
+
+    @staticmethod
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
+        parts = dy.split(ctx.sizes, dim=1)
+        return tuple(part.contiguous(memory_format=ctx.format) for part in parts)
 
 
 class Block(nn.Module):
@@ -139,7 +183,7 @@ class Block(nn.Module):
         return self._forward(x, emb, skip)
 
     def _forward(self, x: Tensor, emb: Tensor, skip: Tensor | None) -> Tensor:
-        x = x if skip is None else torch.cat([x, skip], dim=1)
+        x = x if skip is None else joined(x, skip)
         return self.attention(self.res(x, emb))
 
 

@@ -103,6 +103,7 @@ class _GroupNorm(torch.autograd.Function):
         if ctx.silu:
             z = torch.addcmul(_wide(b, x), n, _wide(a, x))
             dz = torch.ops.aten.silu_backward(dy, z)
+            del z  # at full resolution these maps are most of the memory
         space = tuple(range(2, x.ndim))
         db = dz.sum(space).to(a)  # [B, C], accumulated in float32 and rounded once
         da = (dz * n).sum(space).to(a)
@@ -112,7 +113,7 @@ class _GroupNorm(torch.autograd.Function):
             grouped = (a * value).unflatten(1, (ctx.groups, -1)).sum(2, keepdim=True) / width
             return (rstd[..., None] * grouped).expand(-1, -1, x.shape[1] // ctx.groups).flatten(1)
 
-        rest = torch.addcmul(_wide(-group_mean(db), x), n, _wide(-group_mean(da), x))
+        n = torch.addcmul(_wide(-group_mean(db), x), n, _wide(-group_mean(da), x))
         gain = a * rstd.repeat_interleave(x.shape[1] // ctx.groups, dim=1)
-        dx = torch.addcmul(rest, dz, _wide(gain, x))
+        dx = torch.addcmul(n, dz, _wide(gain, x))
         return dx, da.sum_to_size(a.shape), db.sum_to_size(b.shape), None, None, None
