@@ -86,8 +86,17 @@ def voxel(mode: Mode, cuda: bool) -> list[Row]:
     fused = "MONAI DiffusionModelUNet, fused"
     first = Row("MONAI fp32", PEER, "MONAI DiffusionModelUNet", batch, "fp32", contiguous=True,
                 default=True)  # fmt: skip
-    best = settings("MONAI fused attention,", fused, batch, cuda)
-    peers = [first, *(replace(row, default=False) for row in best)]
+    cl, words = "MONAI fused attention, channels last", "MONAI fused attention"
+    best = [
+        Row(f"{words}, fp32", PEER, fused, batch, "fp32", contiguous=True),
+        Row(f"{cl}, fp32", PEER, fused, batch, "fp32"),
+        Row(f"{words}, bf16", PEER, fused, batch, "bf16", contiguous=True),
+        Row(f"{cl}, bf16", PEER, fused, batch, "bf16"),
+    ]
+    if cuda:
+        best.append(Row(f"{cl}, tf32", PEER, fused, batch, "tf32"))
+        best.append(Row(f"{cl}, bf16, compiled", PEER, fused, batch, "bf16", "compiled"))
+    peers = [first, *best]
     same = ours("ddiff UNet", SAME_NET, "ddiff UNet, MONAI's shape", batch)
     task = ours("ddiff voxel_adaptive", SAME_TASK, "ddiff voxel_adaptive", 8)
     if mode == "sampling":
@@ -95,17 +104,21 @@ def voxel(mode: Mode, cuda: bool) -> list[Row]:
     fours = [
         replace(row, batch=4, name=f"{row.name}, batch 4")
         for row in peers
-        if row.precision == "bf16" and not row.contiguous
+        if row.precision == "bf16" and not row.contiguous and row.backend == "eager"
     ]
     twos = [replace(row, batch=2, name=f"{row.name}, batch 2", default=False) for row in task]
-    return [*peers, *fours, *same, *task, *twos]
+    made = [*peers, *fours, *same, *task, *twos]
+    return [row for row in made if cuda or row.backend != "compiled"]  # minutes for a volume's net
 
 
 def settings(name: str, net: str, batch: int, cuda: bool) -> list[Row]:
-    """A peer's net under every combination of what its users can turn; the first is its default."""
+    """A peer's net under what its users can turn; the first is its default. Compiled in its fastest
+    precision alone: a compilation takes a minute."""
     precisions = ("fp32", "tf32", "bf16") if cuda else ("fp32", "bf16")
+    turns = [*product(precisions, ["eager"], (True, False)), ("bf16", "compiled", True),
+             ("bf16", "compiled", False)]  # fmt: skip
     rows = []
-    for precision, backend, contiguous in product(precisions, ("eager", "compiled"), (True, False)):
+    for precision, backend, contiguous in turns:
         words = [f"{name} {precision}"]
         words += [] if contiguous else ["channels last"]
         words += ["compiled"] if backend == "compiled" else []

@@ -1,0 +1,97 @@
+"""The table of what ddiff means to reach: each figure, its target, its floor.
+
+    python experiments/numbers/measure.py                  # ten minutes, on a quiet machine
+
+Measures what this machine can do at best (matrix products, copies), how fast spheres are made, and
+`experiment=voxel_adaptive` from nothing; every other figure is read from the study that measured
+it. Writes results.json and README.md.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from table import Machine, Row, page, rows
+
+from ddiff.data import Spheres
+from ddiff.environment import environment
+from ddiff.kernels.measuring import COPY_BYTES, fastest_copy
+
+HERE, RUN = Path(__file__).parent, Path("runs/numbers/voxel_adaptive")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """From `python -m ddiff.train` to its end, and what its samples are worth."""
+
+    minutes: float
+    validity: float
+    low: float  # of its 95% interval
+
+
+def seconds_of(call: Callable[[], object], repeats: int = 9) -> list[float]:
+    call()
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+    return found
+
+
+def machine() -> Machine:
+    flops = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+        flops[str(dtype)[6:]] = 2 * 2048**3 / min(seconds_of(lambda a=a, b=b: a @ b))
+    _, copy = fastest_copy("cpu")
+    return Machine(flops, 2 * COPY_BYTES / min(seconds_of(copy)))
+
+
+def spheres(num: int = 1000) -> list[float]:
+    """Seconds to make them, 8 at a time as training does."""
+    data = Spheres(batch_size=8, seed=0, num=num)
+    source, _ = data.sources()
+    batches = torch.arange(num).split(8)
+    return seconds_of(lambda: [source.batch(indices) for indices in batches], repeats=5)
+
+
+def demo() -> Demo:
+    """Trained anew where the run is not there yet."""
+    if not (RUN / "metrics.json").is_file():
+        call("train", f"run_dir={RUN}")
+    out = RUN / "evaluations/numbers.json"
+    if not out.is_file():
+        call("evaluate", f"from={RUN}", "num_samples=100", "metrics=[sphere_law]", f"out={out}")
+    (valid,) = (f for f in json.loads(out.read_text())["figures"] if f["name"] == "validity")
+    minutes = json.loads((RUN / "metrics.json").read_text())["seconds"] / 60
+    return Demo(minutes, valid["value"], valid["low"])
+
+
+def call(verb: str, *options: str) -> None:
+    subprocess.run([sys.executable, "-m", f"ddiff.{verb}", *options], check=True)
+
+
+def main() -> None:
+    found: dict[str, Any] = {
+        "environment": environment(torch.device("cpu"), "as named"),
+        "machine": asdict(machine()),
+        "spheres": statistics.median(spheres()),
+        "demo": asdict(demo()),
+    }
+    made: list[Row] = rows(Machine(**found["machine"]), found["spheres"], found["demo"])
+    found["rows"] = [asdict(row) for row in made]
+    (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    (HERE / "README.md").write_text(page(found, made))
+    print(page(found, made))
+
+
+if __name__ == "__main__":
+    main()
