@@ -1,6 +1,6 @@
 """Compares ddiff with diffusers and MONAI: training step, sampling step, memory, cold start.
 
-    python experiments/peers/measure.py            # an hour on two cores
+    python experiments/peers/measure.py            # an hour and a half on two cores
     python experiments/peers/measure.py --quick    # minutes: small volumes, nothing is written
 
 The peers live in .venv-peers, which this makes. Every contestant is a process of its own; one works

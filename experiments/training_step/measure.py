@@ -55,6 +55,7 @@ LEVERS = {  # at 64^3: the same U-Net, one lever more in every row
     "+ bf16": (*FULL, "precision=bf16", "batch=1"),
     "+ patch stem 4": ("net=unet_patch4", "precision=bf16", "batch=1"),
     "+ batch 8": ("net=unet_patch4", "precision=bf16", "batch=8"),
+    "+ native": ("net=unet_patch4", "precision=bf16", "batch=8", "backend=native"),
 }
 
 
