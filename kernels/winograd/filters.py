@@ -13,6 +13,7 @@ Tile = tuple[int, int]
 TILES: tuple[Tile, ...] = ((2, 2), (2, 4), (4, 4))
 LANES = 16
 PER_WORD = {torch.float32: 1, torch.bfloat16: 2}  # channels in 32 bits
+PROCESSOR = {"avx2": torch.cpu._is_avx2_supported(), "amx": torch.cpu._is_amx_tile_supported()}
 # Points of evaluation besides infinity. F(4, 3) has those of the smallest error: notes.md.
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.66, -0.66, 1.54, -1.54)}
 
@@ -137,11 +138,9 @@ def pays(weight_shape: Sequence[int], spatial: Sequence[int], dtype: torch.dtype
     return saved >= 2 and dtype in PER_WORD and _suits(dtype)
 
 
-@torch.compiler.assume_constant_result
 def _suits(dtype: torch.dtype) -> bool:
     """Whether this processor has wide vectors, and nothing faster for such products."""
-    amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return torch.cpu._is_avx2_supported() and not amx
+    return PROCESSOR["avx2"] and not (dtype == torch.bfloat16 and PROCESSOR["amx"])
 
 
 def layout(x: Tensor) -> torch.memory_format:

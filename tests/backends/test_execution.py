@@ -130,7 +130,7 @@ def test_native_training_in_bf16_is_nearly_as_exact_as_eager_in_bf16(net: str, m
         return torch.ops.ddiff.winograd_gradient(dy, x, weight)
 
     monkeypatch.setattr(winograd.training, "GRADIENT", gradient)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setitem(winograd.filters.PROCESSOR, "amx", False)
     bf16 = Precision("bfloat16")
     right, eager, native = (
         torch.cat([g.flatten() for g in trained(net, backend, precision)])

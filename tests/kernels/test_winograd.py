@@ -12,7 +12,7 @@ from ddiff.errors import KernelError
 from ddiff.kernels import winograd
 from ddiff.kernels.building import ROOT
 from ddiff.kernels.winograd import conv, pack, pays, reference
-from ddiff.kernels.winograd.filters import TILES, matrices, rounded
+from ddiff.kernels.winograd.filters import PROCESSOR, TILES, matrices, rounded
 from ddiff.kernels.winograd.training import GRADIENT, PLAIN
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -208,7 +208,7 @@ def test_where_it_pays(monkeypatch):
         assert not pays((128, 3, 3, 3), (32, 32), dtype)  # few channels
         assert not pays((128, 64, 3, 3), (5, 5), dtype)  # tiles mostly outside the image
     assert not pays((128, 64, 3, 3), (32, 32), torch.float16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setitem(PROCESSOR, "amx", True)
     assert not pays((128, 64, 3, 3), (32, 32), torch.bfloat16)
     assert pays((128, 64, 3, 3), (32, 32), torch.float32)
 

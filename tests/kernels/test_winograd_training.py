@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ddiff.errors import KernelError
 from ddiff.kernels.winograd import trained_conv, training, trains
-from ddiff.kernels.winograd.filters import TILES
+from ddiff.kernels.winograd.filters import PROCESSOR, TILES
 from ddiff.kernels.winograd.training import GRADIENT, PLAIN
 from tests.kernels.test_winograd import CHANNELS_LAST, FP32, SIZES, drawn, error, exact
 
@@ -147,7 +147,7 @@ def test_any_strides_of_maps_do():
 @pytest.mark.parametrize("space", [(8, 12), (4, 4, 8)])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_autograd_and_checkpointing(space, autocast, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setitem(PROCESSOR, "amx", False)
     x, weight, bias = drawn(2, 40, 32, space)
     plain = F.conv2d if x.ndim == 4 else F.conv3d
     conv = {
@@ -212,8 +212,8 @@ def test_a_few_tiles_go_directly(space, monkeypatch):
 
 
 def test_where_it_pays_in_training(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setitem(PROCESSOR, "avx2", True)
+    monkeypatch.setitem(PROCESSOR, "amx", True)
     weight = torch.empty(64, 64, 3, 3)
     assert trains(torch.empty(8, 64, 4, 4), weight)
     assert trains(torch.empty(1, 64, 8, 16), weight)
