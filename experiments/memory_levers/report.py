@@ -18,12 +18,12 @@ def written(folder: Path) -> None:
         "",
         "*How small can training at 64^3 and at 128^3 be, and what does it cost?* Written by",
         f"`python experiments/memory_levers/measure.py` on {where['device_name']},",
-        f"{where['threads']} threads; medians of {results['rounds']} interleaved steps.",
+        f"{where['threads']} threads; interleaved steps, {results["rounds"]} of each.",
         "",
         "Predicted: what `memory_budget_gb` says before the start (GB are 1e9 bytes). Counted: the",
         "tensors alive in two real steps (on a GPU: the allocator's peak). Process: the most its",
         "resident memory was, and how much of that it had before the first step: Python and torch,",
-        "weights twice, data. Time: of a whole step a volume, against the first row of the size.",
+        "weights twice, data. Time: of a whole step a volume, against the first row that ran.",
         "",
     ]
     for size in sorted({row["size"] for row in results["rows"]}):
@@ -35,7 +35,7 @@ def written(folder: Path) -> None:
 
 
 def table(rows: list[dict[str, Any]], cap: float) -> list[str]:
-    first = cost(rows[0])
+    first = next((seconds for row in rows if (seconds := cost(row))), None)
     lines = [
         f"| setting | predicted GB | counted GB | off by | process GB | under {cap:g} GB | time |",
         "|---|---|---|---|---|---|---|",
