@@ -18,7 +18,7 @@ def written(folder: Path) -> None:
         "",
         "*How small can training at 64^3 and at 128^3 be, and what does it cost?* Written by",
         f"`python experiments/memory_levers/measure.py` on {where['device_name']},",
-        f"{where['threads']} threads; interleaved steps, {results["rounds"]} of each.",
+        f"{where['threads']} threads; interleaved steps, {results['rounds']} of each.",
         "",
         "Predicted: what `memory_budget_gb` says before the start (GB are 1e9 bytes). Counted: the",
         "tensors alive in two real steps (on a GPU: the allocator's peak). Process: the most its",
@@ -77,9 +77,10 @@ def cost(row: dict[str, Any]) -> float | None:
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     sizes = sorted({row["size"] for row in rows})
-    figure = Figure(figsize=(6 * len(sizes), 4.5), layout="constrained")
+    figure = Figure(figsize=(8 * len(sizes), 5.5), layout="constrained")
     for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         axes.axvline(CAPS[size], color="0.7", linestyle="--")
         for row in rows:
@@ -89,8 +90,12 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
                 axes.plot(x, y, "o", color="tab:blue")
                 axes.annotate(row["name"], (x, y), fontsize=6, xytext=(3, 3),
                               textcoords="offset points")  # fmt: skip
+        axes.margins(x=0.25)
         axes.set(title=f"{size}^3", xlabel="GB", ylabel="seconds a volume", xscale="log",
                  yscale="log")  # fmt: skip
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=110)
 
 
