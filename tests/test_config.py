@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
@@ -62,6 +63,10 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         write_json(tmp_path / "scores.json", {"origin": origin(cfg), "score": [1.0, 2.0]})
     if (group, option) == ("backend", "tensorrt"):
         with pytest.raises(DdiffError, match="cannot train"):
+            build.build_module(cfg, Precision("float32"))
+        return
+    if option in ("gpu", "ddp") and not torch.cuda.is_available():
+        with pytest.raises(DdiffError, match="there is no gpu here"):
             build.build_module(cfg, Precision("float32"))
         return
     module = build.build_module(cfg, Precision("float32"))

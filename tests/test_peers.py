@@ -195,7 +195,7 @@ def test_every_contest_has_a_default_of_each_side(peers: SimpleNamespace, cuda: 
 
 
 def own_row(peers: SimpleNamespace) -> Any:
-    (row,) = [row for row in peers.lineup.ours("ddiff", "peer", "ddiff voxel_adaptive", 2)
+    (row,) = [row for row in peers.lineup.ours("ddiff", "peer", "ddiff voxel_adaptive", 2, False)
               if row.name == "ddiff fp32"]  # fmt: skip
     return row
 

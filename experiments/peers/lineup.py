@@ -78,7 +78,7 @@ def cifar(mode: Mode, cuda: bool) -> list[Row]:
     peers = settings("diffusers", net, batch, cuda)
     if mode == "sampling":
         peers += with_bf16_weights("diffusers", net, batch)
-    return [*peers, *ours("ddiff", SAME_NET, own, batch)]
+    return [*peers, *ours("ddiff", SAME_NET, own, batch, cuda)]
 
 
 def voxel(mode: Mode, cuda: bool) -> list[Row]:
@@ -97,8 +97,8 @@ def voxel(mode: Mode, cuda: bool) -> list[Row]:
         best.append(Row(f"{cl}, tf32", PEER, fused, batch, "tf32"))
         best.append(Row(f"{cl}, bf16, compiled", PEER, fused, batch, "bf16", "compiled"))
     peers = [first, *best]
-    same = ours("ddiff UNet", SAME_NET, "ddiff UNet, MONAI's shape", batch)
-    task = ours("ddiff voxel_adaptive", SAME_TASK, "ddiff voxel_adaptive", 8)
+    same = ours("ddiff UNet", SAME_NET, "ddiff UNet, MONAI's shape", batch, cuda)
+    task = ours("ddiff voxel_adaptive", SAME_TASK, "ddiff voxel_adaptive", 8, cuda)
     if mode == "sampling":
         return [*peers, *with_bf16_weights("MONAI fused attention,", fused, batch), *same, *task]
     fours = [
@@ -136,12 +136,14 @@ def with_bf16_weights(name: str, net: str, batch: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def ours(name: str, group: Group, net: str, batch: int) -> list[Row]:
-    """ddiff's own settings; the first is its default."""
+def ours(name: str, group: Group, net: str, batch: int, cuda: bool) -> list[Row]:
+    """ddiff's own settings; the first is its default, which is native on a CPU and eager on a
+    GPU."""
+    other = "native" if cuda else "eager"
     return [
-        Row(f"{name} as it comes", group, net, batch, "auto", default=True),
+        Row(f"{name} as it comes", group, net, batch, "auto", "auto", default=True),
+        Row(f"{name} {other}", group, net, batch, "auto", other),
         Row(f"{name} fp32", group, net, batch, "fp32"),
         Row(f"{name} fp32, native", group, net, batch, "fp32", "native"),
-        Row(f"{name} native", group, net, batch, "auto", "native"),
         Row(f"{name} compiled", group, net, batch, "auto", "compiled"),
     ]

@@ -22,7 +22,7 @@ from torch import nn
 
 from ddiff.backends import Stepper, Work
 from ddiff.benchmarking.training import Steps
-from ddiff.build import build, build_module, build_net, build_precision
+from ddiff.build import build, build_backend, build_module, build_net, build_precision
 from ddiff.config import resolved, validate
 from ddiff.modules import DDPM
 from ddiff.random import key
@@ -80,7 +80,7 @@ class Sampling:
                     part.to(torch.bfloat16)
         self.plan = build(cfg.solver)(build(cfg.schedule))
         work = Work(self.plan, build(cfg.objective), shape, 0.0, cfg.sampling.clamp, cfg.seed)
-        execution = build(cfg.backend).execution(net, precision)
+        execution = build_backend(cfg, device).execution(net, precision)
         self.stepper = Stepper(execution, work, row.batch, False, device)
         self.batch, self.done = row.batch, len(self.plan)
 

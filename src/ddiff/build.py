@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import nn
 
-from ddiff.backends import Backend
+from ddiff.backends import Auto, Backend
 from ddiff.config import locate, origin
 from ddiff.devices import device_for
 from ddiff.diffusion import Plan, Schedule
@@ -63,6 +63,12 @@ def build_precision(cfg: DictConfig, device: torch.device) -> Precision:
     return precision
 
 
+def build_backend(cfg: DictConfig, device: torch.device) -> Backend:
+    """The backend, `auto` decided for this device."""
+    backend = build(cfg.backend)
+    return backend.on(device) if isinstance(backend, Auto) else backend
+
+
 def build_module(cfg: DictConfig, precision: Precision) -> Learner:
     """The LightningModule, its weights drawn from the seed."""
     torch.manual_seed(key(cfg.seed, "weights"))
@@ -83,7 +89,7 @@ def build_module(cfg: DictConfig, precision: Precision) -> Learner:
             "timesteps": timesteps,
         }
     module = build(cfg.module, **supplied)
-    backend: Backend = build(cfg.backend)
+    backend = build_backend(cfg, device_for(cfg.trainer.accelerator))
     backend.prepare(module.net)
     backend.prepare(module.ema)
     module.updates = backend.update

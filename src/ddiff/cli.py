@@ -105,6 +105,8 @@ def _explain_hydra(text: str, config_name: str) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         option = found[1].split("@")[0]
         known = [*_options(config_name), *_groups()]
+        if option in known:
+            return f"{option}: no such option here; it is one of the default {option.split('.')[0]}"
         return f"{option}: no such option{nearest(option, known) if known else ''}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]}: a sweep needs -m; a list is written key=[a,b]"

@@ -65,6 +65,7 @@ def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -
         **origin_of(trained, cfg),
         "y": None if y is None else y.tolist(),
         "precision": generation.precision.dtype,
+        "backend": generation.backend.name,
         "evaluations": len(generation.plan) * (2 if generation.guidance.scale else 1),
         "seconds_per_sample": seconds,
     }

@@ -85,12 +85,15 @@ class Run:
             raise DdiffError(f"cannot make the run directory {self.path}: {error}") from error
         with replacing(self.path / "config.yaml", "w") as file:
             file.write(OmegaConf.to_yaml(self.cfg))
-        write_json(self.path / "environment.json", environment(self.device, self.precision.dtype))
+        backend = build.build_backend(self.cfg, self.device).name
+        where = environment(self.device, self.precision.dtype) | {"backend": backend}
+        write_json(self.path / "environment.json", where)
         parameters = sum(p.numel() for p in self.module.net.parameters())
         shape = "x".join(map(str, self.data.shape))
         console.print(
             f"{self.cfg.name}: {shape}, {parameters / 1e6:.2f} M parameters, "
-            f"{self.precision.dtype} on {self.device.type}, to step {self.cfg.budget.max_steps}"
+            f"{self.precision.dtype} on {self.device.type} ({backend}), "
+            f"to step {self.cfg.budget.max_steps}"
             f"\n{self.path}"
         )
 

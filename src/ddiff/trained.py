@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ddiff.artifacts import loading
-from ddiff.build import build, build_net, build_precision, is_generative
+from ddiff.backends import Backend, Eager
+from ddiff.build import build, build_backend, build_net, build_precision, is_generative
 from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 from ddiff.config import resolved, validate
 from ddiff.devices import device_for
@@ -67,9 +68,12 @@ class Trained:
 
     def generation(self, cfg: DictConfig) -> Generation:
         """How to sample: `cfg` holds solver, guidance, precision, backend, seed and clamp."""
+        device = next(self.net.parameters()).device
         if isinstance(self.net, loading.ArtifactNet):
             self.net.check_options(cfg)
-        device = next(self.net.parameters()).device
+            backend: Backend = Eager()
+        else:
+            backend = build_backend(cfg, device)
         return Generation(
             net=self.net,
             shape=tuple(self.cfg.net.shape),
@@ -80,7 +84,7 @@ class Trained:
             precision=build_precision(cfg, device),
             seed=cfg.seed,
             clamp=cfg.clamp,
-            backend=build(cfg.backend),
+            backend=backend,
         )
 
 

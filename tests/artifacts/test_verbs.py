@@ -30,7 +30,7 @@ MISTAKES = {  # verb, options, exit status, words of the one line
         2,
         ["[4, 1, 8, 8]", "[64, ", "2 with guidance"],
     ),
-    "backend": ("sample", ["from=model.ts", "backend=compiled"], 2, ["backend=eager"]),
+    "backend": ("sample", ["from=model.ts", "backend=compiled"], 2, ["leave backend out"]),
     "device": ("sample", ["from=model.ts", "accelerator=gpu"], 2, ["no gpu here"]),
     "no file": ("sample", ["from=none.ts"], 1, ["none.ts"]),
     "again": ("export", ["from=model.ts", "format=onnx"], 1, ["model.ts is an artifact"]),

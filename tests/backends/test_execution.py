@@ -1,11 +1,14 @@
 """Every backend makes the same samples: same noise, same plan, same net."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ddiff.backends import Backend, Compiled, Eager, Native, TensorRT
 from ddiff.diffusion import solve
+from ddiff.diffusion.gradients import batched, last_layer
 from ddiff.errors import DdiffError
 from ddiff.kernels import philox, winograd
 from ddiff.nets import Simple2d, Sinusoidal
@@ -119,6 +122,26 @@ def test_native_training_has_the_eager_gradients(net: str) -> None:
     fp32 = Precision("float32")
     for a, b in zip(trained(net, Eager(), fp32), trained(net, Native(), fp32), strict=True):
         assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("score", [batched, last_layer])
+@pytest.mark.parametrize("kind", ["2D", "3D"])
+def test_timesteps_score_alike_under_native(kind: str, score: Callable[..., Tensor]) -> None:
+    """Gradient norms of a net whose samples carry several candidates' parameters."""
+    shape = (1, 16, 16, 16) if kind == "3D" else (3, 16, 16)
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    y = torch.tensor([1, -1]) if kind == "2D" else None
+
+    def loss(predict: Callable[..., Tensor], t: Tensor) -> Tensor:
+        return predict(x, t.expand(2), y).square().mean()
+
+    found = []
+    for backend in (Eager(), Native()):
+        own = unet(kind).cpu().requires_grad_(True)
+        backend.prepare(own)
+        found.append(score(own, loss, torch.tensor([3, 90, 150]), chunk=3))
+    assert found[0].std() > 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("net", ["2D", "3D"])

@@ -19,6 +19,7 @@ from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.errors import ConfigError, DdiffError
 
 ENDINGS = (".ts", ".onnx", ".pt2")
+AS_IT_IS = ("ddiff.backends.Auto", "ddiff.backends.Eager")
 FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "net": str,
          "step": int, "spent": dict, "precision": str}  # fmt: skip
 
@@ -99,8 +100,8 @@ class ArtifactNet(nn.Module):
 
     def check_options(self, cfg: DictConfig) -> None:
         """What decides how a net is executed was decided when it was exported."""
-        if cfg.backend["_target_"] != "ddiff.backends.Eager":
-            raise ConfigError(f"backend: {self.path} runs as it was exported; use backend=eager")
+        if cfg.backend["_target_"] not in AS_IT_IS:
+            raise ConfigError(f"backend: {self.path} runs as it was exported; leave backend out")
         if cfg.precision.dtype != self.dtype:
             raise ConfigError(
                 f"precision: {self.path} holds {self.dtype}, not {cfg.precision.dtype}; leave "

@@ -1,3 +1,4 @@
+from ddiff.backends.auto import Auto
 from ddiff.backends.compiled import Compiled
 from ddiff.backends.eager import Eager
 from ddiff.backends.execution import Backend, Execution, device_of
@@ -6,6 +7,7 @@ from ddiff.backends.stepper import Stepper, Work
 from ddiff.backends.tensorrt import TensorRT
 
 __all__ = [
+    "Auto",
     "Backend",
     "Compiled",
     "Eager",

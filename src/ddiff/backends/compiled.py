@@ -29,6 +29,7 @@ class Compiled:
     fullgraph: bool = False
     regional: bool = False
     freeze: bool = True
+    name = "compiled"
     add_noise = None
     update = Update
 

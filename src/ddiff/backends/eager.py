@@ -14,6 +14,7 @@ class Eager:
     """`graph` captures a sampling step in a CUDA graph."""
 
     graph: bool = False
+    name = "eager"
     add_noise = None
     update = Update
 

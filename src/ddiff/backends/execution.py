@@ -35,6 +35,9 @@ class Backend(Protocol):
     """What executes the net and the solver step; `add_noise` is its own for training, or None."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def add_noise(self) -> Callable[..., tuple[Tensor, Tensor]] | None: ...
 
     def prepare(self, net: nn.Module) -> None:

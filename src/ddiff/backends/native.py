@@ -25,6 +25,7 @@ class Native:
     """`graph` None: a CUDA graph where there is a GPU."""
 
     graph: bool | None = None
+    name = "native"
     add_noise = staticmethod(add_noise)
 
     def prepare(self, net: nn.Module) -> None:

@@ -28,6 +28,7 @@ class TensorRT:
     graph: bool | None = None
     native_step: bool = True
     optimization_level: int | None = None
+    name = "tensorrt"
     add_noise = None
     update = Update
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddiff.nets.blocks import Conv3d
-from ddiff.nets.norm import Norm
+from ddiff.nets.norm import Norm, group_norm
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # what a net is: (x_t, t, y) -> pred
 Loss = Callable[[Predict, Tensor], Tensor]  # (predict, t []) -> loss [], every sample at t
@@ -183,9 +183,11 @@ def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 
 
 def _norm(layer: Norm, weight: Tensor, bias: Tensor, x: Tensor, *modulation: Tensor) -> Tensor:
-    """Its weight and bias may be [K B, C] where they meet a scale and a shift, be these 0."""
-    own = ("weight", weight), ("bias", bias)
-    with _replaced((layer, n, p.repeat_interleave(len(x) // len(p), 0)) for n, p in own):
+    """Its weight and bias may be [K B, C] where they meet a scale and a shift, be these 0; not
+    those of a backend's kernel."""
+    weight, bias = (p.repeat_interleave(len(x) // len(p), 0) for p in (weight, bias))
+    own = {"weight": weight, "bias": bias, "operation": group_norm}
+    with _replaced((layer, name, value) for name, value in own.items()):
         return Norm.forward(layer, x, *(modulation or 2 * [x.new_zeros(1, 1)]))
 
 

@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from ddiff import build
+from ddiff.backends import Native
 from ddiff.console import console
 from ddiff.errors import ConfigError
 from ddiff.memory.dry import predicted
@@ -28,7 +29,8 @@ def check_budget(
         console.print(f"memory {in_words(worst)}; the budget is {cfg.memory_budget_gb:g} GB")
         return
     search = Search(cfg, device, cfg.memory_budget_gb * GB)
-    settings = [{}] if resuming else list(changes(cfg, module.precision.dtype))
+    native = isinstance(build.build_backend(cfg, device), Native)
+    settings = [{}] if resuming else list(changes(cfg, module.precision.dtype, native))
     found = search.nearest(settings)
     if found:
         advice = f"what fits: {pasted(found.setting)} ({in_words(found.peak)})"

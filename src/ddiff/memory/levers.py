@@ -58,16 +58,16 @@ def notches(cfg: DictConfig, checkpointing: Setting) -> Iterator[Notch]:
         parts *= 2
 
 
-def changes(cfg: DictConfig, dtype: str) -> Iterator[Setting]:
+def changes(cfg: DictConfig, dtype: str, native: bool) -> Iterator[Setting]:
     """What changes the arithmetic, or the net: none first, the net's patches last."""
-    native = [{}] if "Native" in cfg.backend["_target_"] else [{}, {"backend": "native"}]
+    kernels = [{}] if native else [{}, {"backend": "native"}]
     bf16 = [{}] if dtype in ("bfloat16", "float16") else [{}, {"precision": "bf16"}]
     patches: list[Setting] = [{}]
     if "patch_size" in cfg.net:
         skip = {} if cfg.net.input_skip else {"net.input_skip": True}
         patches += [{PATCH: size, **skip} for size in (2, 4) if size > cfg.net.patch_size]
-    for patch, number, kernels in product(patches, bf16, native):
-        yield {**kernels, **number, **patch}
+    for patch, number, kernel in product(patches, bf16, kernels):
+        yield {**kernel, **number, **patch}
 
 
 def applied(cfg: DictConfig, setting: Setting) -> DictConfig:

@@ -1,0 +1,40 @@
+"""The backend where none is named: what measures fastest and runs without being asked for."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from ddiff.backends.eager import Eager
+from ddiff.backends.execution import Backend
+from ddiff.backends.native import Native
+from ddiff.console import console
+from ddiff.errors import KernelError
+from ddiff.kernels.building import load
+
+KERNELS = ("add_noise", "adam", "group_norm_silu", "solver_step", "winograd")
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Native on a CPU where its kernels build, eager elsewhere. `graph` as that of eager."""
+
+    graph: bool = False
+
+    def on(self, device: torch.device) -> Backend:
+        if device.type == "cpu" and _native_builds():
+            return Native(self.graph)
+        return Eager(self.graph)
+
+
+@cache
+def _native_builds() -> bool:
+    """Builds what is not in the cache; says why where that cannot be done."""
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: load(name, "cpu"), KERNELS))
+    except KernelError as error:
+        console.print(f"backend=eager: the faster kernels cannot be built here: {error}")
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""The default backend: what it decides, and that a machine without a compiler is told."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from ddiff.backends import Eager, Native
+from ddiff.backends.auto import _native_builds
+from ddiff.build import build_backend
+from tests.support.runs import TINY, ddiff
+
+DIGITS = ("experiment=digits_ddpm", *TINY, "budget.max_steps=2")
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> Iterator[None]:
+    _native_builds.cache_clear()
+    yield
+    _native_builds.cache_clear()
+
+
+def test_native_on_a_cpu_eager_on_a_gpu() -> None:
+    cfg = DictConfig({"backend": {"_target_": "ddiff.backends.Auto"}})
+    assert build_backend(cfg, torch.device("cpu")) == Native(graph=False)
+    assert build_backend(cfg, torch.device("cuda")) == Eager()
+
+
+def test_a_named_backend_is_taken() -> None:
+    cfg = DictConfig({"backend": {"_target_": "ddiff.backends.Eager"}})
+    assert build_backend(cfg, torch.device("cpu")) == Eager()
+
+
+@pytest.mark.parametrize(
+    ("env", "backend"), [({}, "native"), ({"CXX": "no-such-compiler"}, "eager")], ids=str
+)
+def test_a_run_says_which_and_goes_on_under_the_other(
+    env: dict[str, str], backend: str, tmp_path: Path
+) -> None:
+    done = ddiff("train", *DIGITS, "run_dir=run", cwd=tmp_path, **env)
+    assert done.status == 0, done.err
+    assert f" on cpu ({backend})," in done.out
+    assert done.out.count("CXX=no-such-compiler: there is no such program") == (backend == "eager")
+    assert json.loads((tmp_path / "run/environment.json").read_text())["backend"] == backend
+    other = {} if env else {"CXX": "no-such-compiler"}
+    more = ddiff("train", "ckpt_path=run", "budget.max_steps=4", cwd=tmp_path, **other)
+    assert more.status == 0, more.err
+    assert f" on cpu ({backend})," not in more.out
