@@ -6,15 +6,17 @@ from ddiff.cli import entry
 from ddiff.errors import ConfigError
 from ddiff.from_run import offer_run
 
-NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
+EIGHT_BITS = ("int8", "fp8")
+NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"} | {n: n for n in EIGHT_BITS}
 
 
 def prepare(argv: list[str]) -> None:
-    """A file can hold what training cannot use: int8."""
+    """A file can hold what training cannot use: numbers of 8 bits."""
     from hydra.core.config_store import ConfigStore
 
-    int8 = {"_target_": "ddiff.precision.Precision", "dtype": "int8", "tf32": False}
-    ConfigStore.instance().store(name="int8", group="precision", node=int8)
+    for name in EIGHT_BITS:
+        node = {"_target_": "ddiff.precision.Precision", "dtype": name, "tf32": False}
+        ConfigStore.instance().store(name=name, group="precision", node=node)
     offer_run("solver", "guidance")(argv)
 
 

@@ -133,7 +133,7 @@ def test_half_precision_is_half_the_bytes(exported: Make, runs: dict[str, Path])
 def test_a_made_kernel_is_the_kernel(dims: int) -> None:
     layer, x = Upsample(dims, 3), torch.randn(2, 3, *[4] * dims)
     wanted = layer(x)
-    found = Door(nn.Sequential(layer), "fp32").net
+    found = Door(nn.Sequential(layer), torch.float32).net
     assert torch.equal(found(x), wanted)
     assert torch.equal(layer(x), wanted)  # the net itself is left as it is
     assert {p.shape for p in found.parameters()} == {(3, 3, *[4] * dims), (3,)}

@@ -50,8 +50,10 @@ def make_run(folder: Path, kind: str) -> Path:
     return folder
 
 
-def export_of(run: Path, name: str, precision: str = "fp32", **options: Any) -> Exported:
-    trained = Trained.load(str(run), options.get("weights", "ema"), "cpu")
+def export_of(
+    run: Path, name: str, precision: str = "fp32", accelerator: str = "cpu", **options: Any
+) -> Exported:
+    trained = Trained.load(str(run), options.get("weights", "ema"), accelerator)
     given = {
         "format": {"_target_": f"ddiff.artifacts.{name}"},
         "solver": trained.cfg.solver,

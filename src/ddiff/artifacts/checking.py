@@ -12,7 +12,7 @@ from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.errors import DdiffError
 
 # dB, of the range of the net's predictions: an artifact below it is refused
-LEAST_PSNR = {"fp32": 100.0, "fp16": 45.0, "bf16": 30.0, "int8": 25.0}
+LEAST_PSNR = {"fp32": 100.0, "fp16": 45.0, "bf16": 30.0, "int8": 25.0, "fp8": 25.0}
 BEST_PSNR = 200.0  # said where nothing differs
 ABOUT = "noise at t = 1, T / 4, T / 2 and T"
 

@@ -17,13 +17,13 @@ from ddiff.nets.blocks import Upsample
 Inputs = tuple[Tensor, ...]
 NAMES = ("x", "t", "y")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
-          "int8": torch.float32}  # fmt: skip
+          "int8": torch.float32, "fp8": torch.float32}  # fmt: skip
 
 
 class Door(nn.Module):
-    def __init__(self, net: nn.Module, precision: str):
+    def __init__(self, net: nn.Module, dtype: torch.dtype):
         super().__init__()
-        self.dtype = DTYPES[precision]
+        self.dtype = dtype
         own: Any = copy.deepcopy(net).requires_grad_(False)
         _fold(own)
         # formats keep dense weights best; x decides that the convolutions run channels last

@@ -3,7 +3,7 @@ YAML in conf/format."""
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
 
-from ddiff.artifacts.door import Job, program
-from ddiff.backends.tensorrt import load_library
+from ddiff.artifacts.door import DTYPES, Job, program
+from ddiff.artifacts.quantised import NUMBERS, load_modelopt, quantise
+from ddiff.backends.tensorrt import installed, load_library
 from ddiff.errors import ConfigError
 
 Run = Callable[..., Tensor]
+FP8_SINCE = (8, 9)
 
 
 @dataclass(frozen=True)
 class Format(ABC):
     ending: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
-    why_not: ClassVar[str] = "its files are not quantised here; format=onnx has int8"
+    plain: ClassVar[Mapping[str, torch.dtype]] = DTYPES  # of what is not quantised
+    why_not: ClassVar[str] = "format=onnx has int8, format=tensorrt int8 and fp8"
     runs_in_torch: ClassVar[bool] = True
     is_program: ClassVar[str | None]  # what in the file would be executed; None: nothing
 
@@ -99,10 +102,30 @@ class TensorRT(Format):
     """Torch-TensorRT through dynamo; the parameters' types are the engine's."""
 
     ending = ".trt.pt2"
+    precisions = ("fp32", "bf16", "fp16", "int8", "fp8")
+    plain = DTYPES | dict.fromkeys(NUMBERS, torch.float16)
     is_program = "it holds an engine of native code"
 
+    def check(self, precision: str, device: torch.device) -> None:
+        super().check(precision, device)
+        if precision == "int8" and any("rtx" in name for name in installed()):
+            raise ConfigError(
+                "precision: TensorRT-RTX rounds no activations to int8; choose fp8 or fp16"
+            )
+        if precision == "fp8" and device.type == "cuda":
+            capability = torch.cuda.get_device_capability(device)
+            if capability < FP8_SINCE:
+                raise ConfigError(
+                    "precision: fp8 needs compute capability {}.{}, and this GPU has {}.{}; "
+                    "choose int8 or fp16".format(*FP8_SINCE, *capability)
+                )
+
     def write(self, job: Job, path: Path) -> None:
+        if job.precision in NUMBERS:
+            load_modelopt()
         library = load_library("format=tensorrt")
+        if job.precision in NUMBERS:
+            quantise(job.door, NUMBERS[job.precision], job.calibration())
         largest = len(job.example[0])
         engine = library.dynamo.compile(
             program(job, largest), arg_inputs=job.example, use_explicit_typing=True,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddiff.artifacts import trust
 from ddiff.artifacts.checking import check, example
-from ddiff.artifacts.door import DTYPES, Door, Inputs, Job
+from ddiff.artifacts.door import Door, Inputs, Job
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import seal
@@ -49,8 +49,8 @@ def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
         device,
     )  # fmt: skip
     met = partial(_met, trained, cfg, size)
-    job = Job(Door(trained.net, precision), inputs(size), precision, batch, met)
-    facts = _facts(trained, cfg, precision, batch, device)
+    job = Job(Door(trained.net, kind.plain[precision]), inputs(size), precision, batch, met)
+    facts = _facts(trained, cfg, kind, precision, batch, device)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder) / f"model{kind.ending}"
@@ -81,9 +81,14 @@ def _target(trained: Trained, kind: Format, cfg: DictConfig, precision: str) -> 
 
 
 def _facts(
-    trained: Trained, cfg: DictConfig, precision: str, batch: int | None, device: torch.device
+    trained: Trained,
+    cfg: DictConfig,
+    kind: Format,
+    precision: str,
+    batch: int | None,
+    device: torch.device,
 ) -> dict[str, Any]:
-    plain = str(DTYPES[precision]).removeprefix("torch.")
+    plain = str(kind.plain[precision]).removeprefix("torch.")
     config = OmegaConf.to_container(trained.cfg)
     assert isinstance(config, dict)
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["format", "solver", "guidance"]))
