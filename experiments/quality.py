@@ -48,7 +48,7 @@ class Study:
 
 DIGITS = {"digits_cfg": ["experiment=digits_cfg"]}
 FASHION = {
-    "fashion_cfg": ["experiment=fashion_cfg", "backend=native", "evaluation.every=500",
+    "fashion_cfg": ["experiment=fashion_cfg", "evaluation.every=500",
                     "evaluation.num_samples=500", "metrics=[fid,precision_recall,labels]"],
 }  # fmt: skip
 IMAGES = "[fid,kid,precision_recall,labels,memorisation]"
@@ -78,7 +78,7 @@ STUDIES = {
             for n in (*STEPS, *([1000] if name == "ddpm" else []))
         ],
         IMAGES, BY_FEATURES, "steps", "digits",
-        always=("num_samples=1000", "batch_size=250", "backend=native"),
+        always=("num_samples=1000", "batch_size=250"),
     ),
     "digits_objectives": Study(
         "Which schedule, which objective? Real 8x8 digits, 500 steps of training each.",
@@ -108,7 +108,7 @@ STUDIES = {
     "fashion_guidance": Study(
         "Fashion-MNIST on two CPU cores: guidance, and how quality grows with training.",
         FASHION, guided("fashion_cfg"), IMAGES, BY_FEATURES, "guidance", "fashion",
-        always=("num_samples=1000", "batch_size=250", "backend=native"),
+        always=("num_samples=1000", "batch_size=250"),
     ),
 }  # fmt: skip
 

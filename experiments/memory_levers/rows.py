@@ -36,7 +36,7 @@ def rows(size: int) -> list[Row]:
             f"{batch} parts, bf16": (BF16, *parts),
             f"{batch} parts, bf16, native, checkpointing": (BF16, NATIVE, FIRST, *parts),
         }
-    common = (f"data.size={size}", "data.num=16", "data.num_val=4")
+    common = ("backend=eager", f"data.size={size}", "data.num=16", "data.num_val=4")
     one = ("sampling.batch_size=1", "sampling.num_samples=1")
     found = [Row(name, (*common, *one, *FULL, *options)) for name, options in full.items()]
     for patch in (2, 4):

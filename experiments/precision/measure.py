@@ -1,6 +1,6 @@
 """Does training in bf16, or by the native backend, end where fp32 ends?
 
-    python experiments/precision/measure.py                # an hour and a half of one core
+    python experiments/precision/measure.py                # an hour of one core
 
 Trains both experiments over seeds into runs/precision (a finished run is used again) and writes
 results.json, curves.png and README.md beside this file. Runs of one seed share weights, batches
@@ -25,8 +25,8 @@ EXPERIMENTS = {
     "digits 8^2": ("digits_ddpm", 600, 60),
 }
 VARIANTS = {
-    "fp32": ("precision=fp32",),
-    "bf16": ("precision=bf16",),
+    "fp32": ("precision=fp32", "backend=eager"),
+    "bf16": ("precision=bf16", "backend=eager"),
     "bf16, native": ("precision=bf16", "backend=native"),
 }
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's two-sided 95%, by degrees of freedom

@@ -31,7 +31,8 @@ from ddiff.environment import environment
 from ddiff.run import Run
 
 HERE = Path(__file__).parent
-FULL = ("net=unet_patch4", "net.patch_size=1", "net.input_skip=false")
+PATCH4 = ("backend=eager", "net=unet_patch4")
+FULL = (*PATCH4, "net.patch_size=1", "net.input_skip=false")
 FULL_RUN, LEAN = "ddiff", "ddiff without its monitoring"
 MONITORING = (Dashboard, Progress, Resources, Resumed)
 RUNS = {  # title, overrides, blocks of `budget.log_every` steps for one of --rounds
@@ -53,9 +54,9 @@ LEVERS = {  # at 64^3: the same U-Net, one lever more in every row
     "full resolution, fp32, contiguous": (*FULL, "precision=fp32", "contiguous", "batch=1"),
     "+ channels last": (*FULL, "precision=fp32", "batch=1"),
     "+ bf16": (*FULL, "precision=bf16", "batch=1"),
-    "+ patch stem 4": ("net=unet_patch4", "precision=bf16", "batch=1"),
-    "+ batch 8": ("net=unet_patch4", "precision=bf16", "batch=8"),
-    "+ native": ("net=unet_patch4", "precision=bf16", "batch=8", "backend=native"),
+    "+ patch stem 4": (*PATCH4, "precision=bf16", "batch=1"),
+    "+ batch 8": (*PATCH4, "precision=bf16", "batch=8"),
+    "+ native": (*PATCH4, "precision=bf16", "batch=8", "backend=native"),
 }
 
 
@@ -152,7 +153,8 @@ def framework_against_bare(rounds: int, *overrides: str) -> dict[str, Any]:
     quiet = ("budget.max_steps=1000000", "budget.val_every=1000000", "budget.sample_every=1000000")
     few = ("sampling.num_samples=1", "solver.num_steps=1", "budget.save_every=1000000")
     with tempfile.TemporaryDirectory() as folder:
-        words = [*quiet, *few, f"run_dir={folder}/run", "trainer=cpu", *overrides]
+        same = ("trainer=cpu", "backend=eager")  # arithmetic
+        words = [*quiet, *few, f"run_dir={folder}/run", *same, *overrides]
         cfg = composed(*words)
         paced = Paced(timed(bare_step(cfg.copy())), rounds)
         make = build.build_trainer
@@ -241,7 +243,7 @@ def main() -> None:
         "`python experiments/training_step/measure.py` on "
         f"{where['device_name']}, {where['threads']} threads, torch {torch.__version__}.",
         "Medians of blocks of 10 steps, each with one report, interleaved in one process. The run",
-        "is a whole one, with every callback of `python -m ddiff.train`.",
+        "is a whole one, with every callback of `python -m ddiff.train`; both are `backend=eager`.",
         "",
         "Monitoring is `Progress`, `Resources`, `Resumed` and `Dashboard`: its cost by the clock",
         "inside these callbacks, and by comparison with the blocks that did without them.",
