@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..case import Case
 from . import conv, pack, reference
-from .training import GRADIENT, PLAIN
+from .training import GRADIENT, PACKED, PLAIN, _tiles
 
 Outputs = Callable[[], Sequence[Tensor]]
 SHAPES: list[tuple[int, int, tuple[int, ...]]] = [  # inputs, outputs, space
@@ -104,6 +104,8 @@ def _training(
             lambda: backward(False, True, True),
         ),
     }
+    # few tiles go to torch, which rounds less than the reference: that is then what differs
+    bf16 = 0.15 if _tiles(x) < PACKED[torch.bfloat16] else 0.07
     shape = f"{batch} x {inputs} -> {outputs}, {'x'.join(map(str, space))} training"
     for name, (native, torch_s, eager) in passes.items():
         yield Case(
@@ -112,5 +114,5 @@ def _training(
             reference=torch_s,
             eager=eager,
             bytes=(x.numel() + dy.numel()) * dtype.itemsize + weight.numel() * 4,
-            tolerance=1e-4 if dtype == torch.float32 else 0.07,
+            tolerance=1e-4 if dtype == torch.float32 else bf16,
         )
