@@ -105,6 +105,14 @@ STUDIES = {
         "[sphere_law,pieces,memorisation]", LAW,
         always=("num_samples=1000", "batch_size=16", "data.num_val=1000"),
     ),
+    "shapes_guidance": Study(
+        "Six kinds of solids at 64^3 on two CPU cores: are they what was asked for?",
+        {"shapes_cfg": ["experiment=shapes_cfg"]},
+        [Row({"guidance": w}, "shapes_cfg", (f"guidance.scale={w}",)) for w in (0, 0.5, 1, 2, 4)],
+        "[solid_fit,pieces,sets]", ("validity", "solid_iou", "one_piece", "coverage_iou"),
+        "guidance",
+        always=("num_samples=120", "batch_size=12"),
+    ),
     "fashion_guidance": Study(
         "Fashion-MNIST on two CPU cores: guidance, and how quality grows with training.",
         FASHION, guided("fashion_cfg"), IMAGES, BY_FEATURES, "guidance", "fashion",

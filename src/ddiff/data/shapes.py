@@ -88,7 +88,7 @@ class Shapes(Data):
         batch_size: int,
         seed: int,
         size: int = 64,
-        num: int = 2000,
+        num: int = 100_000,
         num_val: int = 200,
         radius_min: float = 0.25,
         radius_max: float = 0.4,
