@@ -58,8 +58,8 @@ STEPS = (5, 10, 20, 50, 100)
 LAW = ("validity", "sphere_iou", "radius_d", "radius_p")
 
 
-def guided(run: str) -> list[Row]:
-    return [Row({"guidance": w}, run, (f"guidance.scale={w}",)) for w in SCALES]
+def guided(run: str, scales: tuple[float, ...] = SCALES) -> list[Row]:
+    return [Row({"guidance": w}, run, (f"guidance.scale={w}",)) for w in scales]
 
 
 STUDIES = {
@@ -108,14 +108,13 @@ STUDIES = {
     "shapes_guidance": Study(
         "Six kinds of solids at 64^3 on two CPU cores: are they what was asked for?",
         {"shapes_cfg": ["experiment=shapes_cfg"]},
-        [Row({"guidance": w}, "shapes_cfg", (f"guidance.scale={w}",)) for w in (0, 0.5, 1, 2, 4)],
-        "[solid_fit,pieces,sets]", ("validity", "solid_iou", "one_piece", "coverage_iou"),
+        guided("shapes_cfg", (0, 1, 3)), "[solid_fit,pieces,sets]", ("validity", "solid_iou", "one_piece", "coverage_iou"),
         "guidance",
         always=("num_samples=120", "batch_size=12"),
     ),
     "fashion_guidance": Study(
         "Fashion-MNIST on two CPU cores: guidance, and how quality grows with training.",
-        FASHION, guided("fashion_cfg"), IMAGES, BY_FEATURES, "guidance", "fashion",
+        FASHION, guided("fashion_cfg", (0, 0.25, 1, 2, 4)), IMAGES, BY_FEATURES, "guidance", "fashion",
         always=("num_samples=1000", "batch_size=250"),
     ),
 }  # fmt: skip
