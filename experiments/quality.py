@@ -108,14 +108,15 @@ STUDIES = {
     "shapes_guidance": Study(
         "Six kinds of solids at 64^3 on two CPU cores: are they what was asked for?",
         {"shapes_cfg": ["experiment=shapes_cfg"]},
-        guided("shapes_cfg", (0, 1, 3)), "[solid_fit,pieces,sets]", ("validity", "solid_iou", "one_piece", "coverage_iou"),
-        "guidance",
+        guided("shapes_cfg", (0, 1, 3)), "[solid_fit,pieces,sets]",
+        ("validity", "solid_iou", "one_piece", "coverage_iou"), "guidance",
         always=("num_samples=120", "batch_size=12"),
     ),
     "fashion_guidance": Study(
         "Fashion-MNIST on two CPU cores: guidance, and how quality grows with training.",
-        FASHION, guided("fashion_cfg", (0, 0.25, 1, 2, 4)), IMAGES, BY_FEATURES, "guidance", "fashion",
-        always=("num_samples=1000", "batch_size=250"),
+        FASHION, guided("fashion_cfg", (0, 0.25, 1, 2, 4)), IMAGES,
+        BY_FEATURES, "guidance", "fashion",
+        always=("num_samples=1000", "batch_size=250", "backend=native"),
     ),
 }  # fmt: skip
 
