@@ -107,10 +107,10 @@ def test_compiled_trains_and_samples_like_eager(tmp_path: Path) -> None:
     compiled = ["backend=compiled", "budget.val_every=1000"]
     done = ddiff_many(
         [
-            job("train", *options, "run_dir=eager"),
+            job("train", *options, "run_dir=eager", "backend=eager"),
             job("train", *options, "run_dir=compiled", *compiled),
-            job("sample", "from=eager", "num_samples=4", "out=a"),
-            job("sample", "from=compiled", "num_samples=4", "out=b"),
+            job("sample", "from=eager", "num_samples=4", "out=a", "backend=eager"),
+            job("sample", "from=compiled", "num_samples=4", "out=b", "backend=eager"),
             job("sample", "from=eager", "num_samples=4", "out=c", "backend=compiled"),
         ],
         tmp_path,

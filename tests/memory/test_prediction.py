@@ -20,7 +20,7 @@ CASES = {
     "2D checkpointed": (*IN_2D, "net.checkpoint_levels=[0,1]"),
     "3D checkpointed": (*IN_3D, "net.checkpoint_levels=[0]"),
     "2D in parts": (*IN_2D, "budget.batch_size=8", "trainer.accumulate_grad_batches=3"),
-    "3D native": (*IN_3D, "backend=native"),
+    "3D eager": (*IN_3D, "backend=eager"),
     "conditional": ("experiment=digits_cfg", *IN_2D[1:], "precision=bf16", "net.dropout=0.1"),
     "patches": (*IN_3D, "net.patch_size=2", "net.input_skip=true"),
     "scores": (*IN_2D, "timesteps=online_topk_exact", "timesteps.refresh_every=1"),
@@ -93,7 +93,7 @@ def test_what_is_held_is_what_the_net_has() -> None:
 
 @pytest.mark.slow
 def test_levers_lower_the_peak_and_nothing_is_left_behind() -> None:
-    whole = peaks(*LARGE)
+    whole = peaks(*LARGE, "backend=eager")
     assert peaks(*LARGE, "net.checkpoint_levels=[0]")["training"] < 0.95 * whole["training"]
     parts = peaks(*LARGE, "budget.batch_size=1", "trainer.accumulate_grad_batches=4")
     assert parts["training"] < 0.5 * whole["training"]
