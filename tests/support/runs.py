@@ -39,7 +39,7 @@ def ddiff(verb: str, *options: str, cwd: Path, **env: str) -> Done:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
     )
     return Done(done.returncode, done.stdout, done.stderr)
