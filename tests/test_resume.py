@@ -17,7 +17,11 @@ CASES = {
         (*DIGITS, "trainer.accumulate_grad_batches=3", "net.dropout=0.2", "precision=fp32"),
         3,
     ),
-    "volumes": ((*VOLUMES, "net.input_skip=true", "timesteps=stratified"), 3),
+    "volumes": (
+        (*VOLUMES, "net.input_skip=true", "net.bounded=true", "timesteps=stratified",
+         "optimizer=muon"),
+        3,
+    ),
     "volumes in bf16, logit-normal": ((*VOLUMES, "timesteps=logit_normal", "precision=bf16"), 2),
     "digits in fp16": ((*DIGITS, "precision=fp16"), 2),
     "online_topk": ((*VOLUMES, "timesteps=online_topk", "timesteps.bins=4"), 2),

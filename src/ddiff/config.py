@@ -32,7 +32,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "format": ("ddiff.artifacts", frozenset(), False),
     "extractor": ("ddiff.metrics", frozenset({"shape", "data", "device"}), True),
     "metrics": ("ddiff.metrics", frozenset(), True),
-    "optimizer": ("torch.optim", frozenset({"params"}), False),
+    "optimizer": ("torch.optim ddiff.optimizers", frozenset({"params"}), False),
     "lr_schedule": ("ddiff.lr_schedules", frozenset({"optimizer"}), False),
     "data": ("ddiff.data", frozenset(), True),
     "module": (
@@ -132,10 +132,10 @@ def validate(cfg: DictConfig) -> None:
         mistakes = [] if heavy else list(_check_plain(cfg))
         mistakes += [
             mistake
-            for group, (package, supplied, needs_lightning) in GROUPS.items()
+            for group, (packages, supplied, needs_lightning) in GROUPS.items()
             if needs_lightning == heavy and group in cfg and cfg[group] is not None
             for where, node in _nodes(group, cfg[group])
-            for mistake in _check_node(node, where, (package,), supplied)
+            for mistake in _check_node(node, where, tuple(packages.split()), supplied)
         ]
         if mistakes:
             raise ConfigError("; ".join(mistakes))

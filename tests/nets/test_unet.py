@@ -52,6 +52,22 @@ def test_begins_at_zero_and_trains_every_parameter(shape, input_skip):
         assert p.grad.abs().sum() > 0, name
 
 
+def test_a_bounded_net_can_be_the_posterior_mean_of_independent_voxels():
+    net = build((1, 8, 8), input_skip=True, bounded=True)
+    a, log_odds = 0.6, 0.7
+    variance = 1 - a**2
+    with torch.no_grad():
+        net.gain.bias.fill_(a / variance)
+        net.out.bias.fill_(log_odds / 2)
+    x_t = 3 * torch.randn(2, 1, 8, 8)
+    of_one = torch.special.expit(torch.tensor(log_odds)) * (-((x_t - a) ** 2) / 2 / variance).exp()
+    of_minus_one = (
+        torch.special.expit(-torch.tensor(log_odds)) * (-((x_t + a) ** 2) / 2 / variance).exp()
+    )
+    expected = (of_one - of_minus_one) / (of_one + of_minus_one)  # Bayes
+    torch.testing.assert_close(net(x_t, torch.zeros(2)), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("modulation", ["scale_shift", "shift"])
 def test_labels_and_times_matter(shape, modulation):

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ddiff.diffusion import Objective, Schedule
 from ddiff.diffusion.gradients import Predict, batched, last_layer
+from ddiff.diffusion.objectives import X0
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
+from ddiff.errors import ConfigError
 from ddiff.modules.learner import Batch, Learner
 from ddiff.modules.tenths import TENTHS, by_tenth
 from ddiff.profiling import phase
@@ -32,6 +34,11 @@ class DDPM(Learner):
     ) -> None:
         super().__init__(**kwargs)
         objective.check(schedule)
+        if getattr(self.net, "bounded", False) and not isinstance(objective, X0):
+            raise ConfigError(
+                f"net.bounded=true keeps predictions between -1 and 1, and "
+                f"{type(objective).__name__.lower()} is not; use objective=x0"
+            )
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
         self.weights: Tensor
         self.register_buffer("weights", objective.weights(schedule).float(), persistent=False)

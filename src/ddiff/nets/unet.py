@@ -23,6 +23,8 @@ class UNet(nn.Module):
     patch_size: space to depth before the first convolution.
     input_skip: adds gain(t) x to the prediction, for stems narrower than their patches.
     checkpoint_levels: levels whose activations are recomputed in the backward pass.
+    bounded: tanh of the prediction, for an x_0 of -1 and 1: where the voxels are independent,
+    E[x_0 | x_t] = tanh(l + a x_t / b^2) with prior log odds 2 l, and `input_skip` has its gain.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class UNet(nn.Module):
         checkpoint_levels: Sequence[int] = (),
         groups: int = 32,
         mid_attention: bool = True,
+        bounded: bool = False,
     ):
         super().__init__()
         self.shape = checked_shape(shape)
-        self.patch_size = patch_size
+        self.patch_size, self.bounded = patch_size, bounded
         dims, levels = len(self.shape) - 1, len(channels)
         why = f"patch_size {patch_size} x 2^{levels - 1} for {levels} levels"
         check_divides(self.shape, patch_size * 2 ** (levels - 1), why)
@@ -95,7 +98,7 @@ class UNet(nn.Module):
         if self.gain is not None:
             gain = self.gain(emb)[(...,) + (None,) * (x.ndim - 2)]
             prediction = torch.addcmul(prediction, gain, x)
-        return prediction
+        return prediction.tanh() if self.bounded else prediction
 
 
 def _down(

@@ -1,0 +1,93 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ddiff.optimizers import ITERATION, ITERATIONS, Muon, orthogonal
+
+
+@pytest.mark.parametrize("size", [(32, 864), (48, 48), (200, 30)])
+def test_orthogonal_maps_each_singular_value_by_the_iteration(size: tuple[int, int]) -> None:
+    matrices = torch.randn(3, *size)
+    u, s, v = torch.linalg.svd(matrices.double(), full_matrices=False)
+    a, b, c = ITERATION
+    s = s / s.norm(dim=1, keepdim=True)
+    large = s > 0.02
+    for _ in range(ITERATIONS):
+        s = a * s + b * s**3 + c * s**5
+    expected = u * s[:, None] @ v
+    torch.testing.assert_close(orthogonal(matrices), expected.float(), rtol=0, atol=2e-4)
+    assert s[large].min() > 0.65
+    assert s.max() < 1.25
+
+
+def test_orthogonal_of_nothing_and_of_low_rank() -> None:
+    assert torch.equal(orthogonal(torch.zeros(1, 4, 9)), torch.zeros(1, 4, 9))
+    values = torch.linalg.svdvals(orthogonal(torch.randn(1, 40, 2) @ torch.randn(1, 2, 90)))[0]
+    assert values[:2].min() > 0.65
+    assert values[2:].max() < 0.05
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 6)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.linear = nn.Linear(6, 7)
+
+
+def stepped(net: nn.Module, method: torch.optim.Optimizer, steps: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        for p in net.parameters():
+            p.grad = torch.randn(p.shape, generator=g)
+        method.step()
+
+
+def test_what_is_no_convolution_moves_as_by_adamw() -> None:
+    nets = [Net(), Net()]
+    nets[1].load_state_dict(nets[0].state_dict())
+    options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+    stepped(nets[0], Muon(nets[0].parameters(), **options), 20)
+    stepped(nets[1], torch.optim.AdamW(nets[1].parameters(), **options), 20)
+    for (name, ours), theirs in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6) == (name != "conv.weight"), name
+
+
+def test_a_convolution_moves_along_its_orthogonalised_momentum() -> None:
+    net = nn.Conv3d(6, 5, 3, bias=False)
+    weight, momentum = net.weight.detach().clone(), torch.zeros_like(net.weight)
+    method = Muon(net.parameters(), lr=0.02, momentum=0.9, weight_decay=0.3)
+    for _ in range(3):
+        net.weight.grad = torch.randn_like(weight)
+        momentum = 0.9 * momentum + 0.1 * net.weight.grad
+        ahead = 0.1 * net.weight.grad + 0.9 * momentum  # Nesterov's
+        direction = orthogonal(ahead.flatten(1)[None])[0].view_as(weight)
+        weight = weight * (1 - 0.02 * 0.3) - 0.02 * 0.2 * (6 * 27) ** 0.5 * direction
+        method.step()
+        torch.testing.assert_close(net.weight.detach(), weight)
+    length = (0.2 * (6 * 27) ** 0.5 * direction).square().mean().sqrt()
+    assert 0.15 < length < 0.25  # AdamW's steps are of 0.2 to 0.4
+
+
+def test_goes_on_from_its_state() -> None:
+    nets = [Net(), Net()]
+    methods = [Muon(net.parameters(), lr=0.01) for net in nets]
+    stepped(nets[0], methods[0], 3)
+    nets[1].load_state_dict(nets[0].state_dict())
+    methods[1].load_state_dict(copy.deepcopy(methods[0].state_dict()))
+    for net, method in zip(nets, methods, strict=True):
+        stepped(net, method, 3)
+    for ours, theirs in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_has_no_gradient_stays() -> None:
+    net = Net()
+    before = net.conv.weight.clone()
+    method = Muon(net.parameters())
+    net.linear.weight.grad = torch.ones_like(net.linear.weight)
+    method.step()
+    assert torch.equal(net.conv.weight, before)
+    assert len(method.state) == 1
