@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from ddiff.errors import DdiffError
 from ddiff.files import replacing
 
+ARTIFACTS = (".ts", ".onnx", ".pt2")  # how the names of exported files end
+
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """The file appears under its name complete, or not at all."""
@@ -60,7 +62,7 @@ def find_checkpoint(source: str) -> Path:
         return last
     if not path.is_file():
         raise DdiffError(f"there is no run or checkpoint {path}")
-    if path.suffix in (".ts", ".onnx", ".pt2"):
+    if path.name.endswith(ARTIFACTS):
         raise DdiffError(f"{path} is an artifact: it can be sampled from and evaluated, no more")
     return path
 

@@ -1,6 +1,5 @@
 """A trained net, out of a run or a checkpoint, ready to sample from."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 from ddiff.config import resolved, validate
 from ddiff.devices import device_for
 from ddiff.diffusion import Objective, Schedule
+from ddiff.digest import short_digest
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.sampling import Generation
 
@@ -47,7 +47,7 @@ class Trained:
             cfg=cfg,
             run_dir=run_of(path),
             step=checkpoint["global_step"],
-            digest=digest(net),
+            digest=short_digest(net),
             spent=checkpoint.get("spent", {}),
         )
 
@@ -107,15 +107,6 @@ def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, d
     except RuntimeError as error:
         raise DdiffError(f"{path} does not fit its own config: {_first(error)}") from error
     return net.requires_grad_(False).eval(), cfg, checkpoint
-
-
-def digest(net: nn.Module) -> str:
-    """The first digits of a hash of all its numbers."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.float().contiguous().cpu().numpy())
-    return found.hexdigest()[:8]
 
 
 def run_of(checkpoint: Path) -> Path:

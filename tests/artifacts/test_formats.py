@@ -28,6 +28,7 @@ QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
 }
 SLOW = {
     "2D aoti": ("2D", "Aoti", "fp32", {}, 100),
+    "3D aoti": ("3D", "Aoti", "fp32", {}, 100),
     "2D onnx fp16 fixed": ("2D", "Onnx", "fp16", FIXED, 45),
     "3D onnx int8": ("3D", "Onnx", "int8", {}, 15),
     "3D pt2 bf16 fixed": ("3D", "Pt2", "bf16", FIXED | {"batch_size": 4}, 30),

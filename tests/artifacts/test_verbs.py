@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddiff.artifacts.loading import ENDINGS
+from ddiff.checkpoints import ARTIFACTS
 from tests.artifacts.worlds import make_run
 from tests.support.runs import Done, ddiff_many, job
 
@@ -84,6 +84,6 @@ def test_one_line_says_it(name: str, world: tuple[Path, dict[str, Done]]) -> Non
 
 def test_nothing_is_littered(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, _ = world
-    artifacts = {p.name for p in cwd.rglob("*") if p.is_file() and p.suffix in ENDINGS}
+    artifacts = {p.name for p in cwd.rglob("*") if p.is_file() and p.suffix in ARTIFACTS}
     assert artifacts == {"model.ts", "model_batch4.ts"}
     assert not [p for p in cwd.rglob("*") if p.name.startswith(".")]

@@ -20,10 +20,15 @@ from tests.support.runs import TINY
 ATTENTION = ("net.mid_attention=true", "net.head_dim=8")
 KINDS = {
     "2D": ("digits_cfg", [1, 8, 8], 10, ("guidance.scale=1.5", *ATTENTION)),
-    "3D": ("voxel_baseline", [1, 16, 16, 16], None, ("data.size=16", "net.patch_size=2")),
+    "3D": (
+        "voxel_baseline",
+        [1, 16, 16, 16],
+        None,
+        ("data.size=16", "net.patch_size=2", "net.bounded=true"),
+    ),
 }
 Make = Callable[..., Exported]
-SOLVERS = ("ddim", "ddpm", "dpmpp_2m")
+SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
 
 
 def make_run(folder: Path, kind: str) -> Path:

@@ -13,12 +13,12 @@ from ddiff.artifacts import trust
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
 from ddiff.build import build
+from ddiff.checkpoints import ARTIFACTS
 from ddiff.config import resolved, validate
 from ddiff.devices import device_for
 from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.errors import ConfigError, DdiffError
 
-ENDINGS = (".ts", ".onnx", ".pt2")
 AS_IT_IS = ("ddiff.backends.Auto", "ddiff.backends.Eager")
 FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "net": str,
          "step": int, "spent": dict, "precision": str}  # fmt: skip
@@ -26,7 +26,7 @@ FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "ne
 
 def is_artifact(source: str | Path) -> bool:
     """By its name: `from=` takes runs, checkpoints and artifacts."""
-    return str(source).endswith(ENDINGS)
+    return str(source).endswith(ARTIFACTS)
 
 
 def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:

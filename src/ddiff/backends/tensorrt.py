@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddiff.backends.execution import Execution, Predict, device_of, graphs
 from ddiff.backends.update import Update
+from ddiff.digest import digest
 from ddiff.errors import DdiffError
 from ddiff.kernels.building import cache_folder
 from ddiff.kernels.solver_step import reference, solver_step
@@ -76,20 +77,15 @@ class TensorRT:
 
     def _key(self, net: nn.Module, precision: Precision, inputs: tuple[Tensor, ...]) -> str:
         """A hash of all that an engine depends on."""
-        found = hashlib.sha256()
-        for name, value in sorted(net.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.float().contiguous().cpu().numpy())
         about = {
-            "net": repr(net),
+            "net": [repr(net), digest(net)],
             "inputs": [(tuple(value.shape), str(value.dtype)) for value in inputs],
             "precision": repr(precision),
             "level": self.optimization_level,
             "gpu": torch.cuda.get_device_name(),
             "versions": [torch.__version__, *installed()],
         }
-        found.update(json.dumps(about, sort_keys=True).encode())
-        return found.hexdigest()[:24]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def load_library(asked: str) -> Any:

@@ -12,9 +12,10 @@ from ddiff.artifacts.loading import ArtifactNet
 from ddiff.build import build, build_net, fill_in_data_facts, is_generative
 from ddiff.config import resolved, validate
 from ddiff.devices import device_for
+from ddiff.digest import short_digest
 from ddiff.errors import ConfigError
 from ddiff.random import generator, key
-from ddiff.trained import Trained, digest
+from ddiff.trained import Trained
 
 OWN = ("from", "weights", "mode", "backends", "precisions", "solvers", "batch_sizes", "num_steps",
        "repeats", "accelerator", "out", "seed", "solver", "guidance")  # fmt: skip
@@ -78,7 +79,7 @@ def _from_recipe(cfg: DictConfig) -> Subject:
         cfg=cfg,
         run_dir=Path("benchmarks") / cfg.name,
         step=0,
-        digest=digest(net),
+        digest=short_digest(net),
         spent={},
     )
     return Subject(trained, cfg, cfg.weights, fresh=True)

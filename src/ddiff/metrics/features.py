@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
 from ddiff.config import flat, identity
+from ddiff.digest import short_digest
 from ddiff.errors import DdiffError
 from ddiff.files import replacing
 from ddiff.metrics.inception_v3 import load_inception
 from ddiff.metrics.moments import Moments
 from ddiff.metrics.stack import Stack
-from ddiff.trained import digest, load_net
+from ddiff.trained import load_net
 
 KEPT = 10_000  # samples of which features are kept, for all that is not a mean or a covariance
 
@@ -81,7 +82,7 @@ def classifier(
         raise DdiffError(
             f"the classifier {path} reads samples of {list(cfg.net.shape)}, not of {list(shape)}"
         )
-    name = f"classifier of {cfg.data['_target_'].rpartition('.')[2]} {digest(net)}"
+    name = f"classifier of {cfg.data['_target_'].rpartition('.')[2]} {short_digest(net)}"
     return NetExtractor(_Read(net).to(device).eval(), name, True, 1024, device)
 
 
