@@ -30,6 +30,7 @@ class Task:
     experiment: str
     steps: int
     variants: dict[str, tuple[str, ...]]  # the first is what the others are compared with
+    always: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,19 @@ OPTIMIZERS = {
     for name, label in (("adamw", "AdamW"), ("muon", "Muon"))
     for rate in RATES
 }
-BOUNDED = {
-    f"{name}, bounded": (*options, "net.bounded=true")
-    for name, options in OPTIMIZERS.items()
-    if name in ("AdamW, 1e-3", "Muon, 3e-3")
+ON_SOLIDS = {name: (*options, "net.bounded=false") for name, options in OPTIMIZERS.items()} | {
+    f"{name}, bounded": (*OPTIMIZERS[name], "net.bounded=true")
+    for name in ("AdamW, 1e-3", "Muon, 3e-3")
 }
-UNBOUNDED = {name: (*options, "net.bounded=false") for name, options in OPTIMIZERS.items()}
 STUDIES = {
     "precision": Study(
         "Training in bf16",
         "Does training in bf16, or by the native backend, end where fp32 ends?",
         {
-            "voxels 64^3": Task("voxel_baseline", 300, PRECISIONS),
+            "voxels 64^3": Task(
+                "voxel_baseline", 300, PRECISIONS,
+                ("optimizer=adamw", "optimizer.lr=1e-3", "net.bounded=false"),
+            ),
             "digits 8^2": Task("digits_ddpm", 600, PRECISIONS),
         },
     ),
@@ -69,11 +71,11 @@ STUDIES = {
         "Optimisers, and a bounded net",
         "What do Muon and a tanh at the net's end save, in steps?",
         {
-            "solids 64^3": Task("shapes_cfg", 300, UNBOUNDED | BOUNDED),
+            "spheres 64^3": Task("voxel_baseline", 300, ON_SOLIDS),
             "digits 8^2": Task("digits_ddpm", 600, OPTIMIZERS),
         },
     ),
-}
+}  # fmt: skip
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's two-sided 95%, by degrees of freedom
 
 
@@ -81,7 +83,8 @@ def trained(study: str, task: Task, variant: str, seed: int) -> Path:
     """The finished run; ten validations on the way."""
     run = Path("runs", study, f"{task.experiment}_{variant.replace(', ', '_')}_{seed}")
     if not (run / "metrics.json").is_file():
-        options = [f"experiment={task.experiment}", *task.variants[variant], f"seed={seed}"]
+        options = [f"experiment={task.experiment}", *task.always, *task.variants[variant]]
+        options += [f"seed={seed}"]
         options += [f"budget.max_steps={task.steps}", f"budget.val_every={task.steps // 10}"]
         options += ["data.seed=0", f"budget.sample_every={task.steps}"]
         resume = [f"ckpt_path={run}"] if (run / "checkpoints/last.ckpt").is_file() else options

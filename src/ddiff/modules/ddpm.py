@@ -37,7 +37,7 @@ class DDPM(Learner):
         if getattr(self.net, "bounded", False) and not isinstance(objective, X0):
             raise ConfigError(
                 f"net.bounded=true keeps predictions between -1 and 1, and "
-                f"{type(objective).__name__.lower()} is not; use objective=x0"
+                f"{type(objective).__name__.lower()} is not; use objective=x0 or net.bounded=false"
             )
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
         self.weights: Tensor
