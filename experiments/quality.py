@@ -94,9 +94,9 @@ STUDIES = {
         IMAGES, BY_FEATURES, None, "digits",
     ),
     "spheres": Study(
-        "Are the 64^3 spheres spheres, and do their radii follow the law after 64,000 volumes?",
+        "Are the 64^3 spheres spheres, and do their radii follow the law after 20,000 volumes?",
         {
-            f"{name} long": [f"experiment={name}", "budget.max_steps=8000",
+            f"{name} long": [f"experiment={name}", "budget.max_steps=2500",
                              "module.ema_decay=0.999"]
             for name in ("voxel_adaptive", "voxel_baseline")
         },

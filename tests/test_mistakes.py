@@ -35,7 +35,12 @@ MISTAKES = {
     "no equals sign": ("train", ["seed"], 2, ["'seed'", "key=value"]),
     "sweep without -m": ("train", ["seed=1,2"], 2, ["-m"]),
     "size that does not divide": ("train", ["data.size=30"], 2, ["30", "16"]),
-    "noise from a bounded net": ("train", ["objective=eps"], 2, ["objective=x0", "net.bounded"]),
+    "noise from a bounded net": (
+        "train",
+        ["objective=eps", "net.bounded=true"],
+        2,
+        ["objective=x0", "net.bounded=false"],
+    ),
     "eps with zero terminal SNR": (
         "train",
         ["schedule=zero_terminal_snr", "objective=eps"],

@@ -15,7 +15,8 @@ PRESETS = {
     "plain3d": ((1, 8, 8, 8), 92_417),
     "simple2d": ((1, 8, 8), 137_473),
 }
-SCHEDULE = [
+SUPPLIED = [
+    "+objective._target_=ddiff.diffusion.objectives.X0",
     "+schedule._target_=types.SimpleNamespace",
     "+schedule.abar._target_=torch.linspace",
     "+schedule.abar._args_=[1.0,0.1,11]",
@@ -27,7 +28,7 @@ SCHEDULE = [
 def test_presets_compose_and_build(name, embedding):
     shape, count = PRESETS[name]
     with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = compose(overrides=[f"+net={name}", f"net/embedding={embedding}", *SCHEDULE])
+        cfg = compose(overrides=[f"+net={name}", f"net/embedding={embedding}", *SUPPLIED])
     cfg.net.shape = list(shape)
     net = instantiate(cfg.net)
     found = net.condition.embedding
