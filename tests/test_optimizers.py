@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ddiff.errors import ConfigError
 from ddiff.optimizers import ITERATION, ITERATIONS, Muon, orthogonal
 
 
@@ -91,3 +92,9 @@ def test_what_has_no_gradient_stays() -> None:
     method.step()
     assert torch.equal(net.conv.weight, before)
     assert len(method.state) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"betas": (0.9, 1.5)}])
+def test_refuses_what_cannot_learn(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Muon(Net().parameters(), **wrong)

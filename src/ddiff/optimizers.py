@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from ddiff.errors import ConfigError
+
 ITERATION = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: singular values end in 0.7 .. 1.2
 ITERATIONS = 5
 
@@ -28,6 +30,11 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
+        if not (min(lr, eps, weight_decay) >= 0 and all(0 <= m < 1 for m in (momentum, *betas))):
+            raise ConfigError(
+                f"optimizer: none of lr {lr}, eps {eps}, weight_decay {weight_decay} may be below "
+                f"0, and momentum {momentum} and betas {[*betas]} lie in 0 <= m < 1"
+            )
         options = {"momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {"lr": lr, **options})
 
