@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddiff.cli import explain
 from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
 
 DIGITS = ("experiment=digits_cfg", *TINY, "budget.max_steps=2")
@@ -174,3 +175,14 @@ def test_nothing_is_littered_or_executed(world: tuple[Path, dict[str, Done]]) ->
     expected = {"digits", "plain", "cut.ckpt", "evil.ckpt", "other.ckpt", "target.ckpt", "volumes"}
     assert {p.name for p in cwd.iterdir()} == expected
     assert checkpoint(cwd / "digits")["global_step"] == 2
+
+
+def test_a_broken_library_in_torch_s_cache_says_what_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    error = ImportError(f"{tmp_path}/ab/main.so: file too short")
+    text, status = explain(error, "train")
+    assert (f"remove {tmp_path} and" in text, status) == (True, 1)
+    text, _ = explain(ImportError("no module of that name"), "train")
+    assert "remove" not in text

@@ -88,7 +88,16 @@ def explain(error: BaseException, config_name: str) -> tuple[str, int]:
         return f"out of memory; what takes less (train memory_budget_gb=N looks): {in_words()}", 1
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk: {error.filename or text}", 1
-    return f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)", 1
+    found = f"{type(error).__name__}: {text}"
+    if "ImportError" in found and "torch" in sys.modules:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        if cache_dir() in found:
+            return (
+                "a compiled library is broken, as a process killed while it compiles leaves it; "
+                f"remove {cache_dir()} and try again ({text})"
+            ), 1
+    return f"{found} (HYDRA_FULL_ERROR=1 shows where)", 1
 
 
 def _explain_hydra(text: str, config_name: str) -> str:
