@@ -94,14 +94,20 @@ STUDIES = {
         IMAGES, BY_FEATURES, None, "digits",
     ),
     "spheres": Study(
-        "Are the 64^3 spheres spheres, and do their radii follow the law after 20,000 volumes?",
+        "Are the 64^3 spheres spheres, and do their radii follow the law?",
         {
-            f"{name} long": [f"experiment={name}", "budget.max_steps=2500",
-                             "module.ema_decay=0.999"]
-            for name in ("voxel_adaptive", "voxel_baseline")
+            **{
+                f"{name} long": [f"experiment={name}", "budget.max_steps=8000",
+                                 "module.ema_decay=0.999"]
+                for name in ("voxel_adaptive", "voxel_baseline")
+            },
+            "voxel_adaptive muon": [
+                "experiment=voxel_adaptive", "optimizer=muon", "net.bounded=true",
+                "budget.max_steps=2500", "module.ema_decay=0.999",
+            ],
         },
-        [Row({"run": f"{name} long"}, f"{name} long")
-         for name in ("voxel_adaptive", "voxel_baseline")],
+        [Row({"run": name}, name)
+         for name in ("voxel_adaptive long", "voxel_baseline long", "voxel_adaptive muon")],
         "[sphere_law,pieces,memorisation]", LAW,
         always=("num_samples=1000", "batch_size=16", "data.num_val=1000"),
     ),

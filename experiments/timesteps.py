@@ -96,9 +96,6 @@ STUDIES = {
     "voxel": Study(
         [
             "experiment=voxel_baseline",
-            "optimizer=adamw",
-            "optimizer.lr=1e-3",
-            "net.bounded=false",
             "data.size=32",
             "data.num_val=200",
             "data.num=1000",

@@ -30,7 +30,6 @@ class Task:
     experiment: str
     steps: int
     variants: dict[str, tuple[str, ...]]  # the first is what the others are compared with
-    always: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,7 @@ STUDIES = {
         "Training in bf16",
         "Does training in bf16, or by the native backend, end where fp32 ends?",
         {
-            "voxels 64^3": Task(
-                "voxel_baseline", 300, PRECISIONS,
-                ("optimizer=adamw", "optimizer.lr=1e-3", "net.bounded=false"),
-            ),
+            "voxels 64^3": Task("voxel_baseline", 300, PRECISIONS),
             "digits 8^2": Task("digits_ddpm", 600, PRECISIONS),
         },
     ),
@@ -75,7 +71,7 @@ STUDIES = {
             "digits 8^2": Task("digits_ddpm", 600, OPTIMIZERS),
         },
     ),
-}  # fmt: skip
+}
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's two-sided 95%, by degrees of freedom
 
 
@@ -83,8 +79,7 @@ def trained(study: str, task: Task, variant: str, seed: int) -> Path:
     """The finished run; ten validations on the way."""
     run = Path("runs", study, f"{task.experiment}_{variant.replace(', ', '_')}_{seed}")
     if not (run / "metrics.json").is_file():
-        options = [f"experiment={task.experiment}", *task.always, *task.variants[variant]]
-        options += [f"seed={seed}"]
+        options = [f"experiment={task.experiment}", *task.variants[variant], f"seed={seed}"]
         options += [f"budget.max_steps={task.steps}", f"budget.val_every={task.steps // 10}"]
         options += ["data.seed=0", f"budget.sample_every={task.steps}"]
         resume = [f"ckpt_path={run}"] if (run / "checkpoints/last.ckpt").is_file() else options

@@ -37,9 +37,6 @@ STUDIES = {
     "digits": ["experiment=digits_cfg", "budget.batch_size=64"],
     "voxel 32^3": [
         "experiment=voxel_baseline",
-        "optimizer=adamw",
-        "optimizer.lr=1e-3",
-        "net.bounded=false",
         "data.size=32",
         "data.num=1000",
         "schedule.snr_factor=0.015625",

@@ -89,14 +89,6 @@ PLAIN: dict[str, Any] = {  # and the others, with their types
 NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # targets inside a group's own options
 
 
-def predicts_x0(objective: DictConfig) -> bool:
-    """${predicts_x0:${objective}} in a config."""
-    return objective["_target_"] == "ddiff.diffusion.objectives.X0"
-
-
-OmegaConf.register_new_resolver("predicts_x0", predicts_x0, replace=True)
-
-
 def resolved(cfg: DictConfig) -> DictConfig:
     """A copy with every interpolation replaced by its value; missing options are named together."""
     missing = sorted(str(name) for name in OmegaConf.missing_keys(cfg))

@@ -15,8 +15,7 @@ PRESETS = {
     "plain3d": ((1, 8, 8, 8), 92_417),
     "simple2d": ((1, 8, 8), 137_473),
 }
-SUPPLIED = [
-    "+objective._target_=ddiff.diffusion.objectives.X0",
+SCHEDULE = [
     "+schedule._target_=types.SimpleNamespace",
     "+schedule.abar._target_=torch.linspace",
     "+schedule.abar._args_=[1.0,0.1,11]",
@@ -28,7 +27,7 @@ SUPPLIED = [
 def test_presets_compose_and_build(name, embedding):
     shape, count = PRESETS[name]
     with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = compose(overrides=[f"+net={name}", f"net/embedding={embedding}", *SUPPLIED])
+        cfg = compose(overrides=[f"+net={name}", f"net/embedding={embedding}", *SCHEDULE])
     cfg.net.shape = list(shape)
     net = instantiate(cfg.net)
     found = net.condition.embedding
