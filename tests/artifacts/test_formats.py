@@ -53,9 +53,11 @@ def test_samples_are_the_run_s(name: str, exported: Make, runs: dict[str, Path])
         assert psnr(samples(found, solver), samples(run, solver)) > least, solver
 
 
-@pytest.mark.parametrize("name", ["2D torchscript", "2D pt2", "3D onnx"])
+@pytest.mark.parametrize(
+    "name", ["2D torchscript", "2D pt2", "3D onnx", pytest.param("3D aoti", marks=pytest.mark.slow)]
+)
 def test_any_number_of_rows(name: str, exported: Make, runs: dict[str, Path]) -> None:
-    kind, form, precision, options, _ = QUICK[name]
+    kind, form, precision, options, _ = (QUICK | SLOW)[name]
     found = artifact(exported(kind, form, precision, **options).path)
     net = Trained.load(str(runs[kind]), "ema", "cpu").net
     assert found.batch is None

@@ -81,7 +81,12 @@ class Pt2(Format):
 
 
 class Aoti(Format):
-    """AOTInductor: a shared library for the processor or GPU it was compiled on."""
+    """AOTInductor: a shared library for the processor or GPU it was compiled on.
+
+    On CPUs its weights are frozen, so that it calls oneDNN at any number of rows: left to choose,
+    torch 2.13 convolves one small volume by other means, which lay the result out differently from
+    what the compiled code takes for granted.
+    """
 
     ending = ".aoti.pt2"
     is_program = "it holds native code"
@@ -89,8 +94,12 @@ class Aoti(Format):
     def write(self, job: Job, path: Path) -> None:
         import torch._inductor
 
-        with quiet():
-            torch._inductor.aoti_compile_and_package(program(job), package_path=str(path))
+        with quiet(), torch.no_grad():  # weights with gradients are not frozen
+            torch._inductor.aoti_compile_and_package(
+                program(job),
+                package_path=str(path),
+                inductor_configs={"freezing": job.example[0].device.type == "cpu"},
+            )
 
     def open(self, path: Path, device: torch.device) -> Run:
         import torch._inductor
