@@ -7,7 +7,7 @@
 
 template <bool SILU, typename V>
 V output_gradient(V dy, V z) {
-    return SILU ? dy * silu_slope(z, one_plus_exp(z)) : dy;
+    return SILU ? dy * silu_slope(z, reciprocal(one_plus_exp(z))) : dy;
 }
 
 // rows: mean, gain = a rstd, b of every column; adds sum dz (x - mean) and sum dz, float32.

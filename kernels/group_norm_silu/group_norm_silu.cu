@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 }
 
 __device__ float output_gradient(float dy, float z, bool silu) {
-    return silu ? dy * silu_slope(z, one_plus_exp(z)) : dy;
+    return silu ? dy * silu_slope(z, 1.0f / one_plus_exp(z)) : dy;
 }
 
 // partial [B, chunks, 2, C]: sums over a chunk of dz (x - mean) and of dz.

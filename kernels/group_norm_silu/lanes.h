@@ -77,6 +77,17 @@ inline Lanes one_plus_exp(Lanes z) {
 #endif
 }
 
+inline float reciprocal(float value) { return 1 / value; }
+
+inline Lanes reciprocal(Lanes value) {
+#ifdef __AVX512F__  // 14 bits and a step of Newton: a sixth of a division's time on some processors
+    Lanes guess = _mm512_rcp14_ps(value);
+    return guess + guess * (1.0f - value * guess);
+#else
+    return 1.0f / value;
+#endif
+}
+
 // body(c, zero) for c = 0 .. size - 1, where the type of `zero` says how many values at once.
 template <typename Body>
 inline void for_each_value(int64_t size, Body body) {

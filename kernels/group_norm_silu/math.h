@@ -82,8 +82,7 @@ SHARED V portable_one_plus_exp(V z) {
 
 // The derivative of silu(z) = z sigmoid(z).
 template <typename V>
-SHARED V silu_slope(V z, V one_plus_exp) {
-    V sigmoid = 1.0f / one_plus_exp;
+SHARED V silu_slope(V z, V sigmoid) {
     return sigmoid + z * sigmoid * (1.0f - sigmoid);
 }
 

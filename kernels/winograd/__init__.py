@@ -8,7 +8,8 @@ from torch import Tensor
 from ddiff.errors import KernelError
 
 from ..building import load
-from .filters import LANES, TILES, layout, pack, pays
+from ..convolution import dense, layout, sizes
+from .filters import LANES, TILES, pack, pays
 from .training import trained_conv, trains
 
 __all__ = ["conv", "pack", "pays", "trained_conv", "trains"]
@@ -54,18 +55,17 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 def _native(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     _check(x, weight, bias)
-    x, bias = x.contiguous(memory_format=layout(x)), bias.float().contiguous()
+    x, bias = dense(x), bias.float().contiguous()
     y = _empty(x, weight, bias)
     if not y.numel():
         return y
-    depth = 1 if x.ndim == 4 else x.shape[2]
     scale = y.shape[-1] // x.shape[-1]
-    sizes = (len(x), depth, *x.shape[-2:], x.shape[1], len(bias), weight.shape[4], scale)
+    numbers = *sizes(x), x.shape[1], len(bias), weight.shape[4], scale
     load("winograd", "cpu").ddiff_winograd(
         *(ctypes.c_void_p(t.data_ptr()) for t in (x, weight, bias, y)),
         int(x.dtype == torch.bfloat16),
         *(size - 2 for size in weight.shape[2:4]),
-        *map(ctypes.c_int64, sizes),
+        *map(ctypes.c_int64, numbers),
         torch.get_num_threads(),
     )
     return y

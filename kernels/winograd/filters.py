@@ -141,7 +141,3 @@ def pays(weight_shape: Sequence[int], spatial: Sequence[int], dtype: torch.dtype
 def _suits(dtype: torch.dtype) -> bool:
     """Whether this processor has wide vectors, and nothing faster for such products."""
     return PROCESSOR["avx2"] and not (dtype == torch.bfloat16 and PROCESSOR["amx"])
-
-
-def layout(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d

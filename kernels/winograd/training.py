@@ -10,7 +10,8 @@ from torch import Tensor
 from ddiff.errors import KernelError
 
 from ..building import load
-from .filters import PER_WORD, layout, pays
+from ..convolution import chosen_dtype, dense, direct, empty, sizes, strides
+from .filters import PER_WORD, pays
 
 TILE = 4, 4
 LEAST = 8  # tiles that pay for the transforms of the weights' gradient
@@ -30,13 +31,13 @@ def trained_conv(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if trains(input, weight):
         bias = weight.new_zeros(len(weight)) if bias is None else bias
-        return PLAIN(input.to(_dtype(input)), weight.float(), bias.float(), False)
+        return PLAIN(input.to(chosen_dtype(input)), weight.float(), bias.float(), False)
     return (F.conv2d if input.ndim == 4 else F.conv3d)(input, weight, bias, padding=1)
 
 
 def trains(x: Tensor, weight: Tensor) -> bool:
     """Whether it pays to use Winograd's algorithm with weights that change at every call."""
-    pays_at_all = x.is_cpu and pays(weight.shape, x.shape[2:], _dtype(x))
+    pays_at_all = x.is_cpu and pays(weight.shape, x.shape[2:], chosen_dtype(x))
     return pays_at_all and _tiles(x) >= LEAST
 
 
@@ -45,17 +46,13 @@ def _tiles(x: Tensor) -> int:
     return len(x) * math.prod(x.shape[2:-2]) * height * width
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
     _check(x, weight, int(not transposed))
     if _tiles(x) < PACKED[x.dtype]:
-        return _direct(x, weight.to(x.dtype), bias.to(x.dtype), transposed)
-    x, bias = _dense(x), bias.float().contiguous()
-    y = _fake_forward(x, weight, bias, transposed)
-    taps, base = _strides(weight), weight.data_ptr()
+        return direct(x, weight.to(x.dtype), bias.to(x.dtype), transposed)
+    x, bias = dense(x), bias.float().contiguous()
+    y = empty(x, weight, transposed)
+    taps, base = strides(weight), weight.data_ptr()
     if transposed:  # outputs and inputs change places, and the taps their order
         base += 2 * 4 * sum(taps[2:])
         taps = [taps[1], taps[0], *(-stride for stride in taps[2:])]
@@ -63,53 +60,30 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tenso
     return y
 
 
-def _direct(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
-    """As torch does it."""
-    ones, zeros = [1] * (x.ndim - 2), [0] * (x.ndim - 2)
-    how = ones, ones, ones, False, zeros, 1
-    if not transposed:
-        return _dense(torch.convolution(x, weight, bias, *how))
-    shaped = x.new_empty(len(x), weight.shape[1], *x.shape[2:])
-    mask = [True, False, False]
-    backward = torch.ops.aten.convolution_backward
-    return _dense(backward(x, shaped, weight, None, *how, mask)[0])
-
-
 def _gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     _check(x, weight, 1)
     if dy.shape != (len(x), len(weight), *x.shape[2:]):
         raise KernelError(f"winograd: dy is {list(dy.shape)}, x {list(x.shape)}")
-    dy, x = _dense(dy.to(x.dtype)), _dense(x)
+    dy, x = dense(dy.to(x.dtype)), dense(x)
     dw, db = _fake_gradient(dy, x, weight)
     pointers = x.data_ptr(), dy.data_ptr(), dw.data_ptr()
-    _call("gradient", x, pointers, _strides(dw), (db.data_ptr(),), len(weight))
+    _call("gradient", x, pointers, strides(dw), (db.data_ptr(),), len(weight))
     return dw, db
 
 
 def _call(
     name: str, x: Tensor, before: tuple, strides: list[int], after: tuple, outputs: int
 ) -> None:
-    depth, taps = (1, 1) if x.ndim == 4 else (x.shape[2], 3)
-    sizes = len(x), depth, *x.shape[-2:], x.shape[1], outputs, taps
+    numbers = *sizes(x), x.shape[1], outputs, 1 if x.ndim == 4 else 3
     load("winograd", "cpu")["ddiff_winograd_" + name](
         *map(ctypes.c_void_p, before),
         (ctypes.c_int64 * 5)(*strides),
         *map(ctypes.c_void_p, after),
         int(x.dtype == torch.bfloat16),
         *TILE,
-        *map(ctypes.c_int64, sizes),
+        *map(ctypes.c_int64, numbers),
         torch.get_num_threads(),
     )
-
-
-def _strides(weight: Tensor) -> list[int]:
-    """Of outputs, inputs, and three axes of taps."""
-    outputs, inputs, *taps = weight.stride()
-    return [outputs, inputs, *[0] * (3 - len(taps)), *taps]
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=layout(x))
 
 
 def _check(x: Tensor, weight: Tensor, inputs: int) -> None:
@@ -118,11 +92,6 @@ def _check(x: Tensor, weight: Tensor, inputs: int) -> None:
         raise KernelError(f"winograd: x is {x.dtype}, the weight {weight.dtype} {[*weight.shape]}")
     if x.ndim != weight.ndim or x.ndim not in (4, 5) or x.shape[1] != weight.shape[inputs]:
         raise KernelError(f"winograd: x is {list(x.shape)}, the weight {list(weight.shape)}")
-
-
-def _fake_forward(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
-    shape = len(x), weight.shape[int(transposed)], *x.shape[2:]
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
 
 
 def _fake_gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +118,11 @@ def _differentiate(ctx, dy):
 
 LIBRARY.impl("winograd_plain", _forward, "CPU")
 LIBRARY.impl("winograd_gradient", _gradient, "CPU")
-torch.library.register_fake("ddiff::winograd_plain", _fake_forward, lib=LIBRARY)
+torch.library.register_fake(
+    "ddiff::winograd_plain",
+    lambda x, weight, bias, transposed: empty(x, weight, transposed),
+    lib=LIBRARY,
+)
 torch.library.register_fake("ddiff::winograd_gradient", _fake_gradient, lib=LIBRARY)
 torch.library.register_autograd(
     "ddiff::winograd_plain", _differentiate, setup_context=_save, lib=LIBRARY

@@ -13,7 +13,7 @@ from ddiff.console import console
 from ddiff.errors import KernelError
 from ddiff.kernels.building import load
 
-KERNELS = ("add_noise", "adam", "group_norm_silu", "solver_step", "winograd")
+KERNELS = ("add_noise", "adam", "group_norm_silu", "solver_step", "tile_gradient", "winograd")
 
 
 @dataclass(frozen=True)

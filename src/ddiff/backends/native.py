@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ddiff.backends.execution import Execution, at_the_door, device_of, graphs
 from ddiff.backends.update import FusedUpdate, Update
-from ddiff.kernels import group_norm_silu, winograd
+from ddiff.kernels import group_norm_silu, tile_gradient, winograd
 from ddiff.kernels.add_noise import add_noise
 from ddiff.kernels.solver_step import solver_step
 from ddiff.nets.blocks import Upsample
@@ -33,7 +33,7 @@ class Native:
             if isinstance(part, Norm):
                 part.operation = group_norm_silu.group_norm
             elif _is_plain(part):
-                part._conv_forward = winograd.trained_conv
+                part._conv_forward = _convolved
             elif isinstance(part, Upsample):
                 part.forward = partial(_upsampled, part)
 
@@ -51,10 +51,16 @@ class Native:
         return Execution(at_the_door(net, precision, device), solver_step, graph, static=graph)
 
 
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if tile_gradient.trains(x, weight):
+        return tile_gradient.conv(x, weight, bias)
+    return winograd.trained_conv(x, weight, bias)
+
+
 def _upsampled(layer: Upsample, x: Tensor) -> Tensor:
     """As the layer is defined, where a plain convolution is faster than a transposed one. In 3D
     the transposed one multiplies less often than this one saves."""
-    if x.ndim == 4 and winograd.trains(x, layer.conv.weight):
+    if x.ndim == 4 and any(by.trains(x, layer.conv.weight) for by in (tile_gradient, winograd)):
         return layer.conv(F.interpolate(x, scale_factor=2.0))
     return Upsample.forward(layer, x)
 

@@ -122,8 +122,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, N, C], a view of channels-last x
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # [B, N, 3, heads, head_dim]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        h = attended(q, k, v).transpose(1, 2).flatten(2)
+        q, k, v = qkv.unbind(2)  # in this order of axes their gradients are one copy, not two
+        h = attended(*(part.transpose(1, 2) for part in (q, k, v))).transpose(1, 2).flatten(2)
         return x + self.project(h).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
