@@ -1,12 +1,14 @@
 """The table of what ddiff means to reach: each figure, its target, its floor.
 
     python experiments/numbers/measure.py                  # ten minutes, on a quiet machine
+    python experiments/numbers/measure.py --machine amx    # figures of experiments/<study>/amx
 
 Measures what this machine can do at best (matrix products, copies), how fast spheres are made, and
 `experiment=voxel_adaptive` from nothing; every other figure is read from the study that measured
-it. Writes results.json and README.md.
+it. Writes results.json and README.md, for a named machine into a folder of its name.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from table import Machine, Row, page, rows
+import torch.nn.functional as F
+from table import Machine, Row, Studies, page, rows
 
 from ddiff.data import Spheres
 from ddiff.environment import environment
@@ -50,7 +53,13 @@ def machine() -> Machine:
     flops = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-        flops[str(dtype)[6:]] = 2 * 2048**3 / min(seconds_of(lambda a=a, b=b: a @ b))
+        x = torch.randn(16, 256, 32, 32).to(dtype, memory_format=torch.channels_last)
+        weight = torch.randn(256, 256, 3, 3).to(dtype, memory_format=torch.channels_last)
+        flops[str(dtype)[6:]] = max(
+            2 * 2048**3 / min(seconds_of(lambda a=a, b=b: a @ b)),
+            2 * weight.numel() * 16 * 32**2
+            / min(seconds_of(lambda x=x, w=weight: F.conv2d(x, w, padding=1))),
+        )  # fmt: skip
     _, copy = fastest_copy("cpu")
     return Machine(flops, 2 * COPY_BYTES / min(seconds_of(copy)))
 
@@ -80,17 +89,29 @@ def call(verb: str, *options: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--machine", help="the folder of its figures in each study")
+    name = parser.parse_args().machine
+    out, words = HERE / (name or ""), f" --machine {name}" if name else ""
     found: dict[str, Any] = {
+        "command": f"python experiments/numbers/measure.py{words}",
+        "up": "../.." if name else "..",  # to experiments/
         "environment": environment(torch.device("cpu"), "as named"),
         "machine": asdict(machine()),
         "spheres": statistics.median(spheres()),
         "demo": asdict(demo()),
     }
-    made: list[Row] = rows(Machine(**found["machine"]), found["spheres"], found["demo"])
+    made: list[Row] = rows(
+        Machine(**found["machine"]), found["spheres"], found["demo"], Studies(name)
+    )
     found["rows"] = [asdict(row) for row in made]
-    (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "README.md").write_text(page(found, made))
-    print(page(found, made))
+    out.mkdir(exist_ok=True)
+    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = page(found, made, out / "verdict.md")
+    (out / "README.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def main() -> None:
             results = merged(results, compared(args, python))
     except DdiffError as error:
         fail(str(error), error.exit_status)
-    text = peers_report.written(results, HERE / "verdict.md")
+    text = peers_report.written(results, (args.out or HERE) / "verdict.md")
     print(text)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

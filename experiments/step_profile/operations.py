@@ -70,6 +70,10 @@ def described(name: str, args: tuple, out: Any) -> tuple[str, float]:
         x, weight = args[:2]
         which = "backward, inputs" if args[3] else "forward"
         return f"convolution 3, Winograd, {which}", products(weight, x)
+    if name == "tiled_conv":
+        return "convolution 3, forward", products(args[1], args[0])
+    if name == "tile_gradient":
+        return "convolution 3, tiles, backward, weights", products(args[2], args[1])
     if name == "winograd_gradient":
         return "convolution 3, Winograd, backward, weights", products(args[2], args[1])
     if "attention" in name:
