@@ -1,7 +1,11 @@
 """What native convolutions with a kernel of 3, stride 1 and padding 1 share."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
+
+from ddiff.errors import KernelError
 
 
 def layout(x: Tensor) -> torch.memory_format:
@@ -21,6 +25,16 @@ def empty(x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
     """The convolution of x, or of an output's gradient x (transposed), without its numbers."""
     shape = len(x), weight.shape[int(transposed)], *x.shape[2:]
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
+
+
+def check(
+    name: str, x: Tensor, weight: Tensor, inputs: int, dtypes: Collection[torch.dtype]
+) -> None:
+    """Raises KernelError unless axis `inputs` of a float32 weight with a kernel of 3 fits x."""
+    if x.dtype not in dtypes or weight.dtype != torch.float32 or set(weight.shape[2:]) != {3}:
+        raise KernelError(f"{name}: x is {x.dtype}, the weight {weight.dtype} {[*weight.shape]}")
+    if x.ndim != weight.ndim or x.ndim not in (4, 5) or x.shape[1] != weight.shape[inputs]:
+        raise KernelError(f"{name}: x is {list(x.shape)}, the weight {list(weight.shape)}")
 
 
 def direct(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:

@@ -5,9 +5,9 @@
 #include "lanes.h"
 #include "plan.h"
 
-template <bool SILU, typename V>
+template <bool SILU, typename T, typename V>
 V output_gradient(V dy, V z) {
-    return SILU ? dy * silu_slope(z, reciprocal(one_plus_exp(z))) : dy;
+    return SILU ? dy * silu_slope(z, sigmoid<T>(z)) : dy;
 }
 
 // rows: mean, gain = a rstd, b of every column; adds sum dz (x - mean) and sum dz, float32.
@@ -18,7 +18,7 @@ void add_gradients(const T* x, const T* dy, int64_t columns, int64_t width, cons
     for_each_value(columns, [=](int64_t c, auto zero) {
         auto u = load(x + c, zero) - load(mean + c, zero);
         auto z = u * load(gain + c, zero) + load(offset + c, zero);
-        auto dz = output_gradient<SILU>(load(dy + c, zero), z);
+        auto dz = output_gradient<SILU, T>(load(dy + c, zero), z);
         store(da + c, load(da + c, zero) + dz * u);
         store(db + c, load(db + c, zero) + dz);
     });
@@ -34,7 +34,7 @@ void transform_gradient(const T* x, const T* dy, T* dx, int64_t size, int64_t wi
         for_each_value(std::min(width, size - i), [=](int64_t c, auto zero) {
             auto u = load(x + i + c, zero) - load(mean + c, zero);
             auto z = u * load(gain + c, zero) + load(offset + c, zero);
-            auto dz = output_gradient<SILU>(load(dy + i + c, zero), z);
+            auto dz = output_gradient<SILU, T>(load(dy + i + c, zero), z);
             auto rest = load(p + c, zero) * u + load(q + c, zero);
             store(dx + i + c, load(gain + c, zero) * dz + rest);
         });

@@ -52,7 +52,7 @@ void transform(const T* x, T* y, int64_t size, int64_t width, const float* gain,
     for (int64_t i = 0; i < size; i += width)
         for_each_value(std::min(width, size - i), [=](int64_t c, auto zero) {
             auto z = load(x + i + c, zero) * load(gain + c, zero) + load(offset + c, zero);
-            store(y + i + c, SILU ? z * reciprocal(one_plus_exp(z)) : z);
+            store(y + i + c, SILU ? z * sigmoid<T>(z) : z);
         });
 }
 

@@ -1,5 +1,7 @@
 // As many values at a time as fit a register of the processor, in gcc's vector types.
 #pragma once
+#include <type_traits>
+
 #include "math.h"
 
 #ifdef __AVX512F__
@@ -67,24 +69,23 @@ inline void store(Half* y, Lanes value) {
     memcpy(y, &bits, sizeof(bits));
 }
 
-inline Lanes one_plus_exp(Lanes z) {
-#ifdef __AVX512F__  // half the time of the portable arithmetic
-    Lanes t = _mm512_max_ps(_mm512_set1_ps(-87), z) * -LOG2_E;  // of not a number: itself
-    Lanes rest = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);    // t - floor(t)
-    return _mm512_scalef_ps(power_of_two(rest), t) + 1.0f;
-#else
-    return portable_one_plus_exp<Words>(z);
-#endif
+// 1 / (1 + e^-z), for a result in T.
+template <typename T>
+inline float sigmoid(float z) {
+    return 1 / one_plus_exp(z);
 }
 
-inline float reciprocal(float value) { return 1 / value; }
-
-inline Lanes reciprocal(Lanes value) {
-#ifdef __AVX512F__  // 14 bits and a step of Newton: a sixth of a division's time on some processors
-    Lanes guess = _mm512_rcp14_ps(value);
-    return guess + guess * (1.0f - value * guess);
+template <typename T>
+inline Lanes sigmoid(Lanes z) {
+#ifdef __AVX512F__  // half the time of the portable arithmetic
+    constexpr bool COARSE = std::is_same<T, Bfloat>::value;  // 1.4e-4 is a 14th of its rounding
+    Lanes t = _mm512_max_ps(_mm512_set1_ps(-87), z) * -LOG2_E;  // of not a number: itself
+    Lanes rest = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);    // t - floor(t)
+    Lanes power = COARSE ? coarse_power_of_two(rest) : power_of_two(rest);
+    Lanes sum = _mm512_scalef_ps(power, t) + 1.0f, guess = _mm512_rcp14_ps(sum);
+    return COARSE ? guess : guess + guess * (1.0f - sum * guess);  // Newton's step
 #else
-    return 1.0f / value;
+    return 1.0f / portable_one_plus_exp<Words>(z);
 #endif
 }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddiff.errors import KernelError
 
 from ..building import load
-from ..convolution import chosen_dtype, dense, direct, empty, sizes, strides
+from ..convolution import check, chosen_dtype, dense, direct, empty, sizes, strides
 
 __all__ = ["conv", "trains"]
 
@@ -53,12 +53,12 @@ def _library() -> ctypes.CDLL:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    _check(x, weight)
+    check("tiled_conv", x, weight, 1, (torch.bfloat16,))
     return direct(x, weight.to(x.dtype), bias.to(x.dtype), False)
 
 
 def _gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    _check(x, weight)
+    check("tiled_conv", x, weight, 1, (torch.bfloat16,))
     if dy.shape != (len(x), len(weight), *x.shape[2:]):
         raise KernelError(f"tile_gradient: dy is {list(dy.shape)}, x {list(x.shape)}")
     dy, x = dense(dy.to(x.dtype)), dense(x)
@@ -73,14 +73,6 @@ def _gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         ctypes.c_int64(torch.get_num_threads()),
     )
     return dw, db
-
-
-def _check(x: Tensor, weight: Tensor) -> None:
-    taps = set(weight.shape[2:])
-    if x.dtype != torch.bfloat16 or weight.dtype != torch.float32 or taps != {3}:
-        raise KernelError(f"tiled_conv: x is {x.dtype}, weight {weight.dtype} {[*weight.shape]}")
-    if x.ndim != weight.ndim or x.ndim not in (4, 5) or x.shape[1] != weight.shape[1]:
-        raise KernelError(f"tiled_conv: x is {list(x.shape)}, the weight {list(weight.shape)}")
 
 
 def _fake_gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddiff.errors import KernelError
 
 from ..building import load
-from ..convolution import chosen_dtype, dense, direct, empty, sizes, strides
+from ..convolution import check, chosen_dtype, dense, direct, empty, sizes, strides
 from .filters import PER_WORD, pays
 
 TILE = 4, 4
@@ -47,7 +47,7 @@ def _tiles(x: Tensor) -> int:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
-    _check(x, weight, int(not transposed))
+    check("winograd", x, weight, int(not transposed), PER_WORD)
     if _tiles(x) < PACKED[x.dtype]:
         return direct(x, weight.to(x.dtype), bias.to(x.dtype), transposed)
     x, bias = dense(x), bias.float().contiguous()
@@ -61,7 +61,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tenso
 
 
 def _gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    _check(x, weight, 1)
+    check("winograd", x, weight, 1, PER_WORD)
     if dy.shape != (len(x), len(weight), *x.shape[2:]):
         raise KernelError(f"winograd: dy is {list(dy.shape)}, x {list(x.shape)}")
     dy, x = dense(dy.to(x.dtype)), dense(x)
@@ -84,14 +84,6 @@ def _call(
         *map(ctypes.c_int64, numbers),
         torch.get_num_threads(),
     )
-
-
-def _check(x: Tensor, weight: Tensor, inputs: int) -> None:
-    taps = set(weight.shape[2:])
-    if x.dtype not in PER_WORD or weight.dtype != torch.float32 or taps != {3}:
-        raise KernelError(f"winograd: x is {x.dtype}, the weight {weight.dtype} {[*weight.shape]}")
-    if x.ndim != weight.ndim or x.ndim not in (4, 5) or x.shape[1] != weight.shape[inputs]:
-        raise KernelError(f"winograd: x is {list(x.shape)}, the weight {list(weight.shape)}")
 
 
 def _fake_gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
