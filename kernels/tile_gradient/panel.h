@@ -2,7 +2,6 @@
 // index k runs over its places, and for each over the pairs of samples.
 #pragma once
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "product.h"
@@ -25,12 +24,6 @@ inline void load_pairs(const uint16_t* left, const uint16_t* right, int64_t chan
     channels = std::min(channels, SIDE);
     for (int64_t c = 0; c < channels; ++c) to[c] = left[c] | Word(right ? right[c] : 0) << 16;
     std::fill(to + channels, to + SIDE, 0);
-}
-
-inline float widened(Word bits) {
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
 }
 
 // Rows of a tile become its columns.
@@ -60,23 +53,21 @@ inline void transpose(Word* tile) {
 #endif
 }
 
-class Panel {
+// Lines of the output that are worked on together.
+struct Lines {
+    int64_t first, count;
+};
+
+struct Panel {
     const Maps& maps;
-    int64_t row_words, margin;  // margin: rows of x before a line that it meets
-
-public:
-    int64_t pairs;             // of samples
-    int64_t lines;             // of the output
-    int64_t tiles_o, tiles_c;  // even numbers of tiles of 16 channels
-    int64_t line_tiles;        // along a line
-    int64_t most, count = 0;   // lines in a panel, and in this one
-    int64_t stride_c;          // words from tile to tile of inputs
-    int64_t first = 0;         // line of this panel
-
-private:
+    int64_t row_words, margin;     // margin: rows of x before a line that it meets
+    int64_t pairs;                 // of samples
+    int64_t lines;                 // of the output
+    int64_t tiles_o, tiles_c;      // even numbers of tiles of 16 channels
+    int64_t line_tiles;            // along a line
+    int64_t most;                  // of them in a panel
+    int64_t stride_c;              // words from tile to tile of inputs
     Rows<Word> x, dy;
-
-public:
     std::vector<float> line_sums;  // [line, outputs]
 
     Panel(const Maps& maps, int64_t bytes)
@@ -96,16 +87,11 @@ public:
         for (int64_t c = 0; c < tiles_c; ++c) std::fill_n(x.at((c + 1) * stride_c - TILE), TILE, 0);
     }
 
-    void begin(int64_t line) {
-        first = line;
-        count = std::min(most, lines - first);
-    }
-
-    int64_t rows() const { return count + 2 * margin; }
+    int64_t rows(Lines now) const { return now.count + 2 * margin; }
 
     // Row `row` of the panel is line first + row - margin of x, a column of zeros on either side.
-    void pack_inputs(int64_t c, int64_t row) {
-        int64_t line = first + row - margin, channels = maps.inputs - c * SIDE;
+    void pack_inputs(Lines now, int64_t c, int64_t row) {
+        int64_t line = now.first + row - margin, channels = maps.inputs - c * SIDE;
         Word* to = x.at(c * stride_c + row * row_words);
         if (line < 0 || line >= lines || channels <= 0) {
             std::fill_n(to, row_words, 0);
@@ -119,7 +105,7 @@ public:
         std::fill_n(to, pairs * SIDE, 0);
     }
 
-    void pack_outputs(int64_t o, int64_t l) {
+    void pack_outputs(Lines now, int64_t o, int64_t l) {
         Word* to = outputs(o, l);
         float* sums = line_sums.data() + (l * tiles_o + o) * SIDE;
         std::fill_n(sums, SIDE, 0.0f);
@@ -127,7 +113,7 @@ public:
             std::fill_n(to, line_tiles * TILE, 0);
             return;
         }
-        int64_t place = (first + l) * maps.width, end = maps.width * pairs;
+        int64_t place = (now.first + l) * maps.width, end = maps.width * pairs;
         for (int64_t k = 0; k < line_tiles * SIDE; k += SIDE, to += TILE) {
             for (int64_t i = 0; i < SIDE; ++i) {
                 Word* row = to + i * SIDE;
@@ -135,7 +121,8 @@ public:
                     std::fill_n(row, SIDE, 0);
                     continue;
                 }
-                pair(maps.dy, maps.outputs, (k + i) % pairs, place + (k + i) / pairs, o * SIDE, row);
+                pair(maps.dy, maps.outputs, (k + i) % pairs, place + (k + i) / pairs, o * SIDE,
+                     row);
                 for (int64_t c = 0; c < SIDE; ++c)
                     sums[c] += widened(row[c] << 16) + widened(row[c] & 0xffff0000);
             }
@@ -146,8 +133,8 @@ public:
     Word* outputs(int64_t o, int64_t l) const { return dy.at((o * most + l) * line_tiles * TILE); }
 
     // Where line l meets this tap of the inputs; null outside the map.
-    const Word* inputs(int64_t c, int64_t l, int64_t tap) const {
-        int64_t line = first + l, across = tap / 3 % 3 - 1;
+    const Word* inputs(Lines now, int64_t c, int64_t l, int64_t tap) const {
+        int64_t line = now.first + l, across = tap / 3 % 3 - 1;
         int64_t along = maps.depth_taps == 3 ? tap / 9 - 1 : 0;
         int64_t h = line % maps.height + across, d = line / maps.height + along;
         if (h < 0 || h >= maps.height || d < 0 || d >= maps.depth) return nullptr;
@@ -155,7 +142,6 @@ public:
         return x.at(c * stride_c + row * row_words + tap % 3 * pairs * SIDE);
     }
 
-private:
     static int64_t up(int64_t size, int64_t multiple) {
         return (size + multiple - 1) / multiple * multiple;
     }

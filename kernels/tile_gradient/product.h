@@ -1,7 +1,7 @@
 // Products of tiles: 16 x 16 sums of pairs of bfloat16, by AMX where the processor has it.
 #pragma once
-#include <cstdint>
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -18,6 +18,12 @@
 typedef uint32_t Word;  // two bfloat16
 
 constexpr int64_t SIDE = 16, TILE = SIDE * SIDE, BLOCK = 4 * TILE;
+
+inline float widened(Word bits) {
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
 
 // Not initialised, from the start of a cache line: a tile whose rows lie across two lines takes
 // twice as long.
@@ -42,10 +48,10 @@ class Tiles {
 
 public:
     Tiles() {
-        alignas(64) char ours[64] = {1};          // palette
+        alignas(64) char ours[64] = {1};     // palette
         for (int tile = 0; tile < 8; ++tile) {
-            ours[16 + 2 * tile] = 4 * SIDE;       // bytes of a row
-            ours[48 + tile] = SIDE;               // rows
+            ours[16 + 2 * tile] = 4 * SIDE;  // bytes of a row
+            ours[48 + tile] = SIDE;          // rows
         }
         _tile_storeconfig(before);
         _tile_loadconfig(ours);
@@ -55,7 +61,7 @@ public:
     Tiles& operator=(const Tiles&) = delete;
 };
 
-// sums [2 x 2 tiles] += (a, a + a_next) (b, b + b_next): sums stay in tiles 0 to 3 from one to the other.
+// sums [2 x 2 tiles] += (a, a + a_next) (b, b + b_next), which stay in tiles 0 to 3 until stored.
 class Product {
     float* sums;
 
@@ -121,18 +127,14 @@ private:
     static void one(const Word* a, const Word* b, float* sum) {
         for (int64_t o = 0; o < SIDE; ++o)
             for (int64_t k = 0; k < SIDE; ++k) {
-                float low = number(a[o * SIDE + k] << 16);
-                float high = number(a[o * SIDE + k] & 0xffff0000);
+                float low = widened(a[o * SIDE + k] << 16);
+                float high = widened(a[o * SIDE + k] & 0xffff0000);
                 for (int64_t c = 0; c < SIDE; ++c) {
                     Word word = b[k * SIDE + c];
-                    sum[o * SIDE + c] += low * number(word << 16) + high * number(word & 0xffff0000);
+                    float second = high * widened(word & 0xffff0000);
+                    sum[o * SIDE + c] += low * widened(word << 16) + second;
                 }
             }
-    }
-    static float number(Word bits) {
-        float value;
-        memcpy(&value, &bits, sizeof(value));
-        return value;
     }
 };
 

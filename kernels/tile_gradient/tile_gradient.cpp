@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int64_t PANEL = 1 << 20;  // bytes of packed maps, about, that the products come back to
+constexpr int64_t PANEL = 2 << 20;  // bytes of packed maps, about, that the products come back to
 constexpr int64_t RUN = 8;         // tiles that are summed before sums are stored, about
 
 struct Gradient {
@@ -20,9 +20,9 @@ struct Gradient {
     Rows<float> sums;  // [blocks_o, blocks_c, taps, 4 tiles]
     std::vector<double> db;
 
-    Gradient(const Maps& maps, int64_t lines)
+    explicit Gradient(const Maps& maps)
         : maps(maps),
-          panel(maps, lines),
+          panel(maps, PANEL),
           taps(maps.depth_taps * 9),
           per_block(taps * BLOCK),
           blocks_o(panel.tiles_o / 2),
@@ -31,18 +31,18 @@ struct Gradient {
           sums(blocks_o * blocks_c * per_block),
           db(panel.tiles_o * SIDE) {}
 
-    // Adds what the panel's lines give to three taps, a line of the kernel, of a block of 32 outputs
-    // x 32 inputs. Some tiles stay in the first cache for all three.
-    void add(int64_t block, int64_t tap) {
+    // Adds what these lines give to three taps, a line of the kernel, of a block of 32 outputs x 32
+    // inputs. Some tiles stay in the first cache for all three.
+    void add(Lines now, int64_t block, int64_t tap) {
         int64_t o = block / blocks_c * 2, c = block % blocks_c * 2;
         int64_t next_o = panel.outputs(1, 0) - panel.outputs(0, 0), shift = panel.pairs * SIDE;
         float* sum = sums.at(block * per_block + tap * BLOCK);
-        bool fresh = panel.first == 0;
-        for (int64_t line = 0; line < panel.count; line += group) {
+        bool fresh = now.first == 0;
+        for (int64_t line = 0; line < now.count; line += group) {
             const Word *a[RUN], *b[RUN];
-            int64_t met = 0, end = std::min(line + group, panel.count);
+            int64_t met = 0, end = std::min(line + group, now.count);
             for (int64_t l = line; l < end; ++l)
-                if ((b[met] = panel.inputs(c, l, tap))) a[met++] = panel.outputs(o, l);
+                if ((b[met] = panel.inputs(now, c, l, tap))) a[met++] = panel.outputs(o, l);
             if (!met) continue;
             for (int64_t k = 0; k < panel.line_tiles; k += RUN)
                 for (int64_t along = 0; along < 3; ++along) {
@@ -90,28 +90,27 @@ extern "C" void ddiff_tile_gradient(const void* x, const void* dy, float* dw,
                                     int64_t outputs, int64_t depth_taps, int64_t threads) {
     Maps maps{static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(dy),
               batch, depth, height, width, inputs, outputs, depth_taps};
-    Gradient work(maps, PANEL);
+    Gradient work(maps);
     Panel& panel = work.panel;
     int64_t blocks = work.blocks_o * work.blocks_c;
 #pragma omp parallel num_threads(threads)
     {
         Tiles configured;
         for (int64_t first = 0; first < panel.lines; first += panel.most) {
-#pragma omp single
-            panel.begin(first);
+            Lines now{first, std::min(panel.most, panel.lines - first)};
 #pragma omp for collapse(2) schedule(static) nowait
             for (int64_t c = 0; c < panel.tiles_c; ++c)
-                for (int64_t row = 0; row < panel.rows(); ++row) panel.pack_inputs(c, row);
+                for (int64_t row = 0; row < panel.rows(now); ++row) panel.pack_inputs(now, c, row);
 #pragma omp for collapse(2) schedule(static)
             for (int64_t o = 0; o < panel.tiles_o; ++o)
-                for (int64_t line = 0; line < panel.count; ++line) panel.pack_outputs(o, line);
+                for (int64_t line = 0; line < now.count; ++line) panel.pack_outputs(now, o, line);
 #pragma omp for schedule(static) nowait
             for (int64_t c = 0; c < panel.tiles_o * SIDE; ++c)
-                for (int64_t line = 0; line < panel.count; ++line)
+                for (int64_t line = 0; line < now.count; ++line)
                     work.db[c] += panel.line_sums[line * panel.tiles_o * SIDE + c];
 #pragma omp for collapse(2) schedule(static)
             for (int64_t block = 0; block < blocks; ++block)
-                for (int64_t tap = 0; tap < work.taps; tap += 3) work.add(block, tap);
+                for (int64_t tap = 0; tap < work.taps; tap += 3) work.add(now, block, tap);
         }
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) work.write(block, dw, strides);
