@@ -51,10 +51,10 @@ class Native:
         return Execution(at_the_door(net, precision, device), solver_step, graph, static=graph)
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if tile_gradient.trains(x, weight):
-        return tile_gradient.conv(x, weight, bias)
-    return winograd.trained_conv(x, weight, bias)
+def _convolved(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if tile_gradient.trains(input, weight):
+        return tile_gradient.conv(input, weight, bias)
+    return winograd.trained_conv(input, weight, bias)
 
 
 def _upsampled(layer: Upsample, x: Tensor) -> Tensor:
