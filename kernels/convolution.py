@@ -37,8 +37,8 @@ def check(
         raise KernelError(f"{name}: x is {list(x.shape)}, the weight {list(weight.shape)}")
 
 
-def direct(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
-    """As torch does it."""
+def direct(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    """As torch does it; transposed, x is an output's gradient, and there is no bias."""
     ones, zeros = [1] * (x.ndim - 2), [0] * (x.ndim - 2)
     how = ones, ones, ones, False, zeros, 1
     if not transposed:

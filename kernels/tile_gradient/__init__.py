@@ -25,7 +25,7 @@ GRADIENT = torch.ops.ddiff.tile_gradient.default
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.conv2d or F.conv3d (x, weight, bias, padding=1) in bfloat16, differentiable once.
 
-    weight and bias are float32, and so are their gradients: they are never rounded.
+    weight and bias are float32; their gradients are too, and are not rounded on the way.
     """
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     return CONV(x.to(torch.bfloat16), weight.float(), bias.float())
@@ -89,8 +89,7 @@ def _differentiate(ctx, dy):
     needs = ctx.needs_input_grad
     dx = dw = db = None
     if needs[0]:
-        plain = weight.to(dy.dtype)
-        dx = direct(dense(dy), plain, plain.new_zeros(plain.shape[1]), True)
+        dx = direct(dense(dy), weight.to(dy.dtype), None, True)
     if needs[1] or needs[2]:
         dw, db = GRADIENT(dy, x, weight)
     return dx, dw, db
