@@ -15,7 +15,7 @@ from tests.support.runs import TINY, checkpoint, ddiff, differences
 DIGITS = ("experiment=digits_ddpm", *TINY, "run_dir=run")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> None:
     options = [*DIGITS, "budget.max_steps=100000", "budget.save_every=100000"]
     process = subprocess.Popen(
@@ -40,6 +40,55 @@ def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> No
     more = ddiff("train", "ckpt_path=run", f"budget.max_steps={step + 2}", cwd=tmp_path)
     assert more.status == 0, more.err
     assert checkpoint(tmp_path / "run")["global_step"] == step + 2
+
+
+def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
+    """Two ranks on the CPU; the second one gets the signal, and the first one says it."""
+    ranks = ("trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp")
+    options = [*DIGITS, *ranks, "budget.max_steps=100000", "budget.save_every=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddiff.train", *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    deadline = time.monotonic() + 120
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (second,) = [
+        int(child)
+        for child in children
+        if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
+    ]
+    os.kill(second, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    step = checkpoint(tmp_path / "run")["global_step"]
+    assert process.returncode == 128 + signal.SIGTERM
+    said = [line for line in errors.splitlines() if line.startswith("ddiff: ")]
+    assert said == [f"ddiff: stopped by SIGTERM after step {step}; resume with ckpt_path=run"]
+    assert not Path(f"/proc/{second}").exists()
+
+
+def test_a_connection_that_breaks_does_not_end_what_nohup_started(tmp_path: Path) -> None:
+    options = [*DIGITS, "budget.max_steps=60"]
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "ddiff.train", *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    deadline = time.monotonic() + 120
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=120) == 0
+    assert checkpoint(tmp_path / "run")["global_step"] == 60
 
 
 def test_nan_names_step_and_timestep_and_keeps_the_checkpoint(tmp_path: Path) -> None:

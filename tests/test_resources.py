@@ -84,7 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data.train = slow = Slow(data.train)
     build.fill_in_data_facts(cfg, data)
     precision = build.build_precision(cfg, torch.device("cpu"))
-    progress, witness, pause = Progress(B, 2), Witness(), Pause()
+    progress, witness, pause = Progress(B, 2, 0.0), Witness(), Pause()
     resources = Resources(path, 2, progress, seconds=0)
     callbacks = [witness, resources, progress, pause, Resumed(progress)]
     trainer = build.build_trainer(cfg, path, Board(path), callbacks, precision)

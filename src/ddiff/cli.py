@@ -11,17 +11,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ddiff.devices  # noqa: F401 (registers the resolver by_device)
+from ddiff import sweeps
 from ddiff.errors import DdiffError, nearest
 
-Main = Callable[[DictConfig], None]
+Main = Callable[[DictConfig], Any]
 
 
 def entry(
@@ -42,9 +45,11 @@ def entry(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall raise, not print
             shield = nullcontext() if trace else one_line(config_name)
 
-            def job(cfg: DictConfig) -> None:
+            def job(cfg: DictConfig) -> Any:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    return sweeps.job(main, cfg, config_name)
                 with shield:  # inside Hydra too, which would add a line of its own
-                    main(cfg)
+                    return main(cfg)
 
             with shield:
                 prepare(sys.argv[1:])
@@ -66,6 +71,9 @@ class one_line(AbstractContextManager):
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KeyboardInterrupt):
             fail("interrupted", 130)
+        if isinstance(error, sweeps.JobFailed):
+            print(f"ddiff: {sweeps.summary(error.sweep)}", file=sys.stderr)
+            sys.exit(error.exit_status)
         if isinstance(error, Exception):
             fail(*explain(error, self.config_name))
 

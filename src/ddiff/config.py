@@ -68,7 +68,9 @@ COUNTS = (  # options outside the groups that must be 1 or more
 PLAIN: dict[str, Any] = {  # and the others, with their types
     **dict.fromkeys(COUNTS, int),
     **dict.fromkeys(("sampling.clamp", "clamp"), float | None),
-    **dict.fromkeys(("run_dir", "ckpt_path", "out", "mesh", "from"), str | None),
+    **dict.fromkeys(
+        ("run_dir", "ckpt_path", "out", "mesh", "from", "optimized_metric"), str | None
+    ),
     **dict.fromkeys(("name", "runs", "weights", "accelerator"), str),
     **dict.fromkeys(("samples", "reference", "cache"), str | None),
     **dict.fromkeys(("backends", "precisions"), list[str]),

@@ -13,6 +13,14 @@ class ConfigError(DdiffError):
     exit_status = 2
 
 
+class Stopped(DdiffError):
+    """A signal ended the work, with everything saved. A sweep ends too."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signum
+
+
 class KernelError(DdiffError):
     """A native kernel cannot be built or run here: a compiler or a GPU is missing, or fails."""
 

@@ -2,13 +2,19 @@
 
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ddiff.errors import DdiffError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK = ".lock"  # in a folder that one process at a time may write
 
 
 @contextmanager
@@ -38,3 +44,22 @@ def write_json(path: Path, value: Any) -> None:
 def natural(name: str) -> list[int | str]:
     """A key to sort by: step_9 comes before step_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def lock(folder: Path, what: str) -> "BaseFileLock":
+    """This process's claim on a folder, taken now; `release()` or the end of the process, however
+    it ends, gives it back. Raises where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    file = folder / LOCK
+    holder = FileLock(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        holder.acquire(timeout=0)
+        file.write_text(f"process {os.getpid()} on {platform.node()}\n")
+    except Timeout:
+        by = file.read_text().strip() or "another process"
+        raise DdiffError(f"{what} {folder} is in use by {by} ({file})") from None
+    except OSError as error:
+        raise DdiffError(f"cannot write in {folder}: {error.strerror or error}") from error
+    return holder

@@ -1,6 +1,9 @@
 """A run: one directory that holds everything about one training."""
 
+import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -16,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from ddiff import build
 from ddiff.callbacks import (
+    AtStart,
     Checkpoints,
     Dashboard,
     Evaluations,
@@ -33,8 +37,8 @@ from ddiff.config import flat
 from ddiff.console import console
 from ddiff.devices import device_for
 from ddiff.environment import environment, peak_memory_mb
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import replacing, write_json
+from ddiff.errors import ConfigError, DdiffError, nearest
+from ddiff.files import lock, replacing, write_json
 from ddiff.modules import DDPM
 from ddiff.modules.plugins import Board
 from ddiff.modules.tenths import TENTHS
@@ -48,7 +52,9 @@ RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 
 
 class Run:
-    """Builds everything before it writes anything. `cfg` is resolved and validated."""
+    """One training. Builds and checks everything before it makes a directory, and writes the run's
+    files once the checkpoint to resume from, if any, is restored: a start that fails leaves
+    nothing behind. `cfg` is resolved and validated."""
 
     def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
         self.cfg, self.point = cfg, point
@@ -58,6 +64,8 @@ class Run:
                 f"{point.path} has reached step {point.step} already; "
                 "to go on, give a larger budget.max_steps"
             )
+        _check_metric(cfg)
+        path = _directory(cfg, point)
         self.device = device_for(cfg.trainer.accelerator)
         self.data = build.build(cfg.data)
         self.data.prepare_data()
@@ -65,6 +73,8 @@ class Run:
         build.fill_in_data_facts(cfg, self.data)
         self.precision = build.build_precision(cfg, self.device)
         self.module = build.build_module(cfg, self.precision)
+        if point:
+            point.check_state(self.module.state_dict())
         if isinstance(self.module, DDPM):
             self.plan = build.build_plan(cfg, self.module.schedule)
             self.y = labels_for(cfg.sampling.y, cfg.sampling.num_samples, cfg.net.num_classes)
@@ -73,21 +83,23 @@ class Run:
             from ddiff.memory import check_budget  # torch's fake tensors take their time
 
             check_budget(cfg, self.module, self.device, resuming=point is not None)
-        self.path = _directory(cfg, point)
-        os.environ[RANK_ZERO_DIR] = str(self.path)
-        if _rank() == 0:
-            self._write_start()
+        self._claim(path)
 
-    def _write_start(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DdiffError(f"cannot make the run directory {self.path}: {error}") from error
-        with replacing(self.path / "config.yaml", "w") as file:
-            file.write(OmegaConf.to_yaml(self.cfg))
+    def _claim(self, path: Path) -> None:
+        """Takes the run's directory for this process, or raises."""
+        self.path, self.made, self.begun, self.lock = path, False, False, None
+        if _rank() == 0:
+            self.made = not path.exists()
+            self.lock = lock(path, "the run")
+            if self.point and self.point.in_place:
+                self.point.refuse_if_changed()
+            elif _holds_run(path):  # another process has begun and ended it meanwhile
+                self.lock.release()
+                raise ConfigError(_taken(path))
+        os.environ[RANK_ZERO_DIR] = str(path)
+
+    def _announce(self) -> None:
         backend = build.build_backend(self.cfg, self.device).name
-        where = environment(self.device, self.precision.dtype) | {"backend": backend}
-        write_json(self.path / "environment.json", where)
         parameters = sum(p.numel() for p in self.module.net.parameters())
         shape = "x".join(map(str, self.data.shape))
         console.print(
@@ -96,9 +108,50 @@ class Run:
             f"to step {self.cfg.budget.max_steps}"
             f"\n{self.path}"
         )
+        if self.point:
+            changes = self.point.changes(self.cfg)
+            for name, (before, now) in changes.items():
+                console.print(f"from step {self.point.step} on: {name}={now} (was {before})")
+            if jump := _rate_jump(self.point, self.cfg):
+                console.print(jump)
+
+    def _begin(self) -> None:
+        """Writes what the run is made with. Everything is restored and ready to train."""
+        self.begun = True
+        backend = build.build_backend(self.cfg, self.device).name
+        where = environment(self.device, self.precision.dtype) | {"backend": backend}
+        file = self.path / "environment.json"
+        if self.point and self.point.in_place:
+            before = _read_json(file)
+            earlier = before.pop("before", [])
+            where |= {
+                "from_step": self.point.step,
+                "changed": {n: list(pair) for n, pair in self.point.changes(self.cfg).items()},
+                "before": [*earlier, *([before] if before else [])],
+            }
+        elif self.point:
+            where |= {"from_checkpoint": str(self.point.path), "from_step": self.point.step}
+        with replacing(self.path / "config.yaml", "w") as config:
+            config.write(OmegaConf.to_yaml(self.cfg))
+        write_json(file, where)
 
     def fit(self) -> None:
-        """Trains, from the resume point where there is one."""
+        """Trains, from the resume point where there is one. A start that fails leaves nothing."""
+        try:
+            if _rank() == 0:
+                self._announce()
+            self._fit()
+        except BaseException:
+            if self.made and not self.begun:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def close(self) -> None:
+        """Gives the run's directory back."""
+        if self.lock:
+            self.lock.release()
+
+    def _fit(self) -> None:
         cfg = self.cfg
         nan = StopOnNaN()
         config = {
@@ -108,10 +161,11 @@ class Run:
             ),
         }
         self.logger = Board(self.path, self.point.step if self.point else None)
-        self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every)
+        self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every, self.started)
         self.resources = Resources(self.path, cfg.budget.log_every, self.progress)
         self.timesteps = Timesteps(self.path / "timesteps.png")
-        callbacks = [nan, self.resources]
+        self.evaluations: Evaluations | None = None
+        callbacks = [*([AtStart(self._begin)] if _rank() == 0 else []), nan, self.resources]
         if isinstance(self.module, DDPM):
             callbacks.append(self.timesteps)
         callbacks.append(self.progress)  # a step ends here; what follows are pauses
@@ -121,7 +175,8 @@ class Run:
             callbacks.append(Samples(self.path / "samples", every, self.generate, columns))
             if self.examine:
                 folder, every = self.path / "evaluations", cfg.evaluation.every
-                callbacks.append(Evaluations(folder, every, self.examine, self.progress))
+                self.evaluations = Evaluations(folder, every, self.examine, self.progress)
+                callbacks.append(self.evaluations)
         callbacks += [
             Dashboard(self.logger, cfg.budget.log_every),
             # after those whose states it saves
@@ -184,10 +239,11 @@ class Run:
         examination = Examination(self.cfg, self.data)
         return lambda module: examination(self.generation(module))
 
-    def finish(self) -> None:
-        """metrics.json, the hyperparameters' page in TensorBoard, the closing table."""
+    def finish(self) -> float | None:
+        """Writes metrics.json and the hyperparameters' page in TensorBoard, prints the closing
+        table, and returns the figure that `optimized_metric` names (rank 0 only)."""
         if not self.trainer.is_global_zero:
-            return
+            return None
         report, taken = self.timesteps.report, self.resources.summary
         measured = {"train/loss": float(self.module.latest["train/loss"])} | {
             name: float(value)
@@ -198,15 +254,20 @@ class Run:
             **measured,
             "step": self.trainer.global_step,
             "samples_per_second": round(self.progress.samples_per_second, 3),
-            "seconds": round(time.perf_counter() - self.started, 1),
+            "seconds": round(self.progress.wall(), 1),
             "peak_memory_mb": round(peak_memory_mb(self.device)),
             "resources": {name: float(f"{value:.5g}") for name, value in taken.items()},
             **({"timesteps": report.summary()} if report else {}),
             "protocol": "val/* and val_loss: averaged weights, uniform timesteps, the same noise "
             "every time; train_loss: unweighted, between the last two reports; tenths: of t / T; "
-            "speed, seconds and resources: this process (peaks: of the worst one), waiting for "
-            "data included, pauses for validation, samples and saves not",
+            "seconds: wall clock of all processes of this run; peaks: the largest; speed and other "
+            "resources: this process, waiting for data included, pauses for validation, samples "
+            "and saves not; kept: figures of an earlier process, which this one did not measure, "
+            "and the step it ended at",
         }
+        if self.point and self.point.in_place:
+            _keep(metrics, _read_json(self.path / "metrics.json"))
+        figure = self._optimized(metrics)
         write_json(self.path / "metrics.json", metrics)
         writer = self.logger.experiment
         numbers = {k: v for k, v in measured.items() if k.startswith("val/")}
@@ -214,30 +275,120 @@ class Run:
             writer._get_file_writer().add_summary(summary)
         self.logger.finalize("success")
         _closing_table(self.path, metrics, report)
+        return figure
+
+    def _optimized(self, metrics: dict[str, Any]) -> float | None:
+        """The figure for a sweeper, noted in `metrics`; None where nobody chose one and there was
+        no validation."""
+        name = self.cfg.optimized_metric or "val/loss"
+        last = self.evaluations.last if self.evaluations else None
+        quality = {f"quality/{f['name']}": f["value"] for f in last["figures"]} if last else {}
+        known = {k: v for k, v in (metrics | quality).items() if isinstance(v, int | float)}
+        if name not in known and self.cfg.optimized_metric is None:
+            return None
+        if name not in known:
+            raise DdiffError(
+                f"optimized_metric: this run has no {name!r}{nearest(name, sorted(known))}; "
+                f"the run itself is complete: {self.path}"
+            )
+        metrics["optimized"] = {"name": name, "value": known[name]}
+        return float(known[name])
 
 
 def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
     """This run's directory: as given, the resumed run's own, or a new one by date and time."""
+    if point and point.in_place:
+        return point.run_dir
     if cfg.run_dir:
         path = Path(cfg.run_dir)
-        if not point and (path / "checkpoints").exists():
-            raise ConfigError(
-                f"run_dir: {path} already holds a run; resume it with ckpt_path={path} "
-                "or give another directory"
-            )
+        if _rank() == 0 and _holds_run(path):
+            raise ConfigError(_taken(path))
         return path
-    if point:
-        return point.run_dir
     if _rank() and RANK_ZERO_DIR in os.environ:
         return Path(os.environ[RANK_ZERO_DIR])  # Lightning starts the other ranks from rank 0
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return Path(HydraConfig.get().runtime.output_dir)
+    _check_name(cfg)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = Path(cfg.runs) / cfg.name / stamp
     number = 2
     while path.exists():
         path, number = path.with_name(f"{stamp}_{number}"), number + 1
     return path
+
+
+def _check_name(cfg: DictConfig) -> None:
+    """A run stays below `runs`."""
+    parts = Path(cfg.name).parts
+    if not parts or ".." in parts or Path(cfg.name).is_absolute() or not cfg.runs:
+        raise ConfigError(
+            f"name: {cfg.name!r} would not lie below runs={cfg.runs}; give a plain name, "
+            "or the whole directory as run_dir="
+        )
+
+
+def _holds_run(path: Path) -> bool:
+    return any((path / "checkpoints").glob("*.ckpt"))
+
+
+def _taken(path: Path) -> str:
+    return (
+        f"run_dir: {path} already holds a run; resume it with ckpt_path={path} "
+        "or give another directory"
+    )
+
+
+def _check_metric(cfg: DictConfig) -> None:
+    """What can be said before the training of the figure that a sweeper asks for."""
+    name = cfg.optimized_metric
+    if name and name.startswith("quality/") and not cfg.evaluation.every:
+        raise ConfigError(
+            f"optimized_metric: {name} is measured by evaluations; set evaluation.every= too"
+        )
+
+
+def _rate_jump(point: ResumePoint, cfg: DictConfig) -> str | None:
+    """What a longer training does to the learning rate, where the rate jumps."""
+    before, now = (_rate(c, point.step) for c in (point.trained, cfg))
+    if math.isclose(before, now, rel_tol=0.02):
+        return None
+    text = f"learning rate {now:.3g} from step {point.step} on, {before:.3g} up to there"
+    old = point.trained.lr_schedule.get("total_steps")
+    if old and old != cfg.lr_schedule.get("total_steps"):
+        text += (
+            f": its curve now ends at step {cfg.lr_schedule.total_steps}, not {old}; "
+            f"lr_schedule.total_steps={old} keeps the old curve and stays at its end"
+        )
+    return text
+
+
+def _rate(cfg: DictConfig, step: int) -> float:
+    """The learning rate that a config gives at a step."""
+    optimizer = build.build(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    factor = build.build(cfg.lr_schedule)(optimizer).lr_lambdas[0](step)
+    return optimizer.param_groups[0]["initial_lr"] * factor
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What stands in the file; {} where there is none or it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _keep(metrics: dict[str, Any], before: dict[str, Any]) -> None:
+    """Adds what only an earlier process of the run measured, and the larger peak."""
+    own = ("kept", "optimized", "protocol")
+    kept = {name: value for name, value in before.items() if name not in (*metrics, *own)}
+    metrics |= kept
+    steps = before.get("kept", {}) | {name: before.get("step") for name in kept}
+    steps = {name: step for name, step in steps.items() if name in metrics and name not in own}
+    if kept_now := {name: step for name, step in steps.items() if name in kept}:
+        metrics["kept"] = kept_now
+    if isinstance(peak := before.get("peak_memory_mb"), int | float):
+        metrics["peak_memory_mb"] = max(metrics["peak_memory_mb"], peak)
 
 
 def _rank() -> int:
@@ -250,7 +401,7 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -
 
     table = Table(title=str(path), title_justify="left", show_header=False)
     for name, value in metrics.items():
-        if name not in ("protocol", "resources", "timesteps"):
+        if name not in ("protocol", "resources", "timesteps", "kept", "optimized"):
             table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
     console.print(table)
     for line in in_words(metrics["resources"]):

@@ -6,10 +6,14 @@ from ddiff.cli import entry
 
 
 @entry("train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
     final metrics. Without options it trains experiment=voxel_adaptive."""
     from ddiff.resume import checked
+    from ddiff.sweeps import finished
+
+    if (done := finished(cfg)) is not None:
+        return done
 
     cfg, point = checked(cfg)  # every mistake is named here, before Lightning is imported
 
@@ -18,8 +22,11 @@ def main(cfg: DictConfig) -> None:
 
     keep_freed_memory()
     run = Run(cfg, point)
-    run.fit()
-    run.finish()
+    try:
+        run.fit()
+        return run.finish()
+    finally:
+        run.close()
 
 
 if __name__ == "__main__":

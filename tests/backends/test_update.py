@@ -65,7 +65,7 @@ def fitted(
     precision = build.build_precision(cfg, torch.device("cpu"))
     module = build.build_module(cfg, precision)
     module.updates = backend.update
-    callbacks = [Progress(cfg.data.batch_size, 1)]  # logs the norms
+    callbacks = [Progress(cfg.data.batch_size, 1, 0.0)]  # logs the norms
     trainer = build.build_trainer(cfg, folder, Board(folder), callbacks, precision)
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     return trainer, module

@@ -1,4 +1,4 @@
-from ddiff.callbacks.checkpoints import Checkpoints
+from ddiff.callbacks.checkpoints import AtStart, Checkpoints
 from ddiff.callbacks.dashboard import Dashboard
 from ddiff.callbacks.evaluations import Evaluations
 from ddiff.callbacks.finite import StopOnNaN
@@ -8,6 +8,7 @@ from ddiff.callbacks.samples import Samples
 from ddiff.callbacks.timesteps import Timesteps
 
 __all__ = [
+    "AtStart",
     "Checkpoints",
     "Dashboard",
     "Evaluations",

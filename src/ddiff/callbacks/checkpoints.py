@@ -1,29 +1,40 @@
 """last.ckpt and best.ckpt, at moments from which resuming is exact; and leaving on a signal."""
 
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import ddiff
 from ddiff.callbacks.finite import StopOnNaN
-from ddiff.errors import DdiffError
+from ddiff.errors import Stopped
+
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
-class Stopped(DdiffError):
-    """Left on SIGTERM or SIGINT, with everything saved."""
+class AtStart(Callback):
+    """Calls `begin` when everything is restored and the training is about to start."""
 
-    def __init__(self, signum: int, step: int, path: Path) -> None:
-        name = signal.Signals(signum).name
-        super().__init__(f"stopped by {name} after step {step}; resume with ckpt_path={path}")
-        self.exit_status = 128 + signum
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin = begin
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin()
 
 
 class Checkpoints(Callback):
     """Saves after an optimiser step (never between accumulated batches), after the validation of
-    that step where there is one, every `every` steps, at the end, and when asked to stop."""
+    that step where there is one, every `every` steps, at the end, and when asked to stop.
+
+    Signals that ask: SIGTERM, SIGINT, and SIGHUP (a connection that breaks) unless it is ignored,
+    as under nohup. A signal to any rank stops all of them after the same step, saved once.
+    """
 
     def __init__(self, run_dir: Path, config: dict[str, Any], every: int, nan: StopOnNaN) -> None:
         self.folder = run_dir / "checkpoints"
@@ -33,6 +44,7 @@ class Checkpoints(Callback):
         self.saved_step = -1
         self.signum: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._ranks: dist.ProcessGroup | None = None  # on CPUs, so that no GPU is waited for
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -47,8 +59,12 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[signum] = signal.signal(signum, self._on_signal)
+        if trainer.world_size > 1:
+            self._ranks = dist.new_group(backend="gloo")
+        for name in SIGNALS:
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
+                self._handlers[signum] = signal.signal(signum, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,6 +74,8 @@ class Checkpoints(Callback):
         assert isinstance(trainer.val_check_batch, int)
         validation_due = (batch_idx + 1) % trainer.val_check_batch == 0
         validation_next = validation_due and trainer.enable_validation
+        if not between_steps:
+            self._agree()
         if not between_steps and not validation_next and step != self.saved_step:
             self._save_if_due(trainer, step)
 
@@ -74,11 +92,24 @@ class Checkpoints(Callback):
             self._save(trainer, "last.ckpt")
             self.saved_step = step
         if self.signum and not last:
-            raise Stopped(self.signum, step, self.run_dir)
+            name = signal.Signals(self.signum).name
+            if not trainer.is_global_zero:  # rank 0 says it
+                sys.exit(128 + self.signum)
+            raise Stopped(
+                f"stopped by {name} after step {step}; resume with ckpt_path={self.run_dir}",
+                self.signum,
+            )
 
     def _save(self, trainer: Trainer, name: str) -> None:
         self.nan.check()
         trainer.save_checkpoint(self.folder / name)
+
+    def _agree(self) -> None:
+        """Makes a signal to one rank a signal to all: 0.1 ms a step, where there are several."""
+        if self._ranks is not None:
+            signum = torch.tensor(self.signum or 0)
+            dist.all_reduce(signum, dist.ReduceOp.MAX, self._ranks)
+            self.signum = int(signum) or None
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum

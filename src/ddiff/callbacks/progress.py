@@ -44,8 +44,10 @@ class Progress(Callback):
     On a GPU each report begins by waiting for the loss, so its means are of work that was done.
     """
 
-    def __init__(self, batch_size: int, every: int) -> None:
+    def __init__(self, batch_size: int, every: int, began: float) -> None:
         self.every = every  # steps between reports
+        self.began = began  # of this process's run, by time.perf_counter
+        self.wall_before = 0.0  # of the run's earlier processes, up to the checkpoint
         self.batch_size = batch_size  # of a micro-batch and rank
         self.accumulate = 1
         self.all, self.recent = Pace(), Pace()  # the first batch left out, and since the report
@@ -54,6 +56,11 @@ class Progress(Callback):
         self._first = True
         self._stack = ExitStack()
         self._meter: Meter | None = None
+
+    def wall(self) -> float:
+        """Seconds of the run from its very start, pauses included, without the time between its
+        processes."""
+        return self.wall_before + time.perf_counter() - self.began
 
     @property
     def samples_per_second(self) -> float:
@@ -109,13 +116,18 @@ class Progress(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["spent"] = {"seconds": self.seconds, "images": self.images}
+        checkpoint["spent"] = {
+            "seconds": self.seconds,
+            "images": self.images,
+            "wall": self.wall(),
+        }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         spent = checkpoint.get("spent", {})  # the first checkpoints had none
         self.seconds, self.images = spent.get("seconds", 0.0), spent.get("images", 0)
+        self.wall_before = spent.get("wall", self.seconds)
 
     @staticmethod
     def _epochs(trainer: Trainer, pl_module: Learner) -> float:

@@ -1,0 +1,78 @@
+"""Sweeps go on where they were left, and one failed job does not end the others."""
+
+import json
+from pathlib import Path
+
+from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, differences, job
+
+DIGITS = ("experiment=digits_ddpm", *TINY)
+SWEEP = ("-m", *DIGITS, "budget.save_every=2", "budget.max_steps=4,8", "hydra.sweep.dir=sweep")
+
+
+def test_a_killed_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    whole = [*SWEEP[:-1], "hydra.sweep.dir=whole"]
+    jobs = [job("train", *whole), job("train", *SWEEP, kill_at=6), job("train", *SWEEP)]
+    done = ddiff_many(jobs, tmp_path)
+    assert [d.status for d in done] == [0, -9, 0], done[-1].err
+    assert "job 0 is finished already" in done[2].out
+    for number, steps in ((0, 4), (1, 8)):
+        a, b = (checkpoint(tmp_path / sweep / str(number)) for sweep in ("whole", "sweep"))
+        assert a["global_step"] == b["global_step"] == steps
+        assert differences(a["state_dict"], b["state_dict"]) == []
+        assert differences(a["optimizer_states"], b["optimizer_states"]) == []
+
+
+def test_a_finished_sweep_trains_nothing_again_and_keeps_its_place(tmp_path: Path) -> None:
+    other = [word.replace("4,8", "4,12") for word in SWEEP]
+    (first,) = ddiff_many([job("train", *SWEEP)], tmp_path)
+    assert first.status == 0, first.err
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "sweep").rglob("*.*") if p.is_file()}
+    again, another = ddiff_many([job("train", *SWEEP), job("train", *other)], tmp_path)
+    assert again.status == 0, again.err
+    assert again.out.count("is finished already") == 2
+    assert another.status == 2
+    (line,) = another.err.strip().splitlines()
+    assert "sweep holds another sweep (" in line
+    assert "budget.max_steps=4,8" in line
+    same = ("multirun.yaml", ".lock")
+    assert {
+        p for p, when in files.items() if p.stat().st_mtime_ns != when and p.name not in same
+    } == set()
+
+
+def test_a_failed_job_is_named_and_does_not_end_the_others(tmp_path: Path) -> None:
+    options = [*DIGITS, "budget.max_steps=2", "net.bounded=true", "objective=v,x0"]
+    (done,) = ddiff_many([job("train", "-m", *options, "hydra.sweep.dir=sweep")], tmp_path)
+    assert done.status == 2
+    reason = "job 0 (objective=v): net.bounded=true keeps predictions between -1 and 1"
+    assert done.err.startswith(f"ddiff: {reason}")  # when it happens
+    end = done.err.strip().splitlines()[-2:]
+    assert end[0] == "ddiff: 1 of 2 jobs of sweep failed:"
+    assert end[1].startswith(reason)
+    assert (tmp_path / "sweep/0/failure.txt").read_text().startswith(reason)
+    assert checkpoint(tmp_path / "sweep/1")["global_step"] == 2
+
+
+def test_optuna_finds_the_better_rate(tmp_path: Path) -> None:
+    """A real sweep of four trials; what it optimises is what the runs measured."""
+    options = [
+        *DIGITS,
+        "budget.max_steps=8",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.direction=minimize",
+        "hydra.sweeper.sampler.seed=1",
+        "optimizer.lr=tag(log,interval(1e-5,1e-2))",
+        "hydra.sweep.dir=sweep",
+    ]
+    done = ddiff("train", "-m", *options, cwd=tmp_path, PYTHONWARNINGS="ignore")
+    assert done.status == 0, done.err
+    found = [
+        json.loads((tmp_path / f"sweep/{number}/metrics.json").read_text()) for number in range(4)
+    ]
+    losses = [metrics["val/loss"] for metrics in found]
+    assert [metrics["optimized"]["value"] for metrics in found] == losses
+    assert len(set(losses)) == 4
+    text = (tmp_path / "sweep/optimization_results.yaml").read_text()
+    assert f"best_value: {min(losses)}" in text
