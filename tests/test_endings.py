@@ -70,7 +70,18 @@ def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     said = [line for line in errors.splitlines() if line.startswith("ddiff: ")]
     assert said == [f"ddiff: stopped by SIGTERM after step {step}; resume with ckpt_path=run"]
-    assert not Path(f"/proc/{second}").exists()
+    deadline = time.monotonic() + 30
+    while running(second) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not running(second)
+
+
+def running(pid: int) -> bool:
+    """Whether a process exists and has not ended, collected by its parent or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_connection_that_breaks_does_not_end_what_nohup_started(tmp_path: Path) -> None:
