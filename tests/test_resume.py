@@ -111,8 +111,35 @@ def test_a_moved_run_resumes_where_it_is_and_says_what_changed(tmp_path: Path) -
     assert group["initial_lr"] == 0.5
     assert saved["ddiff"]["config"]["optimizer"]["lr"] == 0.5
 
-    saved["ddiff"]["config"]["schedule"]["offset"] = 0.1  # as if another ddiff had trained it
-    torch.save(saved, tmp_path / "second/checkpoints/last.ckpt")
-    (drifted,) = ddiff_many([job("train", "ckpt_path=second", "budget.max_steps=8")], tmp_path)
-    assert drifted.status == 2
-    assert "schedule.offset=0.1 and the same options now give 0.008" in drifted.err
+
+def test_a_run_keeps_the_options_it_was_trained_with(tmp_path: Path) -> None:
+    """As if an older ddiff had trained it, whose recipe and defaults were others."""
+    start = job("train", *DIGITS, *TINY, "budget.max_steps=4", "run_dir=run")
+    assert ddiff_many([start], tmp_path)[0].status == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    saved = checkpoint(tmp_path / "run")
+    config = saved["ddiff"]["config"]
+    config["schedule"] = {"_target_": "ddiff.diffusion.schedules.sigmoid", "T": 1000}
+    config["module"]["p_uncond"] = 0.3
+    config["budget"]["save_every"] = 1
+    saved["ddiff"]["overrides"].remove("budget.max_steps=4")
+    del config["memory_budget_gb"]  # an option that did not exist
+    torch.save(saved, last)
+    again = [
+        job("train", "ckpt_path=run"),
+        job("train", "ckpt_path=run", "budget.max_steps=6"),
+        job("train", "ckpt_path=run", "budget.max_steps=8", "schedule=cosine", "run_dir=fork"),
+    ]
+    done = ddiff_many(again, tmp_path)
+    assert done[0].status == 2
+    assert "has reached step 4 already" in done[0].err  # not on to today's number of steps
+    assert done[1].status == 0, done[1].err
+    assert "as it was trained: budget.save_every=1, module.p_uncond=0.3, schedule=" in done[1].out
+    now = checkpoint(tmp_path / "run")["ddiff"]["config"]
+    assert now["schedule"] == config["schedule"]
+    assert (now["module"]["p_uncond"], now["budget"]["save_every"]) == (0.3, 1)
+    assert now["lr_schedule"]["total_steps"] == 6
+    assert done[2].status == 0, done[2].err
+    fork = checkpoint(tmp_path / "fork")["ddiff"]["config"]
+    assert fork["schedule"]["_target_"].endswith("cosine")
+    assert fork["module"]["p_uncond"] == 0.3

@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ddiff.checkpoints import find_checkpoint, load_checkpoint
@@ -26,6 +26,7 @@ GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
             "data.download", "data.cache_gb")  # fmt: skip
 PLACES = ("ckpt_path", "run_dir", "runs")  # where a run was made is not where it is now
+ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape", "net.num_classes")
 
 Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
 
@@ -61,6 +62,7 @@ class ResumePoint:
     run_dir: Path  # to write in
     in_place: bool  # whether that is the checkpoint's own run
     trained: DictConfig  # the config of the past
+    kept: list[str]  # options of it that the same command line would set otherwise today
     shapes: dict[str, tuple[int, ...]]  # of the state dict
     written: int  # when the file was, in ns
 
@@ -74,21 +76,29 @@ class ResumePoint:
         facts = checkpoint["ddiff"]
         now = [o for o in HydraConfig.get().overrides.task if name_of(o) != "ckpt_path"]
         then = [o for o in facts["overrides"] if name_of(o) not in PLACES]
-        _refuse_drift(path, facts["config"], then, now)
         names = {name_of(o) for o in now}
         overrides = [o for o in then if name_of(o) not in names] + now
         step = checkpoint["global_step"]
         if in_place:
             _refuse_the_past(path, step)
+        trained = DictConfig(facts["config"])
+        cfg = compose("train", overrides)
+        said = tuple(name_of(o).split("/")[0] for o in now)
+        kept = {k: v for k, v in _as_trained(then, trained).items() if not k.startswith(said)}
+        for name, value in kept.items():
+            own = {s: OmegaConf.select(cfg, s) for s in said if s.startswith(f"{name}.")}
+            for option, choice in ({name: value} | own).items():
+                OmegaConf.update(cfg, option, choice, merge=False)
         shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         return cls(
             path=path,
             step=step,
-            cfg=compose("train", overrides),
+            cfg=cfg,
             overrides=overrides,
             run_dir=own,
             in_place=in_place,
-            trained=DictConfig(facts["config"]),
+            trained=trained,
+            kept=[f"{name}={value}" for name, value in kept.items()],
             shapes=shapes,
             written=written,
         )
@@ -186,13 +196,20 @@ def _refuse_the_past(path: Path, step: int) -> None:
         )
 
 
-def _refuse_drift(path: Path, trained: dict[str, Any], then: list[str], now: list[str]) -> None:
-    """The same options must still mean the same config, where this command does not say else."""
-    before, today = flat(trained), flat(resolved(compose("train", then)))
-    said = tuple(name_of(o).split("/")[0] for o in now)
-    for name in sorted(before.keys() & today.keys()):
-        if before[name] != today[name] and not name.startswith(FREE + said):
-            raise ConfigError(
-                f"{path} was trained with {name}={before[name]} and the same options now give "
-                f"{today[name]}; say {name}=... to choose"
-            )
+def _as_trained(then: list[str], trained: DictConfig) -> dict[str, Any]:
+    """Options of the run that its own command line would set otherwise today (another default,
+    another recipe), and what they were."""
+    cfg, before = compose("train", then), flat(trained)
+    kept: dict[str, Any] = {}
+    # budget first: other options refer to it
+    for name in sorted(before, key=lambda name: (not name.startswith("budget"), name)):
+        now = flat(resolved(cfg))
+        if name not in now or before[name] == now[name] or name.startswith(ELSEWHERE):
+            continue
+        group = name.partition(".")[0]
+        target = f"{group}._target_"
+        whole = before.get(target) != now.get(target)  # another choice of the group
+        name = group if whole else name
+        kept[name] = OmegaConf.select(trained, name)
+        OmegaConf.update(cfg, name, kept[name], merge=False)
+    return kept

@@ -109,6 +109,8 @@ class Run:
             f"\n{self.path}"
         )
         if self.point:
+            if self.point.kept:
+                console.print(f"as it was trained: {', '.join(self.point.kept)}")
             changes = self.point.changes(self.cfg)
             for name, (before, now) in changes.items():
                 console.print(f"from step {self.point.step} on: {name}={now} (was {before})")
