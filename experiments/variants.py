@@ -54,6 +54,8 @@ ON_SOLIDS = {name: (*options, "net.bounded=false") for name, options in OPTIMIZE
     f"{name}, bounded": (*OPTIMIZERS[name], "net.bounded=true")
     for name in ("AdamW, 1e-3", "Muon, 3e-3")
 }
+OLD_SPHERES = ("data.centre=fixed", "optimizer=adamw", "optimizer.lr=1.0e-3",
+               "module.ema_decay=0.995")  # fmt: skip
 STUDIES = {
     "precision": Study(
         "Training in bf16",
@@ -82,6 +84,8 @@ def trained(study: str, task: Task, variant: str, seed: int) -> Path:
         options = [f"experiment={task.experiment}", *task.variants[variant], f"seed={seed}"]
         options += [f"budget.max_steps={task.steps}", f"budget.val_every={task.steps // 10}"]
         options += ["data.seed=0", f"budget.sample_every={task.steps}"]
+        if task.experiment == "voxel_baseline":  # the recipe that these figures were measured with
+            options = [*OLD_SPHERES, *options]
         resume = [f"ckpt_path={run}"] if (run / "checkpoints/last.ckpt").is_file() else options
         command = [sys.executable, "-m", "ddiff.train", *resume, f"run_dir={run}"]
         print("$", *command, flush=True)

@@ -37,6 +37,10 @@ STUDIES = {
     "digits": ["experiment=digits_cfg", "budget.batch_size=64"],
     "voxel 32^3": [
         "experiment=voxel_baseline",
+        "data.centre=fixed",
+        "optimizer=adamw",
+        "optimizer.lr=1.0e-3",
+        "module.ema_decay=0.995",
         "data.size=32",
         "data.num=1000",
         "schedule.snr_factor=0.015625",
