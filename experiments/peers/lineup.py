@@ -9,8 +9,13 @@ from itertools import product
 from typing import Literal
 
 CIFAR = ("experiment=cifar10_ddpm",)
-# AdamW, as the peers' nets are trained with
-VOXEL = ("experiment=voxel_adaptive", "optimizer=adamw", "optimizer.lr=1.0e-3")
+# AdamW, as the peers' nets are trained with, and the spheres that were judged
+VOXEL = (
+    "experiment=voxel_adaptive",
+    "optimizer=adamw",
+    "optimizer.lr=1.0e-3",
+    "data.centre=fixed",
+)
 NETS: dict[str, tuple[str, ...]] = {
     "diffusers UNet2DModel": (*CIFAR, "net=diffusers_cifar10"),
     "ddiff UNet, CIFAR-10": (*CIFAR, "net.dropout=0.0"),  # UNet2DModel's default
