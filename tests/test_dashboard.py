@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
+from torch.utils.tensorboard import SummaryWriter
 
-from ddiff.callbacks.dashboard import layout
+from ddiff.callbacks.dashboard import CATEGORIES, layout
 from tests.support.runs import TINY, checkpoint, ddiff_many, job, scalars
 
 with warnings.catch_warnings(action="ignore"):  # of the HTML library that it brings along
@@ -38,43 +40,98 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
-def served(run: Path) -> dict[str, dict[str, list[str]]]:
-    """The layout as TensorBoard's own plug-in serves it: category, chart, patterns."""
-    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(run)).Reload()
-    provider = MultiplexerDataProvider(multiplexer, str(run))
-    plugin = CustomScalarsPlugin(TBContext(data_provider=provider, logdir=str(run)))
+Shown = dict[str, dict[str, list[str]]]  # category, chart, patterns
+
+
+def served(folder: Path) -> Shown:
+    """The layout as TensorBoard's own plug-in serves it over all runs below `folder`; a chart that
+    is there twice fails."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(folder))
+    plugin = CustomScalarsPlugin(TBContext(data_provider=provider, logdir=str(folder)))
     found = json.loads(plugin.layout_impl(RequestContext(), ""))
-    return {
-        category["title"]: {c["title"]: c["multiline"]["tag"] for c in category["chart"]}
-        for category in found["category"]
-    }
+    shown: Shown = {}
+    for category in found["category"]:
+        charts = category.get("chart", [])
+        shown[category["title"]] = {c["title"]: c["multiline"]["tag"] for c in charts}
+        assert len(shown[category["title"]]) == len(charts), [c["title"] for c in charts]
+    assert len(shown) == len(found["category"])
+    return shown
 
 
 def tags(run: Path) -> set[str]:
     return set(EventAccumulator(str(run / "tensorboard")).Reload().Tags()["scalars"])
 
 
+def merged(*runs: Iterable[str], folder: Path) -> Shown:
+    """What TensorBoard serves over runs that logged these tags."""
+    for name, tags in zip("abcdef", runs, strict=False):
+        with SummaryWriter(str(folder / name)) as board:
+            board.add_custom_scalars(layout(tags))
+    return served(folder)
+
+
 @pytest.mark.parametrize("name", ["run", "quiet"])
 def test_every_curve_has_one_place_and_every_place_a_curve(name: str, runs: Path) -> None:
     shown, logged = served(runs / name), tags(runs / name)
-    patterns = [p for charts in shown.values() for chart in charts.values() for p in chart]
     assert "More" not in shown
-    assert len(patterns) == len(logged) > 10
+    assert len(logged) > 10
+    patterns = [p for charts in shown.values() for chart in charts.values() for p in chart]
+    for tag in logged:
+        assert len([p for p in patterns if re.match(p, tag)]) == 1, tag
     for pattern in patterns:
-        assert len([tag for tag in logged if re.match(pattern, tag)]) == 1, pattern
-    assert all(any(re.match(pattern, tag) for pattern in patterns) for tag in logged)
+        assert any(re.match(pattern, tag) for tag in logged), pattern
 
 
 def test_what_belongs_together_is_in_one_chart(runs: Path) -> None:
-    shown = served(runs / "run")
-    assert list(shown) == ["Quality", "Loss by timestep", "Timestep sampler", "Optimiser", "Speed",
-                           "Memory"]  # fmt: skip
-    assert shown["Quality"]["loss"] == ["train/loss$", "val/loss$"]
-    assert len(shown["Loss by timestep"]["validation loss by tenth of t"]) == 4  # of 4 images
-    assert len(shown["Timestep sampler"]["share of draws by tenth of t"]) == 10
-    assert len(shown["Timestep sampler"]["score by tenth of t"]) == 10
-    assert shown["Quality"]["PSNR, dB"] == ["quality/nearest_psnr$"]
-    assert len(shown["Memory"]["process, MiB"]) == 2
+    shown, logged = served(runs / "run"), tags(runs / "run")
+
+    def curves(category: str, chart: str) -> list[str]:
+        (pattern,) = shown[category][chart]
+        return sorted(tag for tag in logged if re.match(pattern, tag))
+
+    assert list(shown) == list(CATEGORIES)
+    assert curves("Quality", "loss") == ["train/loss", "val/loss"]
+    assert len(curves("Loss by timestep", "validation loss by tenth of t")) == 4  # of 4 images
+    assert len(curves("Timestep sampler", "share of draws by tenth of t")) == 10
+    assert len(curves("Timestep sampler", "score by tenth of t")) == 10
+    assert curves("Quality", "PSNR, dB") == ["quality/nearest_psnr"]
+    assert len(curves("Memory", "process, MiB")) == 2
+
+
+def test_runs_side_by_side_share_their_charts(runs: Path, tmp_path: Path) -> None:
+    """A diffusion model and a classifier log different tags; no chart is there twice or lost."""
+    both = served(runs)
+    for name in ("run", "quiet"):
+        for category, charts in served(runs / name).items():
+            assert charts.items() <= both[category].items()
+
+    first = ("train/loss", "val/accuracy")
+    second = (*first, "timesteps_p/0", "memory/gpu_peak_mb")
+    third = (*second, "timesteps_score/0", "quality/fid", "memory/gpu_reserved_mb")
+    shown = merged(first, second, third, folder=tmp_path)
+    assert [list(charts) for charts in shown.values()] == [
+        ["loss", "accuracy", "FID"],
+        [],
+        ["share of draws by tenth of t", "score by tenth of t"],
+        [],
+        [],
+        ["GPU, MiB"],
+    ]
+
+
+def test_no_figure_is_in_two_charts() -> None:
+    """All names that metrics give their figures."""
+    names = """
+        fid kid precision recall accuracy classifier_score class_variation class_p psnr ssim
+        nearest_psnr nearest_ssim nearest_train nearest_train_of_held_out closer_to_train validity
+        sphere_iou radius_d radius_p centre_d centre_p solid_iou mmd_iou coverage_iou one_nn_iou
+        mmd_chamfer coverage_chamfer one_nn_chamfer one_piece volume_d volume_p surface_d surface_p
+        """
+    patterns = [pattern for charts in CATEGORIES.values() for pattern in charts.values()]
+    for name in names.split():
+        tag = f"quality/{name}"
+        assert len([p for p in patterns if re.fullmatch(p, tag)]) <= 1, name
 
 
 def test_a_resumed_run_has_one_layout_and_its_older_curves_in_it(runs: Path) -> None:
@@ -87,7 +144,7 @@ def test_a_resumed_run_has_one_layout_and_its_older_curves_in_it(runs: Path) -> 
 
 def test_a_curve_that_nobody_knows_is_shown_too() -> None:
     found = layout(["mine/one", "quality/strange", "quality/fid"])
-    assert found == {
+    assert {category: charts for category, charts in found.items() if charts} == {
         "Quality": {
             "FID": ["Multiline", ["quality/fid$"]],
             "strange": ["Multiline", ["quality/strange$"]],

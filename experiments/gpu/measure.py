@@ -41,10 +41,11 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     jobs = [["kernels", "--device", "cuda", "--json", str(out / "kernels.json")]]
     for name, options in SAMPLING.items():
-        jobs.append(["benchmark", *options, f"backends={BACKENDS}", f"out={out / name}"])
+        jobs.append(["benchmark", *options, f"backends={BACKENDS}", f"out={out / name}",
+                     "overwrite=true"])  # fmt: skip
     for name, options in TRAINING.items():
         jobs.append(["benchmark", "mode=train", *options, "precisions=[fp32,tf32,bf16,fp16]",
-                     f"out={out / name}"])  # fmt: skip
+                     f"out={out / name}", "overwrite=true"])  # fmt: skip
     failed = [job for job in jobs if subprocess.run([sys.executable, "-m", *named(job)]).returncode]
     memory = [str(MEMORY), "--device", "cuda", "--limit-gb", "40", "--out", str(out / "memory")]
     print(f"\n$ python {' '.join(memory)}", flush=True)

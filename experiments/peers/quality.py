@@ -60,6 +60,7 @@ def trained_and_judged(
     call(
         "evaluate", f"from={run}", f"num_samples={SAMPLES}", "batch_size=4",
         "data.num_val=1000", "metrics=[sphere_law,pieces]", f"out={out}",
+        "overwrite=true",
     )  # fmt: skip
     figures = json.loads(out.read_text())["figures"]
     spent = json.loads((run / "metrics.json").read_text())

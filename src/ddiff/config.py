@@ -78,7 +78,7 @@ PLAIN: dict[str, Any] = {  # and the others, with their types
     "batch_sizes": list[int],
     "num_steps": int | None,
     "mode": Literal["sample", "train"],
-    "dynamic_batch": bool,
+    **dict.fromkeys(("dynamic_batch", "overwrite"), bool),
     "evaluation.every": int | None,
     "value_range": Literal["auto", "signed", "unit", "bytes"],
     "seed": int,

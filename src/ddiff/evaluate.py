@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from ddiff.cli import entry
-from ddiff.from_run import offer_run
+from ddiff.from_run import drop_empty, offer_run
 
 FROM_RUN = ("solver", "guidance", "precision", "data")
 
@@ -16,9 +16,7 @@ def main(cfg: DictConfig) -> None:
     from ddiff.config import resolved, validate
 
     cfg = resolved(cfg)
-    for group in FROM_RUN:
-        if not cfg[group]:  # there is no run to take it from
-            del cfg[group]
+    drop_empty(cfg, *FROM_RUN)
     validate(cfg)
 
     from ddiff.evaluation import evaluate

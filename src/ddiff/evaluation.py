@@ -16,15 +16,13 @@ from ddiff.console import console
 from ddiff.data import Data
 from ddiff.devices import device_for
 from ddiff.errors import ConfigError
-from ddiff.files import write_json
+from ddiff.files import check_outputs, write_json
 from ddiff.metrics.case import Case, Metric
 from ddiff.metrics.opening import opened
 from ddiff.metrics.stack import Stack
-from ddiff.output import default_out, draw, origin_of
+from ddiff.output import SAMPLING, default_out, draw, origin_of
+from ddiff.sampling import Generation
 from ddiff.trained import Trained
-
-SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
-            "solver", "guidance", "precision", "backend")  # fmt: skip
 
 BETTER = {"lower": "↓", "higher": "↑", None: ""}
 
@@ -33,18 +31,30 @@ def evaluate(cfg: DictConfig) -> None:
     """Everything that `python -m ddiff.evaluate` does with a valid config."""
     if bool(cfg["from"]) == bool(cfg.samples):
         raise ConfigError("give either from=<run or checkpoint> or samples=<file or folder>")
-    data = _data(cfg)
-    if data is None and not cfg.reference:
+    if not cfg.get("data") and not cfg.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
     trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator) if cfg["from"] else None
-    made, path = _drawn(trained, cfg) if trained else ({}, Path(cfg.samples))
+    generation = trained.generation(cfg) if trained else None
+    path = _samples_file(trained, generation, cfg) if trained and generation else Path(cfg.samples)
+    made = _made(trained, cfg, path) if trained else {}
+    out = _target(cfg, trained, path)
+    before = _before(out, made) if cfg.out is None else None
+    if trained and generation and not made:
+        beside = [path, path.with_suffix(".json")]
+        check_outputs(beside, cfg.overwrite, "other samples have this name: rename them")
+    if before is None:
+        check_outputs([out], cfg.overwrite)
+    data = _data(cfg)
+    if trained and generation and not made:
+        made = draw(trained, generation, cfg, path)
     samples, reference = _opened(path, cfg, data)
     train, held_out = data_stacks(data, cfg.data) if data else (None, reference)
     if reference:
         train, held_out = None, reference
     case = case_for(cfg, cfg.cache, cfg.accelerator, samples, train, held_out, data)
     found = {"source": str(path), **_facts(made), **measured(case, cfg.metrics)}
-    out = _target(cfg, trained, path)
+    if before and not cfg.overwrite:
+        found = _with_older(found, before)
     write_json(out, found)
     if trained:
         _to_board(trained, path.stem, found["figures"])
@@ -84,20 +94,47 @@ def _data(cfg: DictConfig) -> Data | None:
     return data
 
 
-def _drawn(trained: Trained, cfg: DictConfig) -> tuple[dict[str, Any], Path]:
-    """The run's samples on the disk: those that lie there if nothing that decides them differs."""
-    wanted = OmegaConf.masked_copy(cfg, list(SAMPLING))
-    generation = trained.generation(cfg)
+def _samples_file(trained: Trained, generation: Generation, cfg: DictConfig) -> Path:
     out = default_out(trained, generation, cfg)
-    npy = out.with_name(out.name + ".npy")
+    return out.with_name(out.name + ".npy")
+
+
+def _made(trained: Trained, cfg: DictConfig, npy: Path) -> dict[str, Any]:
+    """How the samples in `npy` were made, if nothing that decides them differs; {} otherwise."""
     beside = npy.with_suffix(".json")
-    if npy.is_file() and beside.is_file():
-        made = json.loads(beside.read_text(encoding="utf-8"))
-        same = json.loads(json.dumps(origin_of(trained, wanted)))
-        if all(made.get(name) == value for name, value in same.items()):
-            console.print(f"samples     {npy} (there already)")
-            return made, npy
-    return draw(trained, generation, wanted, npy), npy
+    made = _object(beside)
+    if not npy.is_file() or not isinstance(made.get("options"), dict):
+        return {}
+    found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
+    same = json.loads(json.dumps(origin_of(trained, cfg)))
+    if any(found.get(name) != value for name, value in same.items()):
+        return {}
+    console.print(f"samples     {npy} (there already)")
+    return made
+
+
+def _before(out: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The figures that `out` holds of these very samples, None where it holds anything else."""
+    found = _object(out)
+    facts = json.loads(json.dumps(_facts(made))) if made else None
+    same = facts and all(found.get(name) == value for name, value in facts.items())
+    return found if same and isinstance(found.get("figures"), list) else None
+
+
+def _with_older(found: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """`found`, and the figures of the same samples that other metrics left before."""
+    new = {(figure["name"], figure["protocol_id"]) for figure in found["figures"]}
+    older = [f for f in before["figures"] if (f["name"], f["protocol_id"]) not in new]
+    return {**found, "figures": [*found["figures"], *older]}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stack | None]:

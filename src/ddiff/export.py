@@ -4,8 +4,9 @@ from omegaconf import DictConfig
 
 from ddiff.cli import entry
 from ddiff.errors import ConfigError
-from ddiff.from_run import offer_run
+from ddiff.from_run import drop_empty, offer_run
 
+FROM_RUN = ("solver", "guidance")
 EIGHT_BITS = ("int8", "fp8")
 NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"} | {n: n for n in EIGHT_BITS}
 
@@ -17,7 +18,7 @@ def prepare(argv: list[str]) -> None:
     for name in EIGHT_BITS:
         node = {"_target_": "ddiff.precision.Precision", "dtype": name, "tf32": False}
         ConfigStore.instance().store(name=name, group="precision", node=node)
-    offer_run("solver", "guidance")(argv)
+    offer_run(*FROM_RUN)(argv)
 
 
 @entry("export", prepare=prepare)
@@ -28,6 +29,7 @@ def main(cfg: DictConfig) -> None:
 
     cfg = resolved(cfg)
     numbers = cfg.pop("precision")
+    drop_empty(cfg, *FROM_RUN)
     validate(cfg)
 
     from ddiff.artifacts.writing import export

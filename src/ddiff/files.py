@@ -4,12 +4,13 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ddiff.errors import DdiffError
+from ddiff.errors import ConfigError, DdiffError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -33,6 +34,46 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_outputs(
+    paths: Iterable[Path], overwrite: bool, instead: str = "give another out="
+) -> None:
+    """Raise before the work for what could not be written after it, or would replace a file.
+
+    A place that cannot be written to is a DdiffError; a folder of that name is a ConfigError, and
+    so is a file that exists already, unless `overwrite`: `instead` says how else to go on. Nothing
+    is made on the disk.
+    """
+    if not isinstance(overwrite, bool):
+        raise ConfigError(f"overwrite: {overwrite!r} is not true or false")
+    paths = list(paths)
+    there = [path for path in paths if _exists(path)]
+    for path in there:
+        if path.is_dir():
+            raise ConfigError(f"out: {path} is a folder; give the name of a file")
+    if there and not overwrite:
+        more = f" (and {len(there) - 1} more of its files)" if len(there) > 1 else ""
+        raise ConfigError(
+            f"{there[0]} exists already{more}; {instead}, or overwrite=true to replace it"
+        )
+    for folder in dict.fromkeys(existing_parent(path) for path in paths):
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise DdiffError(f"cannot write {paths[0]}: {error.strerror or error}") from error
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder above `path` that exists: the others are made when the file is written."""
+    return next(folder for folder in path.absolute().parents if folder.exists())
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError as error:  # a name that is too long
+        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

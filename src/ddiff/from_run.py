@@ -20,6 +20,14 @@ def offer_run(*groups: str) -> Callable[[list[str]], None]:
     return prepare
 
 
+def drop_empty(cfg: DictConfig, *groups: str) -> None:
+    """Removes groups whose choice `from_run` is empty: no run is named, or it has none of them, as
+    a classifier has no solver."""
+    for group in groups:
+        if not cfg[group]:
+            del cfg[group]
+
+
 def _config(source: str) -> DictConfig:
     yaml = Path(source) / "config.yaml"
     if yaml.is_file():

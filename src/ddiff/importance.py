@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddiff.trained import Trained
 
 OWN = ("from", "weights", "bins", "score", "relative_error", "min_batches", "max_batches",
-       "batch_size", "k", "out", "accelerator")  # fmt: skip
+       "batch_size", "k", "out", "overwrite", "accelerator")  # fmt: skip
 OF_THE_RUN = ("name", "budget", "data", "net", "schedule", "objective", "module", "precision")
 
 

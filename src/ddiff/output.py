@@ -1,6 +1,7 @@
 """Samples onto the disk: numbers streamed batch by batch, pictures and meshes of the first ones."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,29 +15,46 @@ from ddiff.backends import device_of
 from ddiff.build import build
 from ddiff.console import console, progress
 from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import write_json
-from ddiff.profiling import Subject, phase
+from ddiff.files import check_outputs, write_json
+from ddiff.profiling import Off, Subject, phase
 from ddiff.profiling.options import bytes_of
 from ddiff.sampling import Generation, labels_for, row_length
 from ddiff.trained import Trained
 
 PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
+SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
+            "solver", "guidance", "precision", "backend")  # fmt: skip
 
 
 def write_samples(trained: Trained, cfg: DictConfig) -> None:
-    """<out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
-    <out>_0000.ply ...; says where they are."""
+    """Writes <out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
+    <out>_0000.ply ...; says where they are. Files that exist are refused unless cfg.overwrite."""
     if cfg.mesh not in ("ply", "obj", "none", None):
         raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
     generation = trained.generation(cfg)
     out = Path(cfg.out) if cfg.out else default_out(trained, generation, cfg)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
     npy = out.with_name(out.name + ".npy")
-    with build(cfg.profiler).watching(_subject(generation, out)):
-        draw(trained, generation, cfg, npy)
     y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    profiler, subject = build(cfg.profiler), _subject(generation, out)
+    written = [out.with_name(out.name + ending) for ending in (".npy", ".json", ".png")]
+    written += [] if isinstance(profiler, Off) else [subject.folder / "profile.json"]
+    check_outputs(written, cfg.overwrite)
+    meshes = _meshes(out)
+    check_outputs(meshes, cfg.overwrite)
+    with profiler.watching(subject):
+        draw(trained, generation, cfg, npy)
+    for mesh in meshes:  # of the samples that were replaced
+        mesh.unlink()
     first = np.load(npy, mmap_mode="r")
     _pictures(first[: PICTURED[first.ndim]], out, cfg.mesh, row_length(y))
+
+
+def _meshes(out: Path) -> list[Path]:
+    """The meshes that lie beside samples of this name."""
+    name = re.compile(re.escape(out.name) + r"_\d{4}\.(ply|obj)")
+    folder = out.parent.iterdir() if out.parent.is_dir() else ()
+    return sorted(path for path in folder if name.fullmatch(path.name))
 
 
 def _subject(generation: Generation, out: Path) -> Subject:
@@ -77,7 +95,7 @@ def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -
 def origin_of(trained: Trained, cfg: DictConfig) -> dict[str, Any]:
     """What decides the samples: the options, the net, and where its training stood."""
     return {
-        "options": OmegaConf.to_container(cfg),
+        "options": OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(SAMPLING))),
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,

@@ -15,22 +15,26 @@ def main(cfg: DictConfig) -> None:
     places, out = checked(cfg)
 
     from ddiff.console import console
-    from ddiff.files import replacing
+    from ddiff.files import check_outputs, replacing
     from ddiff.reporting.comparison import compare
-    from ddiff.reporting.markdown import markdown
+    from ddiff.reporting.markdown import CAPTIONS, markdown
     from ddiff.reporting.page import write_report
     from ddiff.reporting.plots import draw
     from ddiff.reporting.showing import draw_samples, found_samples
     from ddiff.reporting.terminal import print_table
 
+    page, text = (out.with_name(out.name + ending) for ending in (".html", ".md"))
+    folder = out.with_name(f"{out.name}_files")
+    pictured = [folder / name for name in CAPTIONS]
+    check_outputs([page, text, *pictured], cfg.overwrite)
     comparison = compare(places, cfg.title)
     samples = found_samples(comparison, cfg.num, comparison.troubles)
-    folder = out.with_name(f"{out.name}_files")
+    for path in pictured:  # of the report that is replaced: this one may have fewer
+        path.unlink(missing_ok=True)
     pictures = draw(comparison, folder)
     strips = draw_samples(comparison, samples, folder / "samples.png")
     pictures += [strips] if strips else []
-    page = write_report(comparison, samples, out.with_name(f"{out.name}.html"))
-    text = out.with_name(f"{out.name}.md")
+    write_report(comparison, samples, page)
     with replacing(text, "w") as file:
         file.write(markdown(comparison, pictures, page.name))
     print_table(comparison)

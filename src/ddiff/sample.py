@@ -3,10 +3,12 @@
 from omegaconf import DictConfig
 
 from ddiff.cli import entry
-from ddiff.from_run import offer_run
+from ddiff.from_run import drop_empty, offer_run
+
+FROM_RUN = ("solver", "guidance", "precision")
 
 
-@entry("sample", prepare=offer_run("solver", "guidance", "precision"))
+@entry("sample", prepare=offer_run(*FROM_RUN))
 def main(cfg: DictConfig) -> None:
     """Draws samples from a run or a checkpoint, with any solver and guidance, to .npy, a .png grid
     and, for volumes, meshes. Solver, guidance and precision are the run's own unless chosen."""
@@ -15,6 +17,7 @@ def main(cfg: DictConfig) -> None:
     from ddiff.trained import Trained
 
     cfg = resolved(cfg)
+    drop_empty(cfg, *FROM_RUN)
     validate(cfg)
     write_samples(Trained.load(cfg["from"], cfg.weights, cfg.accelerator), cfg)
 

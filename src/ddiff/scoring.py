@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import tempfile
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +23,7 @@ from ddiff.diffusion.timesteps import PrecomputedTopK, effective_sample_size
 from ddiff.diffusion.timesteps.bins import Bins
 from ddiff.diffusion.timesteps.topk import best, how_many
 from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import write_json
+from ddiff.files import check_outputs, write_json
 from ddiff.modules import DDPM
 from ddiff.modules.ddpm import Batch
 from ddiff.random import generator
@@ -53,6 +52,8 @@ class Subject:
         Fills in the facts of the data. Raises for what would only show after the measurement.
         """
         check_numbers(cfg)
+        path = score_file(cfg)
+        check_outputs([path, path.with_suffix(".png")], cfg.overwrite)
         device = device_for(cfg.accelerator)
         cfg.data.batch_size = cfg.batch_size
         data = build(cfg.data)
@@ -68,7 +69,6 @@ class Subject:
             weights = f"{cfg.weights} of {trained.run_dir} at step {trained.step}"
         module.net.eval()
         how_many(cfg.k, Bins(module.schedule.T, cfg.bins).number)
-        check_place(score_file(cfg))
         return cls(module, data, weights)
 
 
@@ -162,17 +162,6 @@ def score_file(cfg: DictConfig) -> Path:
         raise ConfigError("out: needs the name of a file")
     path = Path(cfg.out)
     return path.with_suffix(".json") if path.suffix in ("", ".json", ".png") else path
-
-
-def check_place(path: Path) -> None:
-    """A place that cannot be written to shows before the measurement, not after it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
-    if path.is_dir():
-        raise ConfigError(f"out: {path} is a folder; give the name of a file")
 
 
 def write(scores: Scores, subject: Subject, cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ from ddiff.errors import ConfigError
 @entry("view")
 def main(cfg: DictConfig) -> None:
     """Shows voxels or images: a still picture and an interactive page."""
+    from ddiff.files import check_outputs
     from ddiff.viewing.page import write_page
     from ddiff.viewing.pictures import image_grid, save_png
     from ddiff.viewing.reading import read
@@ -19,12 +20,14 @@ def main(cfg: DictConfig) -> None:
 
     check_numbers(cfg)
     found = read(cfg.path, cfg.num, cfg.value_range, cfg.key)
+    target = _target(found.source, cfg.out)
+    endings = (".png", ".html") if cfg.page else (".png",)
+    check_outputs([target.with_name(target.name + ending) for ending in endings], cfg.overwrite)
     angles = {"azimuth": cfg.azimuth, "elevation": cfg.elevation}
     if found.kind == "images":
         still = image_grid(found.samples, cfg.columns)
     else:
         still = volume_grid(found.samples, cfg.columns, cfg.size, **angles)
-    target = _target(found.source, cfg.out)
     print(save_png(still, target.with_name(target.name + ".png")))
     if cfg.page:
         path = target.with_name(target.name + ".html")

@@ -12,10 +12,10 @@ from ddiff.artifacts import formats
 from ddiff.artifacts.door import Door, Inputs, Job, program
 from ddiff.artifacts.quantised import NUMBERS, Quantised, quantise, reference
 from ddiff.errors import ConfigError, DdiffError
-from tests.artifacts.worlds import export_of, psnr
+from tests.artifacts.worlds import psnr
 from tests.support.sampling import labels, unet
 
-CPU = torch.device("cpu")
+GPU = torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -102,20 +102,20 @@ def test_the_program_rounds_inputs_and_weights(name: str) -> None:
     assert calls == [1]
 
 
-def test_without_modelopt(
-    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_modelopt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "modelopt", None)
+    job = Job(Door(unet("2D").cpu(), torch.float32), inputs("2D", 1), "fp8", 4, lambda: iter(()))
     with pytest.raises(DdiffError, match="ModelOpt, which is not installed: pip install nvidia-m"):
-        export_of(runs["3D"], "TensorRT", "fp8", out=str(tmp_path / "model.trt.pt2"))
+        formats.TensorRT().write(job, tmp_path / "model.trt.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_chip_or_a_library_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "installed", lambda: ["torch-tensorrt-rtx 2.11.0"])
     with pytest.raises(ConfigError, match="no activations to int8; choose fp8"):
-        formats.TensorRT().check("int8", CPU)
-    formats.TensorRT().check("fp8", CPU)
+        formats.TensorRT().check("int8", GPU)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    formats.TensorRT().check("fp8", GPU)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(ConfigError, match=r"fp8 needs compute capability 8\.9.* has 8\.0"):
-        formats.TensorRT().check("fp8", torch.device("cuda"))
+        formats.TensorRT().check("fp8", GPU)

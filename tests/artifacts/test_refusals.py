@@ -1,6 +1,7 @@
 """What is refused, in one line, before anything in a file runs or anything is left behind."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from ddiff.artifacts import checking, writing
-from ddiff.artifacts.door import Door
+from ddiff.artifacts.door import Door, Job
+from ddiff.artifacts.formats import TensorRT
 from ddiff.artifacts.seal import seal, unseal
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.trained import Trained
@@ -121,7 +123,7 @@ def test_a_wrong_file_gets_no_name(
     monkeypatch.setattr(writing, "Door", Off)
     with pytest.raises(DdiffError, match=r"not the net: PSNR .* in fp32, where 100 dB"):
         export_of(runs["2D"], "TorchScript", out=str(tmp_path / "new" / "model.ts"))
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_there_stays(
@@ -129,8 +131,10 @@ def test_what_was_there_stays(
 ) -> None:
     (tmp_path / "model.ts").write_text("before")
     monkeypatch.setitem(checking.LEAST_PSNR, "fp32", 201.0)
-    with pytest.raises(DdiffError, match="not the net"):
+    with pytest.raises(ConfigError, match=r"model\.ts exists already; .* overwrite=true"):
         export_of(runs["3D"], "TorchScript", out=str(tmp_path / "model.ts"))
+    with pytest.raises(DdiffError, match="not the net"):
+        export_of(runs["3D"], "TorchScript", out=str(tmp_path / "model.ts"), overwrite=True)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["before"]
 
 
@@ -165,12 +169,55 @@ def test_sampling_without_onnx_runtime(exported: Make, monkeypatch: pytest.Monke
         load(path)
 
 
-def test_tensorrt_absent(
-    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from ddiff.errors import DdiffError
+from tests.artifacts.worlds import export_of
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of one file
+for name, ending in (("TorchScript", "ts"), ("Pt2", "pt2"), ("Onnx", "onnx")):
+    try:
+        export_of(Path(sys.argv[1]), name, out=f"{sys.argv[2]}/model.{ending}")
+    except DdiffError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Torch's own writer of files would end the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(runs["2D"]), str(tmp_path)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == [
+        f"cannot write {tmp_path}/model.{ending}: File too large"
+        for ending in ("ts", "pt2", "onnx")
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
+    net, x = nn.Conv2d(1, 1, 1), torch.zeros(2, 1, 4, 4)
+    job = Job(Door(net, torch.float32), (x,), "fp32", 2, lambda: iter(()))
     with pytest.raises(DdiffError, match=r"torch-tensorrt \(data.*torch-tensorrt-rtx \(RTX"):
-        export_of(runs["3D"], "TensorRT", out=str(tmp_path / "model.trt.pt2"))
+        TensorRT().write(job, tmp_path / "model.trt.pt2")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
+def test_tensorrt_without_a_gpu(runs: dict[str, Path], precision: str, tmp_path: Path) -> None:
+    words = r"format=tensorrt needs an NVIDIA GPU with Torch-TensorRT; this runs on cpu"
+    with pytest.raises(DdiffError, match=words):
+        export_of(runs["3D"], "TensorRT", precision, out=str(tmp_path / "new/model.trt.pt2"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_larger_than_the_calibration(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The calibration meets 256 rows or fewer; repeating them leaves the ranges as they are."""
+    options = {"dynamic_batch": False, "batch_size": 600, "out": str(tmp_path / "model.onnx")}
+    assert export_of(runs["2D"], "Onnx", "int8", **options).facts["batch"] == 600
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""As a user meets artifacts: python -m ddiff.export, and from=model.ts."""
+"""As a user meets artifacts: python -m ddiff.export, and from=model.pt2."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,17 @@ from tests.support.runs import Done, ddiff_many, job
 
 TEN = ("num_samples=10", "solver=ddim", "solver.num_steps=4")
 VERBS = {
-    "export": ("export", ["from=run", "out=model.ts"]),
+    "export": ("export", ["from=run", "out=model.pt2"]),
     "of the run": ("sample", ["from=run", *TEN, "out=of_run"]),
-    "of the artifact": ("sample", ["from=model.ts", *TEN]),
-    "needs nothing else": ("sample", ["from=model.ts", "num_samples=8", "out=eight"]),
+    "of the artifact": ("sample", ["from=model.pt2", *TEN]),
+    "needs nothing else": ("sample", ["from=model.pt2", "num_samples=8", "out=eight"]),
     "fixed": ("export", ["from=run", "dynamic_batch=false", "batch_size=4"]),
     "figures": (
         "evaluate",
-        ["from=model.ts", *TEN, "reference=of_run.npy", "metrics=[pairs]", "out=figures.json"],
+        ["from=model.pt2", *TEN, "reference=of_run.npy", "metrics=[pairs]", "out=figures.json"],
     ),
 }
-FIXED = "run/artifacts/model_batch4.ts"
+FIXED = "run/artifacts/model_batch4.pt2"
 MISTAKES = {  # verb, options, exit status, words of the one line
     "another batch": (
         "sample",
@@ -30,13 +30,23 @@ MISTAKES = {  # verb, options, exit status, words of the one line
         2,
         ["[4, 1, 8, 8]", "[64, ", "2 with guidance"],
     ),
-    "backend": ("sample", ["from=model.ts", "backend=compiled"], 2, ["leave backend out"]),
-    "device": ("sample", ["from=model.ts", "accelerator=gpu"], 2, ["no gpu here"]),
-    "no file": ("sample", ["from=none.ts"], 1, ["none.ts"]),
-    "again": ("export", ["from=model.ts", "format=onnx"], 1, ["model.ts is an artifact"]),
-    "resumed": ("train", ["ckpt_path=model.ts"], 1, ["model.ts is an artifact"]),
-    "ending": ("export", ["from=run", "out=model.onnx"], 2, ["model.onnx", "end in .ts"]),
+    "backend": ("sample", ["from=model.pt2", "backend=compiled"], 2, ["leave backend out"]),
+    "device": ("sample", ["from=model.pt2", "accelerator=gpu"], 2, ["no gpu here"]),
+    "no file": ("sample", ["from=none.pt2"], 1, ["none.pt2"]),
+    "again": ("export", ["from=model.pt2", "format=onnx"], 1, ["model.pt2 is an artifact"]),
+    "resumed": ("train", ["ckpt_path=model.pt2"], 1, ["model.pt2 is an artifact"]),
+    "ending": ("export", ["from=run", "out=model.onnx"], 2, ["model.onnx", "end in .pt2"]),
     "int8": ("export", ["from=run", "precision=int8"], 2, ["no int8", "format=onnx"]),
+    "there already": ("export", ["from=run", "out=model.pt2"], 2, ["model.pt2", "overwrite=true"]),
+    "no GPU": (
+        "export",
+        ["from=run", "format=tensorrt", "precision=fp16"],
+        1,
+        ["format=tensorrt needs an NVIDIA GPU", "runs on cpu"],
+    ),
+    "a classifier": ("export", ["from=classifier"], 1, ["classifier is a classifier"]),
+    "a classifier's samples": ("sample", ["from=classifier"], 1, ["classifier is a classifier"]),
+    "an unwritable place": ("export", ["from=run", "out=/proc/x.pt2"], 1, ["/proc/x.pt2"]),
     "tf32": ("export", ["from=run", "precision=tf32"], 2, ["tf32"]),
 }
 
@@ -45,6 +55,7 @@ MISTAKES = {  # verb, options, exit status, words of the one line
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
     cwd = tmp_path_factory.mktemp("world")
     make_run(cwd / "run", "2D")
+    make_run(cwd / "classifier", "classifier")
     told = {**VERBS, **MISTAKES}
     jobs = [job(verb, *options) for verb, options, *_ in told.values()]
     return cwd, dict(zip(told, ddiff_many(jobs, cwd), strict=True))
@@ -57,15 +68,15 @@ def test_it_works_in_silence(name: str, world: tuple[Path, dict[str, Done]]) -> 
 
 
 def test_what_export_says(world: tuple[Path, dict[str, Done]]) -> None:
-    for words in ("model.ts", "sha256", "PSNR", "python -m ddiff.sample from=model.ts"):
+    for words in ("model.pt2", "sha256", "PSNR", "python -m ddiff.sample from=model.pt2"):
         assert words in world[1]["export"].out
 
 
 def test_an_artifact_samples_as_its_run(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, _ = world
-    ours = np.load(cwd / "model_ts/samples/ddim4_w1.5_10.npy")  # guided as the run is
+    ours = np.load(cwd / "model_pt2/samples/ddim4_w1.5_10.npy")  # guided as the run is
     assert np.abs(ours - np.load(cwd / "of_run.npy")).max() < 1e-4
-    made = json.loads((cwd / "model_ts/samples/ddim4_w1.5_10.json").read_text())
+    made = json.loads((cwd / "model_pt2/samples/ddim4_w1.5_10.json").read_text())
     assert made["step"] == 7
     assert np.load(cwd / "eight.npy").shape == (8, 1, 8, 8)
     figures = json.loads((cwd / "figures.json").read_text())["figures"]
@@ -85,5 +96,5 @@ def test_one_line_says_it(name: str, world: tuple[Path, dict[str, Done]]) -> Non
 def test_nothing_is_littered(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, _ = world
     artifacts = {p.name for p in cwd.rglob("*") if p.is_file() and p.suffix in ARTIFACTS}
-    assert artifacts == {"model.ts", "model_batch4.ts"}
+    assert artifacts == {"model.pt2", "model_batch4.pt2"}
     assert not [p for p in cwd.rglob("*") if p.name.startswith(".")]

@@ -19,13 +19,14 @@ from tests.support.runs import TINY
 
 ATTENTION = ("net.mid_attention=true", "net.head_dim=8")
 KINDS = {
-    "2D": ("digits_cfg", [1, 8, 8], 10, ("guidance.scale=1.5", *ATTENTION)),
+    "2D": ("digits_cfg", [1, 8, 8], 10, (*TINY, "guidance.scale=1.5", *ATTENTION)),
     "3D": (
         "voxel_baseline",
         [1, 16, 16, 16],
         None,
-        ("data.size=16", "net.patch_size=2", "net.bounded=true"),
+        (*TINY, "data.size=16", "net.patch_size=2", "net.bounded=true"),
     ),
+    "classifier": ("classifier", [1, 8, 8], 10, ()),
 }
 Make = Callable[..., Exported]
 SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
@@ -33,7 +34,7 @@ SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
 
 def make_run(folder: Path, kind: str) -> Path:
     experiment, shape, num_classes, options = KINDS[kind]
-    chosen = [f"experiment={experiment}", *TINY, "precision=fp32", *options]
+    chosen = [f"experiment={experiment}", "precision=fp32", *options]
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         cfg = compose("train", chosen)
     cfg.net.shape, cfg.net.num_classes = shape, num_classes
@@ -67,6 +68,7 @@ def export_of(
         "dynamic_batch": True,
         "batch_size": 4,
         "out": None,
+        "overwrite": False,
     }
     return export(trained, DictConfig(given | options), precision)
 

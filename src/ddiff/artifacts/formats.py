@@ -1,6 +1,7 @@
 """Kinds of files: how a net is written into one, and how one is opened. Each is one class and one
 YAML in conf/format."""
 
+import io
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from torch.jit._trace import TracerWarning
 from ddiff.artifacts.door import DTYPES, Job, program
 from ddiff.artifacts.quantised import NUMBERS, load_modelopt, quantise
 from ddiff.backends.tensorrt import installed, load_library
-from ddiff.errors import ConfigError
+from ddiff.errors import ConfigError, DdiffError
 
 Run = Callable[..., Tensor]
 FP8_SINCE = (8, 9)
@@ -45,7 +46,9 @@ class Format(ABC):
             )
 
     @abstractmethod
-    def write(self, job: Job, path: Path) -> None: ...
+    def write(self, job: Job, path: Path) -> None:
+        """Writes the file. Torch's own archives are made in memory first: its writer of files
+        ends the process where the disk is full."""
 
     @abstractmethod
     def open(self, path: Path, device: torch.device) -> Run:
@@ -59,7 +62,8 @@ class TorchScript(Format):
     def write(self, job: Job, path: Path) -> None:
         with quiet(), torch.no_grad():
             traced = torch.jit.trace(job.door, job.example, check_trace=False)
-            torch.jit.save(torch.jit.freeze(traced), str(path))
+            made = torch.jit.freeze(traced).save_to_buffer()
+        path.write_bytes(made)
 
     def open(self, path: Path, device: torch.device) -> Run:
         with quiet():
@@ -72,8 +76,10 @@ class Pt2(Format):
     is_program = "torch.export.load is not made for files of strangers"
 
     def write(self, job: Job, path: Path) -> None:
+        made = io.BytesIO()
         with quiet():
-            torch.export.save(program(job), path)
+            torch.export.save(program(job), made)
+        path.write_bytes(made.getvalue())
 
     def open(self, path: Path, device: torch.device) -> Run:
         module = torch.export.load(path).module()
@@ -94,12 +100,14 @@ class Aoti(Format):
     def write(self, job: Job, path: Path) -> None:
         import torch._inductor
 
+        made = io.BytesIO()
         with quiet(), torch.no_grad():  # weights with gradients are not frozen
             torch._inductor.aoti_compile_and_package(
                 program(job),
-                package_path=str(path),
+                package_path=made,
                 inductor_configs={"freezing": job.example[0].device.type == "cpu"},
             )
+        path.write_bytes(made.getvalue())
 
     def open(self, path: Path, device: torch.device) -> Run:
         import torch._inductor
@@ -114,14 +122,19 @@ class TensorRT(Format):
     precisions = ("fp32", "bf16", "fp16", "int8", "fp8")
     plain = DTYPES | dict.fromkeys(NUMBERS, torch.float16)
     is_program = "it holds an engine of native code"
+    runs_in_torch = False
 
     def check(self, precision: str, device: torch.device) -> None:
         super().check(precision, device)
+        if device.type != "cuda":
+            raise DdiffError(
+                f"format=tensorrt needs an NVIDIA GPU with Torch-TensorRT; this runs on {device}"
+            )
         if precision == "int8" and any("rtx" in name for name in installed()):
             raise ConfigError(
                 "precision: TensorRT-RTX rounds no activations to int8; choose fp8 or fp16"
             )
-        if precision == "fp8" and device.type == "cuda":
+        if precision == "fp8":
             capability = torch.cuda.get_device_capability(device)
             if capability < FP8_SINCE:
                 raise ConfigError(

@@ -1,7 +1,9 @@
 """A trained net into an artifact: written, opened, compared with the net, and only then named."""
 
+import errno
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +20,8 @@ from ddiff.artifacts.formats import Format
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import seal
 from ddiff.build import build
-from ddiff.errors import ConfigError
-from ddiff.files import replacing
+from ddiff.errors import ConfigError, DdiffError
+from ddiff.files import check_outputs, existing_parent, replacing
 from ddiff.precision import Precision
 from ddiff.sampling import labels_for
 from ddiff.trained import Trained
@@ -36,12 +38,16 @@ class Exported:
 
 
 def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
-    """`cfg` holds format, solver, guidance, weights, dynamic_batch, batch_size and out."""
+    """Writes the file, unless it would differ from the net.
+
+    `cfg` holds format, solver, guidance, weights, dynamic_batch, batch_size, out and overwrite.
+    """
     kind: Format = build(cfg.format)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
     path = _target(trained, kind, cfg, precision)
+    check_outputs([path], cfg.overwrite)
     batch = None if cfg.dynamic_batch else cfg.batch_size
     size = max(2, cfg.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
     inputs = partial(
@@ -51,8 +57,10 @@ def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
     met = partial(_met, trained, cfg, size)
     job = Job(Door(trained.net, kind.plain[precision]), inputs(size), precision, batch, met)
     facts = _facts(trained, cfg, kind, precision, batch, device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with (
+        _disk_errors(path),
+        tempfile.TemporaryDirectory(prefix=".ddiff_export.", dir=existing_parent(path)) as folder,
+    ):
         part = Path(folder) / f"model{kind.ending}"
         kind.write(job, part)
         payload = part.read_bytes()
@@ -68,6 +76,17 @@ def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
         file.write(sealed)
     trust.remember(sha256)
     return Exported(path, facts, sha256)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Says of a full disk which file it was for: what fills it has a temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DdiffError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _target(trained: Trained, kind: Format, cfg: DictConfig, precision: str) -> Path:
@@ -138,5 +157,8 @@ def _met(trained: Trained, cfg: DictConfig, size: int) -> Iterator[Inputs]:
     generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
     kept = recorder.met[:: max(1, len(recorder.met) // steps)]
     columns = [torch.cat(column) for column in zip(*kept, strict=True)]
+    if len(columns[0]) < size:  # rows that repeat leave the ranges as they are
+        rows = torch.arange(size) % len(columns[0])
+        columns = [column[rows.to(column.device)] for column in columns]
     for first in range(0, len(columns[0]) - size + 1, size):
         yield tuple(column[first : first + size] for column in columns)

@@ -19,7 +19,7 @@ from ddiff.benchmarking.table import print_table
 from ddiff.benchmarking.training import ALIKE
 from ddiff.console import console, progress
 from ddiff.environment import environment
-from ddiff.files import write_json
+from ddiff.files import check_outputs, write_json
 from ddiff.precision import Precision
 from ddiff.viewing import save_png
 
@@ -46,6 +46,7 @@ KEY = {  # the same beside the picture
 def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> None:
     """Every contest leaves its table when it is done, and is then in the file too."""
     folder = folder_for(subject, cfg.out)
+    check_outputs([folder / "benchmark.json", folder / "benchmark.png"], cfg.overwrite)
     about = _about(subject, cfg)
     write_json(folder / "benchmark.json", about)
     machine = _machine(about["environment"])

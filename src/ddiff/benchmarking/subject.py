@@ -18,7 +18,7 @@ from ddiff.random import generator, key
 from ddiff.trained import Trained
 
 OWN = ("from", "weights", "mode", "backends", "precisions", "solvers", "batch_sizes", "num_steps",
-       "repeats", "accelerator", "out", "seed", "solver", "guidance")  # fmt: skip
+       "repeats", "accelerator", "out", "overwrite", "seed", "solver", "guidance")  # fmt: skip
 WOKEN = 0.02  # standard deviation of parameters that a recipe starts at 0
 
 

@@ -10,7 +10,7 @@ from ddiff.callbacks.progress import reports
 from ddiff.modules.plugins import Board
 
 SHARE = "precision|recall|density|coverage.*|accuracy|validity|one_piece|closer_to_train|one_nn.*"
-CATEGORIES = {  # category, chart, and the tags in it as a pattern
+CATEGORIES = {  # category, chart, and the tags in it as a pattern; no tag matches two patterns
     "Quality": {
         "loss": "(train|val)/loss",
         "intersection over union": "val/iou",
@@ -23,7 +23,7 @@ CATEGORIES = {  # category, chart, and the tags in it as a pattern
         "p-value of the true law": "quality/.*_p",
         "PSNR, dB": "quality/(nearest_)?psnr",
         "SSIM": "quality/(nearest_)?ssim",
-        "distance to the nearest": "quality/(nearest|mmd)_.*",
+        "distance to the nearest": "quality/(?!nearest_(psnr|ssim)$)(nearest|mmd)_.*",
     },
     "Loss by timestep": {
         "validation loss by tenth of t": "val_loss/.*",
@@ -59,25 +59,32 @@ Layout = dict[str, dict[str, list[Any]]]  # as SummaryWriter.add_custom_scalars 
 
 
 def layout(tags: Iterable[str]) -> Layout:
-    """Charts that hold these tags, each tag in one; a tag without a place has a chart of its own,
-    in `Quality` where it is a figure of samples, else in `More`."""
-    left = sorted(tags)
-    found: Layout = {}
+    """The charts that these tags belong to, by category.
+
+    A tag that no pattern matches has a chart of its own, in `Quality` where it is a figure of
+    samples, else in `More`.
+
+    TensorBoard merges the layouts of all runs that it shows. It keeps two charts of one title
+    unless they are equal, so a chart holds its pattern, whichever tags a run has of it. It drops
+    charts of a category that the first run lacks, so that every category is there, even empty.
+    """
+    left = set(tags)
+    found: Layout = {category: {} for category in CATEGORIES}
     for category, charts in CATEGORIES.items():
         for chart, pattern in charts.items():
-            here = [tag for tag in left if re.fullmatch(pattern, tag)]
-            left = [tag for tag in left if tag not in here]
+            here = {tag for tag in left if re.fullmatch(pattern, tag)}
+            left -= here
             if here:
-                found.setdefault(category, {})[chart] = multiline(here)
-    for tag in left:
+                found[category][chart] = multiline(pattern)
+    for tag in sorted(left):
         group, _, name = tag.rpartition("/")
         category, chart = ("Quality", name) if group == "quality" else ("More", tag)
-        found.setdefault(category, {})[chart] = multiline([tag])
+        found.setdefault(category, {})[chart] = multiline(re.escape(tag))
     return found
 
 
-def multiline(tags: list[str]) -> list[Any]:
-    return ["Multiline", [f"{re.escape(tag)}$" for tag in tags]]
+def multiline(pattern: str) -> list[Any]:
+    return ["Multiline", [f"{pattern}$"]]
 
 
 class Dashboard(Callback):
