@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -137,6 +139,8 @@ def test_no_figure_is_in_two_charts() -> None:
 def test_a_resumed_run_has_one_layout_and_its_older_curves_in_it(runs: Path) -> None:
     assert len(list((runs / "run/tensorboard").glob("events*"))) > 1
     assert set(scalars(runs / "run", "train/loss")) == set(range(16))
+    made_with = json.loads((runs / "run/environment.json").read_text())
+    assert "timesteps=online_topk" in made_with["overrides"]  # of the first command
     saved = checkpoint(runs / "run")["callbacks"]["Dashboard"]["tags"]
     assert set(saved) <= tags(runs / "run")
     assert "quality/nearest_ssim" in saved
@@ -151,6 +155,37 @@ def test_a_curve_that_nobody_knows_is_shown_too() -> None:
         },
         "More": {"mine/one": ["Multiline", ["mine/one$"]]},
     }
+
+
+FULL_DISK = """
+import resource
+import ddiff.train
+from ddiff.callbacks import Checkpoints
+
+original = Checkpoints.on_train_batch_end
+
+def then_the_disk_is_full(self, trainer, *others):
+    if trainer.global_step <= 20:  # no save after the first
+        original(self, trainer, *others)
+    if trainer.global_step == 20:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # bytes of one file
+
+Checkpoints.on_train_batch_end = then_the_disk_is_full
+ddiff.train.main()
+"""
+
+
+def test_a_full_disk_ends_the_training_in_one_line(tmp_path: Path) -> None:
+    """TensorBoard writes in a thread, whose own error would be a traceback."""
+    options = ("experiment=digits_cfg", *TINY, "budget.max_steps=300", "budget.save_every=20",
+               "budget.val_every=1000", "trainer=cpu", "run_dir=run")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *options], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "ddiff: cannot write run/tensorboard: File too large; the last checkpoint" in done.stderr
+    assert "ckpt_path=run" in done.stderr
+    assert checkpoint(tmp_path / "run")["global_step"] == 20
 
 
 def test_without_validation_a_due_save_is_made(runs: Path) -> None:

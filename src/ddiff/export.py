@@ -23,7 +23,7 @@ def prepare(argv: list[str]) -> None:
 
 @entry("export", prepare=prepare)
 def main(cfg: DictConfig) -> None:
-    """Writes a run's net to a file (TorchScript, ONNX, torch.export, AOTInductor, TensorRT) that
+    """Writes a run's net to a file (torch.export, ONNX, AOTInductor, TensorRT, TorchScript) that
     samples without the run, after comparing the two: see docs/export.md."""
     from ddiff.config import resolved, validate
 

@@ -51,8 +51,10 @@ def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
     if strange:
         options = ", ".join(f"{name}=" for name in strange)
         raise ConfigError(f"from: a run is measured as it was trained; leave out {options}")
+    from ddiff.checkpoints import find_checkpoint
     from ddiff.trained import Trained
 
+    find_checkpoint(cfg["from"])  # an artifact has no gradients to measure
     trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
     for group in OF_THE_RUN:
         if group not in names:

@@ -121,7 +121,8 @@ class Run:
         """Writes what the run is made with. Everything is restored and ready to train."""
         self.begun = True
         backend = build.build_backend(self.cfg, self.device).name
-        where = environment(self.device, self.precision.dtype) | {"backend": backend}
+        where = environment(self.device, self.precision.dtype)
+        where |= {"backend": backend, "overrides": self._overrides()}
         file = self.path / "environment.json"
         if self.point and self.point.in_place:
             before = _read_json(file)
@@ -158,9 +159,7 @@ class Run:
         nan = StopOnNaN()
         config = {
             "config": OmegaConf.to_container(cfg),
-            "overrides": list(
-                self.point.overrides if self.point else HydraConfig.get().overrides.task
-            ),
+            "overrides": self._overrides(),
         }
         self.logger = Board(self.path, self.point.step if self.point else None)
         self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every, self.started)
@@ -192,6 +191,10 @@ class Run:
             )
             ckpt_path = str(self.point.path) if self.point else None
             self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
+
+    def _overrides(self) -> list[str]:
+        """What the command, and those of the run it resumes, changed of the recipe."""
+        return list(self.point.overrides if self.point else HydraConfig.get().overrides.task)
 
     def _subject(self) -> Subject:
         """What a profile of the training is of, and where it goes."""

@@ -192,8 +192,7 @@ def test_a_full_disk_is_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == [
-        f"cannot write {tmp_path}/model.{ending}: File too large"
-        for ending in ("ts", "pt2", "onnx")
+        f"cannot write {tmp_path}/model.{end}: File too large" for end in ("ts", "pt2", "onnx")
     ]
     assert list(tmp_path.iterdir()) == []
 

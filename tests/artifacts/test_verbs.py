@@ -34,6 +34,7 @@ MISTAKES = {  # verb, options, exit status, words of the one line
     "device": ("sample", ["from=model.pt2", "accelerator=gpu"], 2, ["no gpu here"]),
     "no file": ("sample", ["from=none.pt2"], 1, ["none.pt2"]),
     "again": ("export", ["from=model.pt2", "format=onnx"], 1, ["model.pt2 is an artifact"]),
+    "measured": ("importance", ["from=model.pt2"], 1, ["model.pt2 is an artifact"]),
     "resumed": ("train", ["ckpt_path=model.pt2"], 1, ["model.pt2 is an artifact"]),
     "ending": ("export", ["from=run", "out=model.onnx"], 2, ["model.onnx", "end in .pt2"]),
     "int8": ("export", ["from=run", "precision=int8"], 2, ["no int8", "format=onnx"]),

@@ -1,17 +1,77 @@
+import json
+
 from made import run
 
 from ddiff.reporting.configs import differing, grouped, labelled
 from ddiff.reporting.records import read_run
 
+TOP = {"timesteps___target_": "ddiff.diffusion.timesteps.OnlineTopK", "timesteps__k": 0.5}
+
 
 def groups_of(tmp_path, *changes):
     runs = [read_run(run(tmp_path / str(i), **change)) for i, change in enumerate(changes)]
-    return grouped(runs)
+    groups, differences, _ = grouped(runs)
+    return groups, differences
+
+
+def labels_of(tmp_path, *runs):
+    """Labels, and what all share, of runs given as (options of the command, changes of config)."""
+    for i, (command, changes) in enumerate(runs):
+        facts = {"command": ["train.py", *command]}
+        (run(tmp_path / str(i), **changes) / "environment.json").write_text(json.dumps(facts))
+    groups, _, shared = grouped([read_run(tmp_path / str(i)) for i in range(len(runs))])
+    return [group.label for group in groups], shared
+
+
+def test_a_label_tells_what_differs_from_the_recipe(tmp_path):
+    """Names tell the runs apart; that one is not its recipe is said all the same."""
+    command = ["experiment=voxel_adaptive", "net.patch_size=1", "seed=3", "run_dir=x"]
+    labels, shared = labels_of(
+        tmp_path,
+        (command, {"name": "voxel_adaptive", "net__patch_size": 1}),
+        ([], {"name": "voxel_baseline", "net__patch_size": 4}),
+    )
+    assert (labels, shared) == (["voxel_adaptive net.patch_size=1", "voxel_baseline"], [])
+
+
+def test_a_single_run_tells_it_too(tmp_path):
+    labels, shared = labels_of(
+        tmp_path, (["net.patch_size=1", "trainer=cpu"], {"net__patch_size": 1})
+    )
+    assert (labels, shared) == (["digits_cfg net.patch_size=1"], [])
+
+
+def test_what_all_changed_is_said_once(tmp_path):
+    steps = {"budget__max_steps": 20}
+    labels, shared = labels_of(
+        tmp_path,
+        (["budget.max_steps=20"], steps),
+        (["budget.max_steps=20", "timesteps=online_topk"], {**steps, **TOP}),
+    )
+    assert (labels, shared) == (["Uniform", "OnlineTopK"], ["budget.max_steps=20"])
+
+
+def test_what_most_share_is_said_of_a_run_that_changed_it(tmp_path):
+    """Three of four runs have size 8, which goes unsaid, but of the one whose recipe has 16."""
+    labels, _ = labels_of(
+        tmp_path,
+        (["data.size=8"], {"name": "a"}),
+        ([], {"name": "b"}),
+        ([], {"name": "c"}),
+        ([], {"name": "d", "data__size": 16}),
+    )
+    assert labels == ["a data.size=8", "b", "c", "d"]
+
+
+def test_a_label_stays_short(tmp_path):
+    sizes = {f"net__option_{i}": 7 for i in range(9)}
+    command = [f"net.option_{i}=7" for i in range(9)]
+    labels, _ = labels_of(tmp_path, (command, {"name": "a", **sizes}), ([], {"name": "b"}))
+    assert labels == ["a net.option_0=7 net.option_1=7 net.option_2=7 and 6 more", "b"]
 
 
 def test_runs_that_differ_in_their_seed_are_a_group(tmp_path):
-    top = {"timesteps___target_": "ddiff.diffusion.timesteps.OnlineTopK", "timesteps__k": 0.5}
-    changes = [{"seed": 1}, {**top, "seed": 1}, {"seed": 2}, {**top, "seed": 2, "run_dir": "x"}]
+    changes = [{"seed": 1}, {**TOP, "seed": 1}, {"seed": 2}, {**TOP, "seed": 2, "run_dir": "x"}]
     groups, differences = groups_of(tmp_path, *changes)
     assert [g.label for g in groups] == ["Uniform", "OnlineTopK"]
     assert [[r.seed for r in g.runs] for g in groups] == [[1, 2], [1, 2]]

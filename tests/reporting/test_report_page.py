@@ -95,6 +95,29 @@ def test_markdown_names_protocols_differences_and_what_is_broken(place):
     assert row.count(" | ") == 8
 
 
+def test_a_mixture_has_a_table_of_few_columns_and_a_list_of_the_others(tmp_path):
+    """Fourteen recipes, each measured under a protocol of its own; one figure that all have."""
+    for i in range(14):
+        path = run(tmp_path / f"runs/{i:02d}", name=f"recipe_{i:02d}", data__size=8 + i)
+        own = figure(value=float(i), protocol_id=f"own_{i}", protocol={"reference": str(i)})
+        evaluate(path, "a", [own, figure("shared", 0.5)])
+    comparison = compare([str(tmp_path / "runs")])
+    header, rows = table(comparison)
+    figures = header[3:-4]
+    assert len(comparison.columns) == 14 + 1 + 14  # val/loss is measured on other data too
+    assert len(figures) == 12
+    assert "shared" in figures
+    assert {len(row) for row in rows} == {len(header)}
+    text = markdown(comparison, [], "x.html")
+    assert max(line.count(" | ") for line in text.splitlines() if line.startswith("|")) == 18
+    assert "<details><summary>17 more figures</summary>" in text
+    assert "- **val/loss (14)**: recipe_13 0.3" in text
+    assert "- **data.size**: 8 (recipe_00); 9 (recipe_01)" in text
+    data = data_of(write_report(comparison, [None] * 14, tmp_path / "a.html"))
+    assert [column["title"] for column in data["columns"] if column["main"]] == figures
+    assert len(data["columns"]) == 29
+
+
 def test_the_strip_of_samples_has_a_row_for_each_group(place):
     comparison, found = compared(place)
     path = draw_samples(comparison, found, place / "samples.png")

@@ -11,6 +11,8 @@ from ddiff.reporting.configs import Difference, Group, grouped
 from ddiff.reporting.finding import find_runs
 from ddiff.reporting.records import Record, read_run
 
+MOST_COLUMNS = 12  # figures in one table; others are listed below it
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -19,6 +21,7 @@ class Comparison:
     differences: list[Difference]
     columns: list[Column]
     troubles: list[str]  # a line each: what is broken, unfinished or odd
+    shared: list[str]  # what several groups all changed of their recipes
 
     @cached_property
     def runs(self) -> list[Record]:
@@ -28,6 +31,18 @@ class Comparison:
     def cells(self) -> list[list[Cell | None]]:
         """By column and run."""
         return [cells_of(self.runs, column) for column in self.columns]
+
+    @cached_property
+    def main(self) -> list[int]:
+        """The columns of the first table, MOST_COLUMNS at most: those that most groups fill."""
+
+        def filled(i: int) -> int:
+            of_run = [g for g, group in enumerate(self.groups) for _ in group.runs]
+            cells = zip(of_run, self.cells[i], strict=True)
+            return len({group for group, cell in cells if cell is not None})
+
+        ranked = sorted(range(len(self.columns)), key=lambda i: -filled(i))
+        return sorted(ranked[:MOST_COLUMNS])
 
     @cached_property
     def labels(self) -> list[str]:
@@ -55,7 +70,7 @@ def compare(places: Sequence[str], title: str | None = None) -> Comparison:
         troubles += [f"{path}: {trouble}" for trouble in record.troubles]
     if not records:
         raise DdiffError(f"no run can be read: {'; '.join(troubles)}")
-    groups, differences = grouped(records)
+    groups, differences, shared = grouped(records)
     for group in groups:
         seeds = Counter(run.seed for run in group.runs)
         again = [str(seed) for seed, times in seeds.items() if times > 1]
@@ -68,4 +83,5 @@ def compare(places: Sequence[str], title: str | None = None) -> Comparison:
         differences=differences,
         columns=columns_of([run for group in groups for run in group.runs]),
         troubles=troubles,
+        shared=shared,
     )

@@ -1,6 +1,6 @@
 """What differs between configs; which runs differ in their seed alone; what to call them."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,10 @@ from ddiff.reporting.records import Record
 
 PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
 MEASURING = ("evaluation.", "metrics.", "extractor.", "profiler.")  # what was measured on the way
+UNSAID = (*MEASURING, "trainer.", "sampling.", "budget.log_every.", "budget.val_every.",
+          "budget.sample_every.", "budget.save_every.", "data.num_workers.", "memory_budget_gb.",
+          "experiment.", "name.", *(f"{place}." for place in PLACES))  # fmt: skip
+MOST_WORDS = 3  # of a label, about what was changed of the recipe
 ABSENT = "–"
 
 
@@ -38,8 +42,9 @@ class Group:
     runs: list[Record]
 
 
-def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference]]:
-    """Groups in order of their first run, and in what their configs differ."""
+def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference], list[str]]:
+    """Groups in order of their first run, in what their configs differ, and what several groups
+    all changed of their recipes."""
     members: dict[Hashable, list[Record]] = {}
     for record in records:
         key = tuple(sorted((name, str(value)) for name, value in _identity(record).items()))
@@ -47,8 +52,54 @@ def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference]]:
     options = [_identity(runs[0]) for runs in members.values()]
     differences = differing(options)
     labels = labelled(differences, [str(o.get("name", "run")) for o in options])
+    changes = [changed(runs, o) for runs, o in zip(members.values(), options, strict=True)]
+    words = [set(change.items()) for change in changes]
+    shared = set.intersection(*words) if len(words) > 1 else set()
+    labels = [
+        " ".join([label, *_more(i, change, differences, label, shared)])
+        for i, (label, change) in enumerate(zip(labels, changes, strict=True))
+    ]
     parts = zip(labels, options, members.values(), strict=True)
-    return [Group(*part) for part in parts], differences
+    return [Group(*part) for part in parts], differences, sorted(w for _, w in shared)
+
+
+def changed(runs: Sequence[Record], options: dict[str, Any]) -> dict[str, str]:
+    """What a group's command changed of its recipe, as words of a label: `net.patch_size` ->
+    `net.patch_size=1`. How it was measured and where it ran is left out."""
+    overrides = next((run.overrides for run in runs if run.overrides), {})
+    found = {}
+    for name, value in overrides.items():
+        if f"{name}.".startswith(UNSAID):
+            continue
+        if name in options:
+            found[name] = f"{name}={shown(name, options[name])}"
+        elif f"{name}._target_" in options:  # a choice; of a sweep its name is not known
+            target = shown("_target_", options[f"{name}._target_"])
+            found[name] = f"{name}={target if ',' in value else value}"
+    return found
+
+
+def _more(
+    config: int,
+    change: Mapping[str, str],
+    differences: Sequence[Difference],
+    label: str,
+    shared: Collection[tuple[str, str]],
+) -> list[str]:
+    """The changes that the label does not tell and not all groups share, the first MOST_WORDS."""
+    said = {
+        name
+        for difference in differences
+        if _word(difference, difference.values[config]) in label.split(" ")
+        for name in difference.names
+    }
+    words = [
+        word
+        for name, word in change.items()
+        if (name, word) not in shared and not {name, f"{name}._target_"} & said
+    ]
+    more = [f"and {len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS + 1 else []
+    return [*words[:MOST_WORDS], *more] if more else words
 
 
 def _identity(record: Record) -> dict[str, Any]:

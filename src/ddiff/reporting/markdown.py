@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddiff.reporting.columns import Cell, spread
-from ddiff.reporting.comparison import Comparison
-from ddiff.reporting.configs import ABSENT, Group
+from ddiff.reporting.comparison import MOST_COLUMNS, Comparison
+from ddiff.reporting.configs import ABSENT, Difference, Group
 from ddiff.reporting.looks import duration, number
 from ddiff.reporting.profiles import changes, words
 from ddiff.reporting.records import Record
@@ -25,11 +25,11 @@ CLOCK = (
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Names of columns, and a row for each group of seeds."""
-    header = ["runs", "seeds", "steps", *(column.title for column in comparison.columns)]
+    header = ["runs", "seeds", "steps", *(comparison.columns[i].title for i in comparison.main)]
     header += ["training", "samples/s", "peak MB", "device"]
     rows, at = [], 0
     for group in comparison.groups:
-        cells = [column[at : at + len(group.runs)] for column in comparison.cells]
+        cells = [comparison.cells[i][at : at + len(group.runs)] for i in comparison.main]
         at += len(group.runs)
         row = [group.label, seeds(group), steps(group), *map(quality, cells)]
         rows.append([*row, *cost(group.runs)])
@@ -90,7 +90,10 @@ def markdown(comparison: Comparison, pictures: Sequence[Path], page: str) -> str
         f"{_count(runs, 'run')}"
         + (f" in {_count(groups, 'group')} that differ in more than the seed" if several else "")
         + f"; to explore them, open `{page}`.",
+        *([f"All of them: {', '.join(f'`{_cell(word)}`' for word in comparison.shared)}."]
+          if comparison.shared else []),
         _table(header, rows),
+        *_more_figures(comparison),
         "A figure is the newest weights'; ± is one standard deviation over (n) seeds; [a, b] holds "
         f"95%. {CLOCK} Peak memory is the allocator's on a GPU, the whole process's on a CPU.",
         *_protocols(comparison),
@@ -105,6 +108,32 @@ def markdown(comparison: Comparison, pictures: Sequence[Path], page: str) -> str
     return "\n\n".join(parts) + "\n"
 
 
+def _more_figures(comparison: Comparison) -> list[str]:
+    """The columns that the table leaves out: each with the groups that have it, and its value."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    for i, column in enumerate(comparison.columns):
+        if i in comparison.main:
+            continue
+        at, values = 0, []
+        for group in comparison.groups:
+            cells = comparison.cells[i][at : at + len(group.runs)]
+            at += len(group.runs)
+            if any(cell is not None for cell in cells):
+                values.append((group.label, quality(cells)))
+        found.append((column.title, values))
+    return [_folded("more figure", found)] if found else []
+
+
+def _folded(noun: str, lines: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
+    """A list, folded away: `- **name**: label value; label value`."""
+    items = [
+        f"- **{_cell(name)}**: {'; '.join(f'{_cell(label)} {_cell(value)}' for label, value in of)}"
+        for name, of in lines
+    ]
+    title = _count(len(items), noun)
+    return "\n".join([f"<details><summary>{title}</summary>", "", *items, "", "</details>"])
+
+
 def _protocols(comparison: Comparison) -> list[str]:
     if not comparison.columns:
         return []
@@ -116,9 +145,19 @@ def _differences(comparison: Comparison) -> list[str]:
     chosen = [d for d in comparison.differences if not d.implied]
     if not chosen:
         return []
+    title, labels = "## What differs in the configs", [g.label for g in comparison.groups]
+    if len(labels) > MOST_COLUMNS:  # too wide for a table: the groups that share a value, by value
+        lines = [(" = ".join(d.names), _by_value(d, labels)) for d in chosen]
+        return [title, _folded("option", lines)]
     rows = [[" = ".join(d.names), *(str(value) for value in d.values)] for d in chosen]
-    header = ["option", *(group.label for group in comparison.groups)]
-    return ["## What differs in the configs", _table(header, rows)]
+    return [title, _table(["option", *labels], rows)]
+
+
+def _by_value(difference: Difference, labels: Sequence[str]) -> list[tuple[str, str]]:
+    found: dict[str, list[str]] = {}
+    for value, label in zip(difference.values, labels, strict=True):
+        found.setdefault(str(value), []).append(label)
+    return [(value, f"({', '.join(of)})") for value, of in found.items()]
 
 
 def _profiles(comparison: Comparison) -> list[str]:

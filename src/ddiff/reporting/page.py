@@ -55,7 +55,7 @@ def page_data(comparison: Comparison, samples: Sequence[Found | None]) -> Json:
         ],
         "columns": [
             {"title": c.title, "better": c.figure.better, "protocol": c.protocol,
-             "cells": _cells(comparison, i)}
+             "main": i in comparison.main, "cells": _cells(comparison, i)}
             for i, c in enumerate(comparison.columns)
         ],
         "curves": list(_curves(comparison)),
@@ -68,7 +68,7 @@ def page_data(comparison: Comparison, samples: Sequence[Found | None]) -> Json:
         "troubles": comparison.troubles,
         "clock": CLOCK,
         "limits": f"{SIDE} voxels a side and {FACES:,} triangles",
-        "footer": _footer(comparison.runs),
+        "footer": _footer(comparison),
         "view": {"azimuth": AZIMUTH, "elevation": ELEVATION},
     }  # fmt: skip
 
@@ -137,17 +137,18 @@ def _points(comparison: Comparison, index: int, run: Record) -> list[Json]:
     ]  # fmt: skip
 
 
-def _footer(runs: Sequence[Record]) -> str:
+def _footer(comparison: Comparison) -> str:
     from importlib.metadata import version
 
     made = {
         f"{str(run.environment.get('git_commit'))[:7]}"
         f"{' (modified)' if run.environment.get('git_dirty') else ''}"
-        for run in runs
+        for run in comparison.runs
         if run.environment.get("git_commit")
     }
     commits = f"; trained at commit {', '.join(sorted(made))}" if made else ""
-    return f"ddiff {version('ddiff')}{commits}"
+    shared = f"; all runs with {' '.join(comparison.shared)}" if comparison.shared else ""
+    return f"ddiff {version('ddiff')}{commits}{shared}"
 
 
 def plain(value: Any) -> Any:

@@ -62,6 +62,13 @@ class Record:
         return self.options.get("seed")
 
     @property
+    def overrides(self) -> dict[str, str]:
+        """What the command changed of its recipe: `net.patch_size` -> `1`, {} where unknown."""
+        words = self.environment.get("overrides") or self.environment.get("command") or []
+        pairs = [str(word).lstrip("+~").partition("=") for word in words if "=" in str(word)]
+        return {name.partition("@")[0].replace("/", "."): value for name, _, value in pairs}
+
+    @property
     def max_steps(self) -> int:
         return int(finite(self.options.get("budget.max_steps")) or 0)
 

@@ -90,12 +90,14 @@ function runsTable() {
   const of = (entity, name) => entity.runs.map((i) => page.runs[i][name]);
   const measured = (title, name, text, hint) =>
     ({ title, hint, cell: (entity) => meanCell(of(entity, name), text) });
-  const columns = [
+  const more = page.columns.filter((column) => !column.main).length;
+  let all = false;
+  const columns = () => [
     nameColumn,
     { title: "seed", cell: (e) => ({ sort: e.runs.length > 1 ? e.seeds : page.runs[e.runs[0]].seed,
       text: e.seeds }) },
     measured("steps", "step", number),
-    ...page.columns.map((column) => ({
+    ...page.columns.filter((column) => column.main || all).map((column) => ({
       title: column.title, better: column.better, hint: column.protocol,
       cell: (entity) => figureCell(entity.runs.map((i) => column.cells[i])),
     })),
@@ -110,10 +112,16 @@ function runsTable() {
     { title: "device", words: true,
       cell: (entity) => wordCell([...new Set(of(entity, "device"))].join(", ")) },
   ];
-  const fill = sortable(table, () => columns);
-  parts.push(() => fill(entities()));
+  const fill = sortable(table, columns);
+  const draw = () => fill(entities());
+  parts.push(draw);
+  const names = { main: "Most shared figures", all: `All ${page.columns.length} figures` };
+  const chosen = more ? [choice("figures", names, "main", (name) => {
+    all = name === "all";
+    draw();
+  })] : [];
   return section("Runs", "click a head to sort; the best of each figure is bold",
-    make("div.scroll", table));
+    ...chosen, make("div.scroll", table));
 }
 
 /** One row for each way of sampling, where some run was sampled in several. */

@@ -11,8 +11,15 @@ from ddiff.reporting.profiles import changes, words
 def print_table(comparison: Comparison) -> None:
     """A row for each group of seeds, the protocols below, and what is broken."""
     _print(*table(comparison))
-    for column in comparison.columns:
+    for i in comparison.main:
+        column = comparison.columns[i]
         console.print(f"{column.title}: {column.protocol}", markup=False)
+    if more := len(comparison.columns) - len(comparison.main):
+        console.print(
+            f"more        {more} figures that fewer runs have are in the page and the text"
+        )
+    if comparison.shared:
+        console.print(f"all runs    {', '.join(comparison.shared)}", markup=False)
     for change in changes(comparison):
         console.print(f"\nprofile     {change.title}", markup=False)
         for one in change.tables:
