@@ -62,7 +62,7 @@ REFUSED = {  # the words that the line must hold
         job("importance", "from=run", "data.size=16", "+schedule.tail=0", "experiment=digits_cfg"),
         ["from", "data=, experiment=, schedule="],
     ),
-    "too many": (job("importance", *OPTIONS, "bins=4", "k=5", "out=exact"), ["1..4"]),
+    "too many": (job("importance", *OPTIONS, "bins=4", "k=5", "out=many"), ["1..4"]),
     "wrong score": (job("importance", *OPTIONS, "score=loss"), ["score", "last_layer"]),
     "ckpt_path": (job("importance", *OPTIONS, "ckpt_path=run"), ["ckpt_path", "from="]),
     "no place": (job("importance", *OPTIONS, "out=/proc/x"), ["/proc/x.json"]),

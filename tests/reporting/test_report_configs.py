@@ -63,6 +63,15 @@ def test_what_most_share_is_said_of_a_run_that_changed_it(tmp_path):
     assert labels == ["a data.size=8", "b", "c", "d"]
 
 
+def test_a_list_that_the_label_tells_is_told_once(tmp_path):
+    labels, _ = labels_of(
+        tmp_path,
+        (["net.channels=[8,16]"], {"net__channels": [8, 16]}),
+        (["net.channels=[8,32]"], {"net__channels": [8, 32]}),
+    )
+    assert labels == ["channels=[8, 16]", "channels=[8, 32]"]
+
+
 def test_a_label_stays_short(tmp_path):
     sizes = {f"net__option_{i}": 7 for i in range(9)}
     command = [f"net.option_{i}=7" for i in range(9)]

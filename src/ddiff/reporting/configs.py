@@ -90,7 +90,7 @@ def _more(
     said = {
         name
         for difference in differences
-        if _word(difference, difference.values[config]) in label.split(" ")
+        if f" {_word(difference, difference.values[config])} " in f" {label} "
         for name in difference.names
     }
     words = [
