@@ -73,7 +73,10 @@ def test_what_belongs_together_is_in_one_chart(runs: Path) -> None:
     assert len(shown["Loss by timestep"]["validation loss by tenth of t"]) == 4  # of 4 images
     assert len(shown["Timestep sampler"]["share of draws by tenth of t"]) == 10
     assert len(shown["Timestep sampler"]["score by tenth of t"]) == 10
-    assert shown["Quality"]["PSNR, dB"] == ["quality/nearest_psnr$"]
+    assert shown["Quality"]["PSNR, dB"] == [
+        "quality/nearest_psnr$",
+        "quality/nearest_psnr_mean$",
+    ]
     assert len(shown["Memory"]["process, MiB"]) == 2
 
 

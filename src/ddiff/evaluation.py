@@ -18,6 +18,7 @@ from ddiff.devices import device_for
 from ddiff.errors import ConfigError
 from ddiff.files import write_json
 from ddiff.metrics.case import Case, Metric
+from ddiff.metrics.figures import Figure, Omitted
 from ddiff.metrics.opening import opened
 from ddiff.metrics.stack import Stack
 from ddiff.output import default_out, draw, origin_of
@@ -69,10 +70,11 @@ def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, 
 
 
 def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
-    """{"figures": [...], "omitted": {metric: why}}."""
+    """{"figures": [...], "omitted": {metric or figure: why}}."""
     metrics, omitted = suited(nodes, case)
-    figures = [figure.plain() for metric in metrics.values() for figure in metric(case)]
-    return {"figures": figures, "omitted": omitted}
+    found = [one for metric in metrics.values() for one in metric(case)]
+    omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
+    return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
 
 
 def _data(cfg: DictConfig) -> Data | None:
