@@ -19,7 +19,7 @@ from ddiff.errors import ConfigError
 from ddiff.files import write_json
 from ddiff.metrics.case import Case, Metric
 from ddiff.metrics.figures import Figure, Omitted
-from ddiff.metrics.opening import opened
+from ddiff.metrics.opening import holds_volumes, opened
 from ddiff.metrics.stack import Stack
 from ddiff.output import default_out, draw, origin_of
 from ddiff.trained import Trained
@@ -44,7 +44,10 @@ def evaluate(cfg: DictConfig) -> None:
     if reference:
         train, held_out = None, reference
     case = case_for(cfg, cfg.cache, cfg.accelerator, samples, train, held_out, data)
-    found = {"source": str(path), **_facts(made), **measured(case, cfg.metrics)}
+    opened_as = {"samples": samples.read_as, "reference": reference.read_as if reference else ""}
+    read_as = {name: words for name, words in opened_as.items() if words}
+    facts = {"source": str(path), "read_as": read_as, **_facts(made)}
+    found = facts | measured(case, cfg.metrics)
     out = _target(cfg, trained, path)
     write_json(out, found)
     if trained:
@@ -103,16 +106,23 @@ def _drawn(trained: Trained, cfg: DictConfig) -> tuple[dict[str, Any], Path]:
 
 
 def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stack | None]:
-    """Samples and, where there is one, reference, of one shape: the data's, or else that of the
-    first array."""
+    """Samples and, where there is one, reference, of one shape: the data's, or else that of a
+    folder of volumes, or of an array. What was assumed of them is printed."""
     shape = tuple(data.shape) if data else None
     ours = {"samples": (path, "signed" if cfg["from"] else cfg.value_range)}
     if cfg.reference:
         ours["reference"] = (Path(cfg.reference), cfg.value_range)
     found: dict[str, Stack] = {}
-    for name, (place, values) in sorted(ours.items(), key=lambda item: item[1][0].is_dir()):
+
+    def tells_least(item: tuple[str, tuple[Path, str]]) -> int:
+        place = item[1][0]
+        return 0 if holds_volumes(place) else 2 if place.is_dir() else 1
+
+    for name, (place, values) in sorted(ours.items(), key=tells_least):
         found[name] = opened(place, shape, values)
         shape = found[name].shape
+        if found[name].read_as:
+            console.print(f"{name:<12}{place}: {found[name].read_as}")
     return found["samples"], found.get("reference")
 
 
