@@ -58,6 +58,7 @@ class Run:
 
     def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
         self.cfg, self.point = cfg, point
+        build.check_guidance(cfg)
         self.started = time.perf_counter()
         if point and point.step >= cfg.budget.max_steps:
             raise ConfigError(

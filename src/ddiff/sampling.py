@@ -31,6 +31,9 @@ class Generation:
     clamp: float | None = 1.0
     backend: Backend = field(default_factory=Eager)
 
+    def __post_init__(self) -> None:
+        self.guidance.require_labels(self.num_classes)
+
     def batches(
         self,
         num_samples: int,
