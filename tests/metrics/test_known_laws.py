@@ -97,6 +97,19 @@ def test_a_few_copies_among_the_held_out_leave_a_verdict() -> None:
             assert found["closer_to_train"] == pytest.approx(0.95)
 
 
+def test_what_copies_would_score_is_said_where_few_training_samples_are_looked_through() -> None:
+    """A quarter of 400: other copies are as far away as fresh samples, 0.25 + 0.75 / 2 in all."""
+    data = spheres(0, centre="random")
+    copies = case(joined(Stack(data.train, "train"), 400).numpy(), data)
+    verdict, *_ = Memorisation(most_train=100)(copies)
+    assert isinstance(verdict, Figure)
+    assert verdict.protocol["copies_score"] == pytest.approx(0.625, abs=0.01)
+    assert verdict.value == pytest.approx(0.625, abs=0.08)
+    everything, *_ = Memorisation()(copies)
+    assert isinstance(everything, Figure)
+    assert everything.value > 0.99
+
+
 @pytest.mark.parametrize("law", ["a corner", "gathered", "one axis"])
 def test_a_wrong_law_of_the_centre_is_seen(law: str) -> None:
     """Valid spheres with radii of the right law, whose centres are not uniform in their room."""

@@ -102,7 +102,11 @@ class Memorisation:
             )
         else:
             share, low, high = closer_share(ours, held_out, case.seed)
-            verdict = Figure("closer_to_train", share, len(ours), how, low, high)
+            # of copies, those of training samples that are not looked through count as fresh ones
+            seen, told = used / len(case.train), 1 - copies / len(held_out) / 2
+            copies_score = round(seen * told + (1 - seen) / 2, 2)
+            bound = {} if copies_score == 1 else {"copies_score": copies_score}
+            verdict = Figure("closer_to_train", share, len(ours), how | bound, low, high)
         return [
             verdict,
             mean_figure("nearest_train", ours, how, None, case.seed),
