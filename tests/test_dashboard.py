@@ -97,7 +97,10 @@ def test_what_belongs_together_is_in_one_chart(runs: Path) -> None:
     assert len(curves("Loss by timestep", "validation loss by tenth of t")) == 4  # of 4 images
     assert len(curves("Timestep sampler", "share of draws by tenth of t")) == 10
     assert len(curves("Timestep sampler", "score by tenth of t")) == 10
-    assert curves("Quality", "PSNR, dB") == ["quality/nearest_psnr"]
+    assert curves("Quality", "PSNR, dB") == [
+        "quality/nearest_psnr",
+        "quality/nearest_psnr_mean",
+    ]
     assert len(curves("Memory", "process, MiB")) == 2
 
 
@@ -126,7 +129,8 @@ def test_no_figure_is_in_two_charts() -> None:
     """All names that metrics give their figures."""
     names = """
         fid kid precision recall accuracy classifier_score class_variation class_p psnr ssim
-        nearest_psnr nearest_ssim nearest_train nearest_train_of_held_out closer_to_train validity
+        psnr_mean nearest_psnr nearest_psnr_mean nearest_ssim held_out_copies
+        nearest_train nearest_train_of_held_out closer_to_train validity
         sphere_iou radius_d radius_p centre_d centre_p solid_iou mmd_iou coverage_iou one_nn_iou
         mmd_chamfer coverage_chamfer one_nn_chamfer one_piece volume_d volume_p surface_d surface_p
         """

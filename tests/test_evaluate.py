@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddiff.data import Digits
@@ -32,6 +33,24 @@ def true_digits(folder: Path) -> None:
     np.save(folder / "wide.npy", np.zeros((9, 1, 8, 9)))
     np.save(folder / "far.npy", np.linspace(-40, 40, 640).reshape(10, 1, 8, 8))
     np.save(folder / "empty.npy", np.zeros((0, 1, 8, 8)))
+    strangers_volumes(folder)
+
+
+def strangers_volumes(folder: Path) -> None:
+    """Soft balls of 0..1, one a file, and noisier ones in one array without a channel axis, of
+    which a single value overshoots 0."""
+    random = np.random.default_rng(0)
+    axis = np.arange(12) - 5.5
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    balls = 1 / (1 + np.exp(distance - random.uniform(2, 5, (20, 1, 1, 1))))
+    (folder / "balls").mkdir()
+    for i, ball in enumerate(balls):
+        np.save(folder / f"balls/vox_{i}.npy", ball.astype(np.float32))
+    scale = np.linspace(0.02, 0.2, 20)[:, None, None, None]
+    noisy = (balls + scale * random.normal(size=balls.shape)).clip(0, 1).astype(np.float32)
+    noisy[0, 0, 0, 0] = -0.01
+    np.save(folder / "noisy.npy", noisy)
+    np.save(folder / "torn.npy", noisy - 0.1)
 
 
 # name: (options, exit status, words that the line must hold)
@@ -44,6 +63,11 @@ MISTAKES = {
         ["samples=few.npy", "reference=others.npy", "metrics=[pairs]"],
         2,
         ["(100)", "(800)", "nearest_pairs"],
+    ),
+    "of two ranges": (
+        ["samples=torn.npy", "reference=balls"],
+        1,
+        ["torn.npy", "below -0.05", "value_range=signed or value_range=unit"],
     ),
     "absent": (["samples=nowhere.npy", "data=digits"], 1, ["nowhere.npy", "no such file"]),
     "nothing to measure": (["data=digits"], 2, ["from=", "samples="]),
@@ -88,6 +112,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
         "pairs of others": job(
             "evaluate", "samples=true.npy", "reference=others.npy", "metrics=[pairs]",
             "out=others.json"),
+        "volumes": job("evaluate", "samples=noisy.npy", "reference=balls", "metrics=[pairs]"),
+        "declared": job(
+            "evaluate", "samples=noisy.npy", "reference=balls", "metrics=[pairs]",
+            "value_range=unit", "out=declared.json"),
+        "one centre": job(
+            "evaluate", "samples=balls", "data=spheres", "data.size=12", "data.num=500",
+            "metrics=[memorisation]"),
         "examined": job("train", *DIGITS, "run_dir=examined", "evaluation.every=1",
                         "evaluation.num_samples=10", *MEASURE[:1]),
         "refused": job("train", *DIGITS, "run_dir=refused", "evaluation.every=1", "metrics=[fid]",
@@ -181,7 +212,52 @@ def test_pairs_by_index(bench: tuple[Path, dict[str, Done]]) -> None:
     assert same["psnr"]["value"] == float("inf")
     assert others["ssim"]["value"] < 0.3
     a, b = np.load(cwd / "true.npy"), np.load(cwd / "others.npy")
+    assert same["psnr_mean"]["value"] == float("inf")
+    assert same["psnr_mean"]["low"] is None
     assert others["psnr"]["value"] == pytest.approx(-10 * np.log10(np.mean((a - b) ** 2) / 4))
+
+
+def test_a_strangers_volumes_are_measured_as_scikit_image_would(
+    bench: tuple[Path, dict[str, Done]],
+) -> None:
+    """[N, D, H, W] of 0..1 with one negative value, against a folder of volumes."""
+    cwd, done = bench
+    assert [(done[n].status, done[n].err) for n in ("volumes", "declared")] == [(0, "")] * 2
+    found = figures(cwd / "noisy.evaluation.json")
+    ours = np.load(cwd / "noisy.npy").clip(0, 1).astype(np.float64)
+    real = [np.load(cwd / f"balls/vox_{i}.npy").astype(np.float64) for i in range(20)]
+    pairs = list(zip(ours, real, strict=True))
+    decibels = [peak_signal_noise_ratio(b, a, data_range=1) for a, b in pairs]
+    similarity = [
+        structural_similarity(
+            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1
+        )
+        for a, b in pairs
+    ]
+    error = np.mean((ours - np.stack(real)) ** 2)
+    assert found["psnr"]["value"] == pytest.approx(-10 * np.log10(error), abs=1e-5)
+    assert found["psnr_mean"]["value"] == pytest.approx(np.mean(decibels), abs=1e-5)
+    assert found["psnr_mean"]["value"] > found["psnr"]["value"] + 1
+    assert found["ssim"]["value"] == pytest.approx(np.mean(similarity), abs=1e-6)
+    assert found["ssim"]["protocol"]["intensities"] == "0..1"
+    (line,) = [line for line in done["volumes"].out.splitlines() if line.startswith("samples ")]
+    for words in ("0..1 (unit)", "value_range=", "1 of 34560", "-0.01"):
+        assert words in line
+    read_as = json.loads((cwd / "noisy.evaluation.json").read_text())["read_as"]
+    assert set(read_as) == {"samples", "reference"}
+    assert figures(cwd / "declared.json") == found
+
+
+def test_memory_that_cannot_be_told_is_said(bench: tuple[Path, dict[str, Done]]) -> None:
+    cwd, done = bench
+    assert (done["one centre"].status, done["one centre"].err) == (0, "")
+    found = json.loads((cwd / "balls.evaluation.json").read_text())
+    assert {f["name"] for f in found["figures"]} == {
+        "nearest_train", "nearest_train_of_held_out", "held_out_copies"
+    }  # fmt: skip
+    assert found["omitted"]["closer_to_train"].startswith("cannot tell: 100 of 100 held-out")
+    assert "left out    closer_to_train: cannot tell" in done["one centre"].out
+    assert "held_out_copies" in done["one centre"].out
 
 
 def test_figures_while_training(bench: tuple[Path, dict[str, Done]]) -> None:

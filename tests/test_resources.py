@@ -1,8 +1,10 @@
 """What a training says it takes: time, processor, memory, disk and GPU, against other clocks."""
 
+import json
 import os
 import resource
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from ddiff.config import resolved
 from ddiff.data.source import Source
 from ddiff.errors import DdiffError
 from ddiff.modules.plugins import Board
-from ddiff.resources import CpuUse, Nvml, allocator, disk, process_memory
+from ddiff.resources import CpuUse, Nvml, PeakMemory, allocator, disk, process_memory
 from tests.support.runs import TINY, scalars
 
 SLEEP = 0.03
@@ -180,6 +182,67 @@ def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     found = process_memory()
     assert set(found) == {"process_peak_mb"}
     assert found["process_peak_mb"] >= with_proc["process_peak_mb"] - 1
+
+
+def test_the_peak_of_memory_is_that_of_what_follows() -> None:
+    block = np.ones(2**28, np.uint8)  # 256 MiB
+    high = PeakMemory(torch.device("cpu")).mb()
+    del block
+    peak = PeakMemory(torch.device("cpu"))
+    start = peak.mb()
+    assert high - start == pytest.approx(256, abs=16)
+    block = np.ones(2**27, np.uint8)
+    del block
+    assert peak.mb() - start == pytest.approx(128, abs=8)
+    assert peak.meaning == "resident memory of the process, in this run"
+
+
+def test_where_the_peak_cannot_be_counted_anew_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ddiff.resources.RESTART", tmp_path / "none/clear_refs")
+    peak = PeakMemory(torch.device("cpu"))
+    assert "since it started, earlier runs included" in peak.meaning
+    assert peak.mb() == process_memory()["process_peak_mb"]
+
+
+SWEEP = """
+import gc, signal, sys
+import torch
+from ddiff.train import main
+
+torch.set_num_threads(1)
+main()
+gc.collect()
+alive = [type(o).__name__ for o in gc.get_objects() if type(o).__name__ in ("Run", "Trainer")]
+assert not alive, alive
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+"""
+
+
+def test_every_run_of_a_sweep_has_a_peak_of_its_own(tmp_path: Path) -> None:
+    """Two large trainings, then two equal small ones, in one process; the same small one alone."""
+    small = ["experiment=digits_ddpm", *TINY, "budget.max_steps=3", "budget.batch_size=4"]
+    sweep = [*small, "-m", "budget.batch_size=4096,4", "seed=0,1", "runs=swept"]
+    sweep.remove("budget.batch_size=4")
+    sweep.insert(0, sweep.pop(sweep.index("-m")))
+    for options in (sweep, [*small, "run_dir=alone"]):
+        done = subprocess.run(
+            [sys.executable, "-c", SWEEP, *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("swept/*/*/*/metrics.json"))]
+    *large, first, second = [metrics["peak_memory_mb"] for metrics in found]
+    alone = json.loads((tmp_path / "alone/metrics.json").read_text())["peak_memory_mb"]
+    assert len(large) == 2
+    assert min(large) > 1.2 * max(first, second)
+    assert second == pytest.approx(first, rel=0.02)
+    assert first == pytest.approx(alone, rel=0.1)
+    assert "peak_memory_mb: resident memory of the process, in this run" in found[0]["protocol"]
 
 
 def test_the_disk(tmp_path: Path) -> None:

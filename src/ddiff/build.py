@@ -48,6 +48,14 @@ def fill_in_data_facts(cfg: DictConfig, data: Any) -> None:
         )
 
 
+def check_guidance(cfg: DictConfig) -> None:
+    """Refuses a recipe that guides the samples of a net without labels, before anything is made."""
+    if not is_generative(cfg):
+        return
+    conditional = locate(cfg.module["_target_"], ("ddiff.modules",)).conditional
+    build(cfg.guidance).require_labels(1 if conditional else None, cfg.sampling.y)
+
+
 def build_net(cfg: DictConfig) -> nn.Module:
     """The net, its weights channels last: convolutions then run so from end to end."""
     volumes = len(cfg.net.shape) == 4

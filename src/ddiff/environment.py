@@ -28,16 +28,6 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
     }
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak of the allocator on a GPU, of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def _version(name: str) -> str | None:
     try:
         return version(name)

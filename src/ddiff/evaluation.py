@@ -18,7 +18,8 @@ from ddiff.devices import device_for
 from ddiff.errors import ConfigError
 from ddiff.files import check_outputs, write_json
 from ddiff.metrics.case import Case, Metric
-from ddiff.metrics.opening import opened
+from ddiff.metrics.figures import Figure, Omitted
+from ddiff.metrics.opening import holds_volumes, opened
 from ddiff.metrics.stack import Stack
 from ddiff.output import SAMPLING, default_out, draw, origin_of
 from ddiff.sampling import Generation
@@ -52,7 +53,10 @@ def evaluate(cfg: DictConfig) -> None:
     if reference:
         train, held_out = None, reference
     case = case_for(cfg, cfg.cache, cfg.accelerator, samples, train, held_out, data)
-    found = {"source": str(path), **_facts(made), **measured(case, cfg.metrics)}
+    opened_as = {"samples": samples.read_as, "reference": reference.read_as if reference else ""}
+    read_as = {name: words for name, words in opened_as.items() if words}
+    facts = {"source": str(path), "read_as": read_as, **_facts(made)}
+    found = facts | measured(case, cfg.metrics)
     if before and not cfg.overwrite:
         found = _with_older(found, before)
     write_json(out, found)
@@ -79,10 +83,11 @@ def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, 
 
 
 def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
-    """{"figures": [...], "omitted": {metric: why}}."""
+    """{"figures": [...], "omitted": {metric or figure: why}}."""
     metrics, omitted = suited(nodes, case)
-    figures = [figure.plain() for metric in metrics.values() for figure in metric(case)]
-    return {"figures": figures, "omitted": omitted}
+    found = [one for metric in metrics.values() for one in metric(case)]
+    omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
+    return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
 
 
 def _data(cfg: DictConfig) -> Data | None:
@@ -138,16 +143,23 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stack | None]:
-    """Samples and, where there is one, reference, of one shape: the data's, or else that of the
-    first array."""
+    """Samples and, where there is one, reference, of one shape: the data's, or else that of a
+    folder of volumes, or of an array. What was assumed of them is printed."""
     shape = tuple(data.shape) if data else None
     ours = {"samples": (path, "signed" if cfg["from"] else cfg.value_range)}
     if cfg.reference:
         ours["reference"] = (Path(cfg.reference), cfg.value_range)
     found: dict[str, Stack] = {}
-    for name, (place, values) in sorted(ours.items(), key=lambda item: item[1][0].is_dir()):
+
+    def tells_least(item: tuple[str, tuple[Path, str]]) -> int:
+        place = item[1][0]
+        return 0 if holds_volumes(place) else 2 if place.is_dir() else 1
+
+    for name, (place, values) in sorted(ours.items(), key=tells_least):
         found[name] = opened(place, shape, values)
         shape = found[name].shape
+        if found[name].read_as:
+            console.print(f"{name:<12}{place}: {found[name].read_as}")
     return found["samples"], found.get("reference")
 
 

@@ -1,6 +1,6 @@
 """Random numbers by key: what is drawn depends on (seed, purpose, position), never on history.
 
-That is what makes resuming exact and sample 17 the same in any batch.
+That is what makes resuming exact, and the noise of sample 17 the same in any batch.
 """
 
 import hashlib

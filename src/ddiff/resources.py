@@ -1,6 +1,7 @@
 """What a training takes of the machine. Reading it takes microseconds and never waits for a GPU."""
 
 import ctypes
+import gc
 import os
 import resource
 import shutil
@@ -17,6 +18,7 @@ from ddiff.errors import DdiffError
 
 MB, GB = 2**20, 2**30
 STATUS = Path("/proc/self/status")  # Linux only
+RESTART = Path("/proc/self/clear_refs")  # a 5 written here sets VmHWM to VmRSS
 
 
 class CpuUse:
@@ -45,6 +47,48 @@ def process_memory() -> dict[str, float]:
     return found | {
         name: int(kilobytes[key]) / 2**10 for name, key in names.items() if key in kilobytes
     }
+
+
+class PeakMemory:
+    """The peak of memory from here on: of torch's allocator on a GPU, of the whole process else.
+
+    A sweep trains several runs in one process. What an earlier one freed is given back first, and
+    the system's count starts anew, so that each run has a peak of its own.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        give_back_freed(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.meaning = "of torch's allocator on the GPU, in this run"
+        elif restart_peak():
+            self.meaning = "resident memory of the process, in this run"
+        else:
+            self.meaning = "resident memory of the process since it started, earlier runs included"
+
+    def mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / MB
+        return process_memory()["process_peak_mb"]
+
+
+def give_back_freed(device: torch.device) -> None:
+    """Returns freed memory to the system, so that the next rise shows."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def restart_peak() -> bool:
+    """Restarts the system's count of this process's peak; False where only Linux could."""
+    try:
+        RESTART.write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def disk(folder: Path) -> dict[str, float]:

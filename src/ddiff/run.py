@@ -36,7 +36,7 @@ from ddiff.callbacks.timesteps import Report
 from ddiff.config import flat
 from ddiff.console import console
 from ddiff.devices import device_for
-from ddiff.environment import environment, peak_memory_mb
+from ddiff.environment import environment
 from ddiff.errors import ConfigError, DdiffError, nearest
 from ddiff.files import lock, replacing, write_json
 from ddiff.modules import DDPM
@@ -45,6 +45,7 @@ from ddiff.modules.tenths import TENTHS
 from ddiff.output import sampled
 from ddiff.profiling import Off, Subject
 from ddiff.profiling.options import bytes_of
+from ddiff.resources import PeakMemory
 from ddiff.resume import ResumePoint
 from ddiff.sampling import Generation, labels_for, row_length
 
@@ -58,6 +59,7 @@ class Run:
 
     def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
         self.cfg, self.point = cfg, point
+        build.check_guidance(cfg)
         self.started = time.perf_counter()
         if point and point.step >= cfg.budget.max_steps:
             raise ConfigError(
@@ -67,6 +69,7 @@ class Run:
         _check_metric(cfg)
         path = _directory(cfg, point)
         self.device = device_for(cfg.trainer.accelerator)
+        self.peak = PeakMemory(self.device)
         self.data = build.build(cfg.data)
         self.data.prepare_data()
         self.data.setup("fit")
@@ -260,7 +263,7 @@ class Run:
             "step": self.trainer.global_step,
             "samples_per_second": round(self.progress.samples_per_second, 3),
             "seconds": round(self.progress.wall(), 1),
-            "peak_memory_mb": round(peak_memory_mb(self.device)),
+            "peak_memory_mb": round(self.peak.mb()),
             "resources": {name: float(f"{value:.5g}") for name, value in taken.items()},
             **({"timesteps": report.summary()} if report else {}),
             "protocol": "val/* and val_loss: averaged weights, uniform timesteps, the same noise "
@@ -268,7 +271,8 @@ class Run:
             "seconds: wall clock of all processes of this run; peaks: the largest; speed and other "
             "resources: this process, waiting for data included, pauses for validation, samples "
             "and saves not; kept: figures of an earlier process, which this one did not measure, "
-            "and the step it ended at",
+            "and the step it ended at; "
+            f"peak_memory_mb: {self.peak.meaning}",
         }
         if self.point and self.point.in_place:
             _keep(metrics, _read_json(self.path / "metrics.json"))

@@ -1,5 +1,8 @@
-"""From a trained net to samples, keyed by (seed, sample index): sample 17 is the same in a batch
-of 1 and of 64, on one rank and on eight."""
+"""From a trained net to samples, keyed by (seed, sample index).
+
+The noise of sample 17 has the same bits in a batch of 1 and of 64, on one rank and on eight. The
+sample is the same up to the rounding of the net's arithmetic, which may depend on the batch's size.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +34,9 @@ class Generation:
     clamp: float | None = 1.0
     backend: Backend = field(default_factory=Eager)
 
+    def __post_init__(self) -> None:
+        self.guidance.require_labels(self.num_classes)
+
     def batches(
         self,
         num_samples: int,
@@ -38,7 +44,8 @@ class Generation:
         y: Tensor | None = None,
         on_step: Callable[[int], None] = lambda samples: None,
     ) -> Iterator[Tensor]:
-        """Samples 0 .. num_samples - 1 in order, [<= batch_size, C, *S] at a time.
+        """Samples 0 .. num_samples - 1 in order, [<= batch_size, C, *S] at a time. Another
+        `batch_size` changes a sample by rounding only.
 
         `y` holds one label a sample. `on_step(samples)` is told of every solver step.
         """

@@ -74,13 +74,15 @@ class Trained:
             backend: Backend = Eager()
         else:
             backend = build_backend(cfg, device)
+        guidance = build(cfg.guidance)
+        guidance.require_labels(self.cfg.net.num_classes, cfg.get("y", "auto"))
         return Generation(
             net=self.net,
             shape=tuple(self.cfg.net.shape),
             num_classes=self.cfg.net.num_classes,
             objective=self.objective,
             plan=build(cfg.solver)(self.schedule),
-            guidance=build(cfg.guidance),
+            guidance=guidance,
             precision=build_precision(cfg, device),
             seed=cfg.seed,
             clamp=cfg.clamp,

@@ -90,3 +90,13 @@ def test_a_negative_scale_is_refused_in_one_line(scale):
     with pytest.raises(ConfigError, match=f"must be 0 or more, not {scale}") as caught:
         ClassifierFree(scale)
     assert "\n" not in str(caught.value)
+
+
+def test_guidance_without_labels_is_refused():
+    ClassifierFree(0.0).require_labels(None, "none")
+    ClassifierFree(2.0).require_labels(10, [3, 5])
+    with pytest.raises(ConfigError, match=r"2 guides towards labels, and this net has none"):
+        ClassifierFree(2.0).require_labels(None)
+    for y in (None, "none"):
+        with pytest.raises(ConfigError, match=r"y=none gives none; use guidance=none"):
+            ClassifierFree(2.0).require_labels(10, y)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from ddiff.metrics.figures import Figure, bootstrap, centred_bootstrap, mean_figure, wilson
+from ddiff.metrics.figures import (
+    Figure,
+    bootstrap,
+    centred_bootstrap,
+    mean_figure,
+    share_figure,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (7, 20), (500, 500), (499, 500)])
@@ -35,9 +42,32 @@ def test_the_centred_interval_holds_the_statistic_that_bias_would_push_out() -> 
 
 
 def test_a_share_of_ones_has_an_interval_of_some_width() -> None:
-    figure = mean_figure("validity", np.ones(100), {}, "higher", seed=0)
-    assert (figure.value, figure.high) == (1.0, pytest.approx(1.0))
+    figure = share_figure("validity", np.ones(100), {}, "higher")
+    assert (figure.value, figure.high) == (1.0, 1.0)
     assert figure.low == pytest.approx(0.963, abs=0.001)
+    none = share_figure("validity", np.zeros(1000), {}, "higher")
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.00383, abs=1e-5)
+
+
+def test_a_mean_that_happens_to_be_0_or_1_is_no_share() -> None:
+    """Distances of copies are all 0, and an interval up to 0.4% would be one of counts."""
+    for value in (0.0, 1.0):
+        figure = mean_figure("nearest_train", np.full(1000, value), {}, None, seed=0)
+        assert (figure.value, figure.low, figure.high) == (value, value, value)
+    mixed = np.repeat([0.0, 1.0], [30, 10])
+    found = mean_figure("nearest_train", mixed, {}, None, seed=0)
+    assert (found.low, found.high) == bootstrap(mixed, seed=0) != wilson(mixed)
+
+
+def test_a_share_with_ties_keeps_wilsons_interval() -> None:
+    values = np.array([1.0, 1.0, 0.5, 0.0])
+    assert share_figure("one_nn", values, {}, None).low == wilson(values)[0] > 0
+
+
+def test_an_infinite_mean_has_no_interval() -> None:
+    figure = mean_figure("psnr_mean", np.array([30.0, np.inf]), {}, "higher", seed=0)
+    assert (figure.value, figure.low, figure.high) == (np.inf, None, None)
 
 
 def test_figures_of_other_protocols_are_told_apart() -> None:

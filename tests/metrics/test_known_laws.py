@@ -1,6 +1,7 @@
 """On true samples every metric says so; on wrong, blurred and collapsed ones too."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ddiff.data import Digits, Shapes, Spheres
+from ddiff.data.spheres import SphereSource
 from ddiff.errors import DdiffError
 from ddiff.metrics import FID, KID, Labels, Memorisation, Pieces, PrecisionRecall, Sets, SphereLaw
 from ddiff.metrics.by_volumes import SolidFit
 from ddiff.metrics.case import Case, joined
 from ddiff.metrics.features import Extractor
+from ddiff.metrics.figures import Figure, Omitted
 from ddiff.metrics.stack import Array, Stack
 
 SIZE, N = 24, 150
@@ -23,8 +26,8 @@ def nothing() -> Extractor:
     raise DdiffError("no classifier")
 
 
-def spheres(seed: int, **options) -> Spheres:
-    data = Spheres(8, seed, size=SIZE, num=400, num_val=N, **options)
+def spheres(seed: int, num: int = 400, **options) -> Spheres:
+    data = Spheres(8, seed, size=SIZE, num=num, num_val=N, **options)
     data.setup("fit")
     return data
 
@@ -38,7 +41,7 @@ def case(samples: np.ndarray, data, make_extractor: Callable[[], Extractor] = no
 
 def figures(metric, a_case: Case) -> dict[str, float]:
     assert metric.obstacle(a_case) is None
-    return {f.name: f.value for f in metric(a_case)}
+    return {f.name: f.value for f in metric(a_case) if isinstance(f, Figure)}
 
 
 def drawn(seed: int, n: int = N, **options) -> np.ndarray:
@@ -62,7 +65,71 @@ def test_true_spheres_pass_every_test(centre: str) -> None:
         assert sets[f"coverage_{distance}"] > 0.45
     assert figures(Pieces(), truth)["one_piece"] == 1
     assert figures(Pieces(), truth)["volume_p"] > 0.001
-    assert 0.35 < figures(Memorisation(), truth)["closer_to_train"] < 0.65
+    if centre == "random":
+        memory = figures(Memorisation(), truth)
+        assert 0.35 < memory["closer_to_train"] < 0.65
+        assert memory["held_out_copies"] < 0.05
+
+
+def test_where_the_training_set_holds_everything_memory_cannot_be_told() -> None:
+    """Radii about one centre make few different volumes, and the training set holds them all."""
+    data = spheres(0)
+    for samples in (joined(Stack(data.train, "train"), N).numpy(), drawn(1)):  # copies, fresh ones
+        verdict, *found = Memorisation()(case(samples, data))
+        assert isinstance(verdict, Omitted)
+        assert verdict.name == "closer_to_train"
+        assert verdict.why.startswith(f"cannot tell: {N} of {N} held-out samples equal a training")
+        share = next(f for f in found if f.name == "held_out_copies")  # type: ignore[union-attr]
+        assert (share.value, share.high) == (1, 1)  # type: ignore[union-attr]
+
+
+def test_a_few_copies_among_the_held_out_leave_a_verdict() -> None:
+    data = spheres(0, centre="random")
+    a_case = case(joined(Stack(data.train, "train"), N).numpy(), data)
+    held_out = joined(a_case.held_out, N).numpy()
+    for copied, told in ((N // 10, True), (N // 10 + 1, False)):
+        mixed = np.concatenate([joined(a_case.train, copied).numpy(), held_out[copied:]])  # type: ignore[arg-type]
+        stack = Stack(Array(mixed, Path("held out"), "signed"), "held out")
+        found = figures(Memorisation(), replace(a_case, held_out=stack))
+        assert found["held_out_copies"] == copied / N
+        assert ("closer_to_train" in found) == told
+        if told:  # a copy ties with a held-out copy: 1 - 0.1 / 2
+            assert found["closer_to_train"] == pytest.approx(0.95)
+
+
+def test_what_copies_would_score_is_said_where_few_training_samples_are_looked_through() -> None:
+    """A quarter of 400: other copies are as far away as fresh samples, 0.25 + 0.75 / 2 in all."""
+    data = spheres(0, centre="random")
+    copies = case(joined(Stack(data.train, "train"), 400).numpy(), data)
+    verdict, *_ = Memorisation(most_train=100)(copies)
+    assert isinstance(verdict, Figure)
+    assert verdict.protocol["copies_score"] == pytest.approx(0.625, abs=0.01)
+    assert verdict.value == pytest.approx(0.625, abs=0.08)
+    everything, *_ = Memorisation()(copies)
+    assert isinstance(everything, Figure)
+    assert everything.value > 0.99
+
+
+@pytest.mark.parametrize("law", ["a corner", "gathered", "one axis"])
+def test_a_wrong_law_of_the_centre_is_seen(law: str) -> None:
+    """Valid spheres with radii of the right law, whose centres are not uniform in their room."""
+    data = spheres(0, centre="random", num=N)
+    wrong = spheres(1, centre="random", num=N)
+    source = wrong.train
+    assert isinstance(source, SphereSource)
+    middle = (SIZE - 1) / 2
+    offset = source.centre - middle
+    if law == "a corner":
+        source.centre = middle + offset.abs()
+    elif law == "gathered":
+        source.centre = middle + 0.6 * offset
+    else:
+        source.centre[:, 1] = middle + offset[:, 1].abs()
+    found = figures(SphereLaw(), case(joined(Stack(source, "wrong"), N).numpy(), data))
+    assert found["validity"] == 1
+    assert found["radius_p"] > 0.001
+    assert found["centre_p"] < 1e-4
+    assert found["centre_d"] > 0.15
 
 
 def test_a_wrong_law_of_the_radius_is_seen() -> None:

@@ -40,6 +40,83 @@ def test_what_the_numbers_mean(values: np.ndarray, as_meant, tmp_path: Path) -> 
     assert np.abs(found - as_meant(values.astype(float))).max() < 1e-6
 
 
+def unit_samples(strays: int, depth: float) -> np.ndarray:
+    """1,000 values from 0 to 1, of which some are replaced by `depth`."""
+    values = np.linspace(0, 1, 1000, dtype=np.float32)
+    values[:strays] = depth
+    return values.reshape(10, 1, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("strays", "depth", "meaning"),
+    [
+        (1, -0.01, "unit"),
+        (10, -0.2, "unit"),  # 1%: overshoot
+        (1000, -0.04, "unit"),  # many, but all of them next to 0
+        (11, -0.2, None),
+        (9, -0.3, None),  # deeper than overshoot, and too few for -1..1
+        (10, -0.3, "signed"),
+        (500, -1.0, "signed"),
+        (1, 1.2, "unit"),
+        (9, 1.3, None),
+        (900, 200.0, "bytes"),
+    ],
+)
+def test_the_bulk_of_the_values_decides(
+    strays: int, depth: float, meaning: str | None, tmp_path: Path
+) -> None:
+    array = unit_samples(strays, depth)
+    path = saved(array, tmp_path)
+    if meaning is None:
+        with pytest.raises(DdiffError, match=r"that may be .* say value_range=\w+ or value_range="):
+            opened(path)
+        return
+    stack = opened(path)
+    as_meant = {"unit": 2 * array - 1, "signed": array, "bytes": array / 127.5 - 1}[meaning]
+    assert np.abs(everything(stack) - as_meant.clip(-1, 1)).max() < 1e-6
+    assert f"({meaning}); value_range= says otherwise" in stack.read_as
+
+
+def test_overshoot_is_cut_and_said(tmp_path: Path) -> None:
+    for values, array in (
+        ("unit", unit_samples(3, -0.25)),
+        ("signed", unit_samples(3, -1.5)),
+        ("bytes", unit_samples(3, -60.0)),
+    ):
+        stack = opened(saved(array, tmp_path), values=values)
+        assert everything(stack).min() == -1
+        assert stack.read_as.startswith("3 of 1000 values lie outside and are cut (values from -")
+    for values, array in (("unit", unit_samples(3, -0.26)), ("signed", unit_samples(3, -1.51))):
+        with pytest.raises(DdiffError, match=rf"but value_range={values} means .* which is cut"):
+            opened(saved(array, tmp_path), values=values)
+    assert opened(saved(unit_samples(0, 0), tmp_path), values="unit").read_as == ""
+
+
+def test_volumes_without_a_channel_are_no_pictures_of_many(tmp_path: Path) -> None:
+    stack = opened(saved(random.uniform(-1, 1, (5, 6, 6, 6)), tmp_path))
+    assert stack.shape == (1, 6, 6, 6)
+    assert "volumes [N, D, H, W] without a channel axis" in stack.read_as
+    stack = opened(saved(random.uniform(-1, 1, (5, 6, 7, 3)), tmp_path))
+    assert stack.shape == (3, 6, 7)
+    assert "pictures with channels last" in stack.read_as
+    assert opened(saved(random.uniform(-1, 1, (5, 3, 6, 7)), tmp_path)).shape == (3, 6, 7)
+
+
+def test_a_folder_of_volumes_means_what_its_bulk_says(tmp_path: Path) -> None:
+    for i in range(4):
+        values = np.linspace(0, 1, 1000, dtype=np.float32).reshape(10, 10, 10)
+        values[0, 0, 0] = -0.1 if i == 2 else 0
+        saved(values, tmp_path, f"vox_{i}.npy")
+    stack = opened(tmp_path)
+    as_meant = 2 * np.linspace(0, 1, 1000).reshape(10, 10, 10) - 1
+    assert np.abs(everything(stack) - as_meant).max() < 1e-6
+    assert "0..1 (unit)" in stack.read_as
+    assert "1 of 4000 values lie outside" in stack.read_as
+    saved(np.full((10, 10, 10), np.nan, np.float32), tmp_path, "vox_3.npy")
+    with pytest.raises(DdiffError, match=r"vox_3.npy has values that are not finite"):
+        everything(opened(tmp_path, values="unit"))
+
+
 @pytest.mark.parametrize(
     ("shape", "wanted"),
     [((5, 4, 4), (1, 4, 4)), ((5, 4, 4, 3), (3, 4, 4)), ((5, 4, 4, 4), (1, 4, 4, 4))],

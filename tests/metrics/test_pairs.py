@@ -7,6 +7,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from ddiff.data.source import to_unit
 from ddiff.errors import ConfigError
 from ddiff.metrics import pairs
 from ddiff.metrics.figures import bootstrap
@@ -29,6 +30,11 @@ def some_pairs(shape: tuple[int, ...], n: int = 4) -> tuple[Tensor, Tensor]:
     return a, (a + level * noise).clamp(-1, 1)
 
 
+def unit(x: Tensor) -> np.ndarray:
+    """What a user would give to scikit-image: intensities from 0 to 1."""
+    return (x.double().numpy() + 1) / 2
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ssim_is_that_of_scikit_image(shape: tuple[int, ...]):
     """Which leaves out the border too. Its window is int(3.5 sigma + 0.5) to either side."""
@@ -36,9 +42,9 @@ def test_ssim_is_that_of_scikit_image(shape: tuple[int, ...]):
     wanted = [
         structural_similarity(
             x, y, gaussian_weights=True, sigma=1.5 * window_for(shape[1:]) / 11,
-            use_sample_covariance=False, data_range=2, channel_axis=0,
+            use_sample_covariance=False, data_range=1, channel_axis=0,
         )
-        for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True)
+        for x, y in zip(unit(a), unit(b), strict=True)
     ]  # fmt: skip
     np.testing.assert_allclose(ssim(a, b).numpy(), wanted, atol=1e-10)
     assert np.ptp(wanted) > 0.1
@@ -48,8 +54,7 @@ def test_ssim_is_that_of_scikit_image(shape: tuple[int, ...]):
 def test_psnr_is_that_of_scikit_image(shape: tuple[int, ...]):
     a, b = some_pairs(shape)
     wanted = [
-        peak_signal_noise_ratio(x, y, data_range=2)
-        for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True)
+        peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(unit(a), unit(b), strict=True)
     ]
     np.testing.assert_allclose(psnr(a, b).numpy(), wanted, rtol=1e-7)
 
@@ -58,7 +63,7 @@ def test_psnr_is_that_of_scikit_image(shape: tuple[int, ...]):
 def test_ssim_is_that_of_torchmetrics_without_its_border(shape: tuple[int, ...]):
     a, b = some_pairs(shape)
     _, maps = structural_similarity_index_measure(
-        a, b, data_range=2.0, reduction="none", return_full_image=True
+        (a + 1) / 2, (b + 1) / 2, data_range=1.0, reduction="none", return_full_image=True
     )
     inner = maps[(..., *(slice(5, s - 5) for s in shape[1:]))]
     np.testing.assert_allclose(ssim(a, b).numpy(), inner.flatten(1).mean(1).numpy(), atol=1e-4)
@@ -78,10 +83,20 @@ def test_equal_pairs():
 
 
 def test_opposite_pairs():
-    """All -1 against all 1: PSNR is 0, SSIM (c_1 - 2) / (c_1 + 2) with c_1 = 0.02^2."""
+    """All black against all white: PSNR is 0, SSIM c_1 / (1 + c_1) with c_1 = 0.01^2."""
     a = torch.ones(1, 1, 12, 12, 12)
     assert float(psnr(a, -a)) == pytest.approx(0, abs=1e-6)
-    assert float(ssim(a, -a)) == pytest.approx((0.0004 - 2) / (0.0004 + 2), rel=1e-9)
+    assert float(ssim(a, -a)) == pytest.approx(0.0001 / 1.0001, rel=1e-9)
+
+
+def test_two_nearly_equal_greys_are_similar():
+    """125 and 130 of 255, as bytes become samples here and numbers for scikit-image there."""
+    greys = torch.full((2, 1, 16, 16), 125, dtype=torch.uint8)
+    greys[1] = 130
+    wanted = structural_similarity(*(greys[:, 0].numpy() / 255), data_range=1)
+    found = float(ssim(*to_unit(greys).split(1)))
+    assert found == pytest.approx(wanted, abs=1e-6)
+    assert found == pytest.approx(0.9992, abs=1e-4)
 
 
 def test_pooled_psnr_is_that_of_the_mean_error():

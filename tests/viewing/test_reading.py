@@ -36,6 +36,15 @@ def test_a_said_range_is_not_guessed():
         signed(np.array([-1000.0, 3000.0]))
 
 
+def test_a_single_negative_value_does_not_make_it_signed():
+    values = np.linspace(0, 1, 1000, dtype=np.float32)
+    values[0] = -0.1
+    np.testing.assert_allclose(signed(values), 2 * values - 1, atol=1e-6)
+    values[:100] = -0.1
+    with pytest.raises(DdiffError, match=r"100 of 1000 below -0\.05: that may be"):
+        signed(values)
+
+
 @pytest.mark.parametrize(
     ("array", "kind", "expected"),
     [

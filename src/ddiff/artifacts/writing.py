@@ -43,6 +43,7 @@ def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
     `cfg` holds format, solver, guidance, weights, dynamic_batch, batch_size, out and overwrite.
     """
     kind: Format = build(cfg.format)
+    build(cfg.guidance).require_labels(trained.cfg.net.num_classes)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with

@@ -1,12 +1,12 @@
 """Peak memory of one run, by what the device can tell."""
 
-import contextlib
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ddiff.resources import give_back_freed, restart_peak
 
 WHAT = {  # the words beside the figures
     "cuda": "memory: peak of torch's allocator in a batch, weights included, other rows left out",
@@ -21,14 +21,14 @@ class Memory:
 
     def __init__(self, device: torch.device, shared: int) -> None:
         self.device = device
-        _clear(device)
+        give_back_freed(device)
         if device.type == "cuda":
             self.others = torch.cuda.memory_allocated(device) - shared
             self.others_reserved = torch.cuda.memory_reserved(device) - shared
 
     def peak_of(self, run: Callable[[], Tensor]) -> tuple[Tensor, dict[str, int]]:
         """What the run made, and the bytes: empty where they cannot be told."""
-        _clear(self.device)
+        give_back_freed(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             made = run()
@@ -37,26 +37,9 @@ class Memory:
                 "allocated": torch.cuda.max_memory_allocated(self.device) - self.others,
                 "reserved": torch.cuda.max_memory_reserved(self.device) - self.others_reserved,
             }
-        before = _restarted()
+        before = _status("VmRSS") if restart_peak() else None
         made = run()
         return made, {} if before is None else {"resident": max(0, _status("VmHWM") - before)}
-
-
-def _clear(device: torch.device) -> None:
-    """Memory that was freed goes back to the system, so that the next rise shows."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _restarted() -> int | None:
-    """Restarts Linux's count of this process's peak; resident bytes now, None on other systems."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError:
-        return None
 
 
 def _status(name: str) -> int:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ddiff.artifacts.loading import ArtifactNet
-from ddiff.build import build, build_net, fill_in_data_facts, is_generative
+from ddiff.build import build, build_net, check_guidance, fill_in_data_facts, is_generative
 from ddiff.config import resolved, validate
 from ddiff.devices import device_for
 from ddiff.digest import short_digest
@@ -62,10 +62,14 @@ def _from_run(cfg: DictConfig, given: Collection[str]) -> Subject:
         if group in given:
             own[group] = OmegaConf.to_container(cfg[group], resolve=True)
     validate(own)
+    if cfg.mode == "sample":
+        build(own.guidance).require_labels(own.net.num_classes)
     return Subject(trained, own, cfg.weights)
 
 
 def _from_recipe(cfg: DictConfig) -> Subject:
+    if cfg.mode == "sample":
+        check_guidance(cfg)
     fill_in_data_facts(cfg, build(cfg.data))
     if not is_generative(cfg):
         raise ConfigError("module: a classifier makes no samples; choose another experiment")

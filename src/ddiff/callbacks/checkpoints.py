@@ -115,6 +115,11 @@ class Checkpoints(Callback):
         self.signum = signum
         signal.signal(signum, self._handlers[signum] or signal.SIG_DFL)  # the second one kills
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # before Lightning puts back what was there before it: later, its own handler would be put
+        # back, which ignores SIGTERM and keeps the whole run in memory
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)

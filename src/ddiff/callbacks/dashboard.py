@@ -9,7 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ddiff.callbacks.progress import reports
 from ddiff.modules.plugins import Board
 
-SHARE = "precision|recall|density|coverage.*|accuracy|validity|one_piece|closer_to_train|one_nn.*"
+SHARE = (
+    "precision|recall|density|coverage.*|accuracy|validity|one_piece|closer_to_train|one_nn.*|"
+    "held_out_copies"
+)
 CATEGORIES = {  # category, chart, and the tags in it as a pattern; no tag matches two patterns
     "Quality": {
         "loss": "(train|val)/loss",
@@ -21,9 +24,9 @@ CATEGORIES = {  # category, chart, and the tags in it as a pattern; no tag match
         "overlap": "quality/(sphere|solid)_iou",
         "distance to the true law": "quality/.*_d",
         "p-value of the true law": "quality/.*_p",
-        "PSNR, dB": "quality/(nearest_)?psnr",
+        "PSNR, dB": "quality/(nearest_)?psnr(_mean)?",
         "SSIM": "quality/(nearest_)?ssim",
-        "distance to the nearest": "quality/(?!nearest_(psnr|ssim)$)(nearest|mmd)_.*",
+        "distance to the nearest": "quality/(?!nearest_(psnr|psnr_mean|ssim)$)(nearest|mmd)_.*",
     },
     "Loss by timestep": {
         "validation loss by tenth of t": "val_loss/.*",

@@ -26,6 +26,22 @@ class ClassifierFree:
         if not self.scale >= 0:  # nor NaN
             raise ConfigError(f"guidance.scale must be 0 or more, not {self.scale}")
 
+    def require_labels(self, num_classes: int | None, y: object = "auto") -> None:
+        """Refuses guidance that has nothing to guide towards: its samples would be the unguided
+        ones under another name. `y` is the option of that name."""
+        if self.scale == 0:
+            return
+        if num_classes is None:
+            raise ConfigError(
+                f"guidance.scale: {self.scale:g} guides towards labels, and this net has none; "
+                "use guidance=none"
+            )
+        if y is None or y == "none":
+            raise ConfigError(
+                f"guidance.scale: {self.scale:g} guides towards labels, and y=none gives none; "
+                "use guidance=none, or another y"
+            )
+
     def __call__(self, net: Net, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         if y is None or self.scale == 0:
             return net(x, t, y)

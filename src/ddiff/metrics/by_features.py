@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ddiff.metrics.case import Case, labels, shares
-from ddiff.metrics.figures import Figure, centred_bootstrap, mean_figure
+from ddiff.metrics.case import Case, labels
+from ddiff.metrics.figures import Figure, centred_bootstrap, mean_figure, share_figure
 from ddiff.metrics.kernel import kid
 from ddiff.metrics.labels import class_law_p, classifier_score, label_accuracy, total_variation
 from ddiff.metrics.manifold import density_coverage, precision_recall
@@ -69,15 +69,13 @@ class PrecisionRecall:
         ours, real = ours[:n], real[:n]
         precise, recalled = precision_recall(real, ours, k=3)
         density, covered = density_coverage(real, ours, k=5)
-        named = (
-            ("precision", precise, 3),
-            ("recall", recalled, 3),
-            ("density", density, 5),
-            ("coverage", covered, 5),
-        )
+        three, five = (protocol(case) | {"k": k} for k in (3, 5))
+        balls = density.double().numpy()  # a number of balls, not a share
         return [
-            mean_figure(name, shares(values), protocol(case) | {"k": k}, "higher", case.seed)
-            for name, values, k in named
+            share_figure("precision", precise, three, "higher"),
+            share_figure("recall", recalled, three, "higher"),
+            mean_figure("density", balls, five, "higher", case.seed),
+            share_figure("coverage", covered, five, "higher"),
         ]
 
 
@@ -97,7 +95,7 @@ class Labels:
             return figures
         if case.y is not None:
             right = label_accuracy(logits, case.y[:n])
-            return [mean_figure("accuracy", shares(right), how, "higher", case.seed), *figures]
+            return [share_figure("accuracy", right, how, "higher"), *figures]
         if (wanted := labels(case.reference)) is None:
             return figures
         law = np.bincount(wanted.numpy(), minlength=logits.shape[1]).astype(float)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddiff.errors import ConfigError, nearest
 from ddiff.metrics.case import Case, joined
-from ddiff.metrics.figures import Figure, mean_figure
+from ddiff.metrics.figures import Figure, Omitted, mean_figure, share_figure
 from ddiff.metrics.neighbours import closer_share
 from ddiff.metrics.occupancy import iou_distances, pack
 from ddiff.metrics.pairs import nearest as nearest_pixels
@@ -16,6 +16,7 @@ from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
 from ddiff.metrics.stack import Stack
 
 By = Literal["index", "nearest"]
+MOST_COPIES = 0.1  # of the held-out samples: a copier scores 0.95 or more
 
 
 class Pairs:
@@ -55,22 +56,25 @@ class Pairs:
             signal.append(psnr(x, beside))
             similar.append(ssim(x, beside))
             done += len(x)
-        how = {"reference": str(case.held_out), "pairs": self.by, "data_range": 2}
+        how = {"reference": str(case.held_out), "pairs": self.by, "intensities": "0..1"}
         prefix = "" if self.by == "index" else "nearest_"
-        pooled = pooled_psnr(torch.cat(signal).numpy())
-        window = {"window": window_for(case.samples.shape[1:])}
+        decibels = torch.cat(signal).numpy()
+        pooled, averaged = how | {"mean": "of the square error"}, how | {"mean": "of decibels"}
+        window = how | {"window": window_for(case.samples.shape[1:])}
+        similarity = torch.cat(similar).numpy()
         return [
-            Figure(f"{prefix}psnr", pooled, n, how | {"mean": "of the square error"}, None, None,
-                   "higher"),
-            mean_figure(f"{prefix}ssim", torch.cat(similar).numpy(), how | window, "higher",
-                        case.seed),
-        ]  # fmt: skip
+            Figure(f"{prefix}psnr", pooled_psnr(decibels), n, pooled, better="higher"),
+            mean_figure(f"{prefix}psnr_mean", decibels, averaged, "higher", case.seed),
+            mean_figure(f"{prefix}ssim", similarity, window, "higher", case.seed),
+        ]
 
 
 class Memorisation:
     """Is a sample nearer to its nearest training sample than one held out is to its own?
 
-    `closer_to_train` is 0.5 where nothing is remembered, towards 1 for copies.
+    `closer_to_train` is 0.5 where nothing is remembered, towards 1 for copies. A held-out sample
+    that equals a training sample ties with a copy, so copies score 1 - `held_out_copies` / 2 at
+    most. Where more than MOST_COPIES of the held-out ones are such, there is no verdict.
     """
 
     def __init__(self, most: int = 1000, most_train: int = 5000) -> None:
@@ -79,21 +83,35 @@ class Memorisation:
     def obstacle(self, case: Case) -> str | None:
         return "needs the data that the model was trained on" if case.train is None else None
 
-    def __call__(self, case: Case) -> list[Figure]:
+    def __call__(self, case: Case) -> list[Figure | Omitted]:
         assert case.train is not None
         ours = nearest_in(case.samples, case.train, self.most, self.most_train)[1].numpy()
         held_out = nearest_in(case.held_out, case.train, self.most, self.most_train)[1].numpy()
-        share, low, high = closer_share(ours, held_out, case.seed)
+        copies = int((held_out == 0).sum())
         used = min(len(case.train), self.most_train)
         how = {
             "train": f"{used} of {case.train}",
             "held_out": str(case.held_out),
             "distance": "1 - IoU" if case.volumes else "root mean square of pixels",
         }
+        if copies > MOST_COPIES * len(held_out):
+            verdict: Figure | Omitted = Omitted(
+                "closer_to_train",
+                f"cannot tell: {copies} of {len(held_out)} held-out samples equal a training "
+                "sample, so copies are no sign of memory here",
+            )
+        else:
+            share, low, high = closer_share(ours, held_out, case.seed)
+            # of copies, those of training samples that are not looked through count as fresh ones
+            seen, told = used / len(case.train), 1 - copies / len(held_out) / 2
+            copies_score = round(seen * told + (1 - seen) / 2, 2)
+            bound = {} if copies_score == 1 else {"copies_score": copies_score}
+            verdict = Figure("closer_to_train", share, len(ours), how | bound, low, high)
         return [
-            Figure("closer_to_train", share, len(ours), how, low, high),
+            verdict,
             mean_figure("nearest_train", ours, how, None, case.seed),
             mean_figure("nearest_train_of_held_out", held_out, how, None, case.seed),
+            share_figure("held_out_copies", held_out == 0, how, None),
         ]
 
 

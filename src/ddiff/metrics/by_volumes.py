@@ -9,7 +9,7 @@ from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
 from ddiff.metrics.by_pairs import packed
 from ddiff.metrics.case import Case
-from ddiff.metrics.figures import Figure, mean_figure, median_figure
+from ddiff.metrics.figures import Figure, mean_figure, median_figure, share_figure
 from ddiff.metrics.laws import centred, drawn, same_law, uniform_test
 from ddiff.metrics.neighbours import (
     coverage,
@@ -51,7 +51,7 @@ class SphereLaw:
         valid = iou >= self.threshold
         how = {"fit": "best sphere of any centre", "threshold": self.threshold}
         figures = [
-            mean_figure("validity", valid.astype(float), how, "higher", case.seed),
+            share_figure("validity", valid, how, "higher"),
             median_figure("sphere_iou", iou, how, "higher", case.seed),
         ]
         if not valid.any():
@@ -99,9 +99,9 @@ class SolidFit:
             x, _ = case.samples.source.batch(row)
             iou.append(best_solid((x[0, 0] > 0).numpy(), int(case.y[row]), case.seed))
         how = {"fit": "best solid of the label's kind, without unions", "threshold": self.threshold}
-        valid = (np.array(iou) >= self.threshold).astype(float)
+        valid = np.array(iou) >= self.threshold
         return [
-            mean_figure("validity", valid, how, "higher", case.seed),
+            share_figure("validity", valid, how, "higher"),
             median_figure("solid_iou", np.array(iou), how, "higher", case.seed),
         ]
 
@@ -136,8 +136,8 @@ class Sets:
             nearest = one_nearest_neighbour_accuracy(oo, ro.T, rr)
             figures += [
                 mean_figure(f"mmd_{name}", minimum_matching_distance(ro), how, "lower", case.seed),
-                mean_figure(f"coverage_{name}", coverage(ro), how, "higher", case.seed),
-                mean_figure(f"one_nn_{name}", nearest, how, None, case.seed),
+                share_figure(f"coverage_{name}", coverage(ro), how, "higher"),
+                share_figure(f"one_nn_{name}", nearest, how, None),
             ]
         return figures
 
@@ -163,8 +163,8 @@ class Pieces:
             [topology(s) for x, _ in stack.chunks(self.most) for s in (x[:, 0] > 0).numpy()]
             for stack in (case.samples, case.held_out)
         )
-        one = np.array([found.components == 1 for found in ours], float)
-        figures = [mean_figure("one_piece", one, {"connected": "26"}, "higher", case.seed)]
+        one = np.array([found.components == 1 for found in ours])
+        figures = [share_figure("one_piece", one, {"connected": "26"}, "higher")]
         how = {"reference": str(case.held_out), "law": "two-sample"}
         for name in ("volume", "surface"):
             d, p = same_law(*(np.array([getattr(t, name) for t in many]) for many in (ours, real)))

@@ -1,19 +1,18 @@
 """What is measured, against what, and by which features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ddiff.data.base import Data
 from ddiff.errors import DdiffError
 from ddiff.metrics.features import Extractor, Features
-from ddiff.metrics.figures import Figure
+from ddiff.metrics.figures import Figure, Omitted
 from ddiff.metrics.stack import Stack
 
 
@@ -79,7 +78,7 @@ class Metric(Protocol):
         """Why this case cannot be measured; None: it can."""
         ...
 
-    def __call__(self, case: Case) -> list[Figure]: ...
+    def __call__(self, case: Case) -> Sequence[Figure | Omitted]: ...
 
 
 def labels(stack: Stack) -> Tensor | None:
@@ -94,7 +93,3 @@ def labels(stack: Stack) -> Tensor | None:
 def joined(stack: Stack, most: int) -> Tensor:
     """The first `most` samples in memory."""
     return torch.cat([x for x, _ in stack.chunks(most)])
-
-
-def shares(values: Tensor | np.ndarray) -> np.ndarray:
-    return np.asarray(values, dtype=np.float64)

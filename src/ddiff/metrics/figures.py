@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 Better = Literal["lower", "higher"]
 
@@ -32,6 +33,14 @@ class Figure:
 
     def plain(self) -> dict[str, Any]:
         return {**asdict(self), "protocol_id": self.protocol_id}
+
+
+@dataclass(frozen=True)
+class Omitted:
+    """A figure that a metric cannot give in this case, and why: shown in place of a number."""
+
+    name: str
+    why: str
 
 
 def bootstrap(
@@ -64,20 +73,32 @@ def _drawn(
 
 
 def wilson(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927), of values 0 and 1."""
+    """The 95% interval of a share (Wilson 1927), of values 0 and 1, or probabilities between."""
     n, p, z = len(values), float(np.mean(values)), 1.959964
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    return middle - reach, middle + reach
+    return 0.0 if p == 0 else middle - reach, 1.0 if p == 1 else middle + reach  # exact ends
 
 
 def mean_figure(
     name: str, values: np.ndarray, how: Mapping[str, Any], better: Better | None, seed: int
 ) -> Figure:
-    """The mean of one number a sample, with its bootstrap interval; of a share, Wilson's, which a
-    bootstrap of only ones or zeros would make a point."""
-    share = bool(np.isin(values, (0.0, 1.0)).all())
-    low, high = wilson(values) if share else bootstrap(values, seed=seed)
+    """The mean of one number a sample, with its bootstrap interval; none where a number is inf."""
+    low, high = bootstrap(values, seed=seed) if np.isfinite(values).all() else (None, None)
+    return Figure(name, float(values.mean()), len(values), how, low, high, better)
+
+
+def share_figure(
+    name: str, values: np.ndarray | Tensor, how: Mapping[str, Any], better: Better | None
+) -> Figure:
+    """The share of samples for which something holds, with Wilson's interval. `values` are 0 or 1
+    a sample, or its probability where ties leave that open.
+
+    A bootstrap of only ones or zeros would be a point, as if a share of 100 were known exactly.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    assert ((values >= 0) & (values <= 1)).all(), name
+    low, high = wilson(values)
     return Figure(name, float(values.mean()), len(values), how, low, high, better)
 
 

@@ -13,10 +13,14 @@ from ddiff.data.folders import FolderSource, Listing, listing
 from ddiff.data.images import SUFFIXES as PICTURES
 from ddiff.data.images import read_image
 from ddiff.data.voxels import SUFFIXES as VOLUMES
-from ddiff.data.voxels import decode_volume, guess, only_array, spread
+from ddiff.data.voxels import only_array, read_volume, spread
 from ddiff.errors import DdiffError
 from ddiff.files import natural
-from ddiff.metrics.stack import Array, Stack
+from ddiff.metrics.stack import Array, Stack, decided, to_signed
+from ddiff.value_range import Values
+
+CHANNELS = (1, 2, 3, 4)  # an axis of another size is no axis of channels
+SURVEYED = 16  # files of a folder, spread over it, that say what its numbers mean
 
 
 def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str = "auto") -> Stack:
@@ -28,9 +32,15 @@ def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str =
     if not path.exists():
         raise DdiffError(f"{path}: no such file or folder")
     if path.is_dir():
-        return Stack(_folder(path, shape, values), str(path))
-    array = _channelled(_loaded(path), path, shape)
-    return Stack(Array(array, path, values, _labels(path, len(array))), str(path))
+        return _folder(path, shape, values)
+    array, layout = _channelled(_loaded(path), path, shape)
+    source = Array(array, path, values, _labels(path, len(array)))
+    return Stack(source, str(path), "; ".join(filter(None, (layout, source.read_as))))
+
+
+def holds_volumes(path: Path) -> bool:
+    """Whether a path is a folder of volumes, which tells its own shape."""
+    return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in VOLUMES)
 
 
 def _loaded(path: Path) -> np.ndarray:
@@ -41,21 +51,28 @@ def _loaded(path: Path) -> np.ndarray:
         raise DdiffError(f"cannot read the samples {path}: {error}") from error
 
 
-def _channelled(array: np.ndarray, path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    """[N, C, *S]; [N, *S] and channels-last pictures are taken too where `shape` says so."""
+def _channelled(
+    array: np.ndarray, path: Path, shape: tuple[int, ...] | None
+) -> tuple[np.ndarray, str]:
+    """[N, C, *S], and what was assumed. [N, *S] and channels-last pictures are taken too: where
+    `shape` says so, or where no other reading makes sense."""
     forms = {tuple(array.shape[1:]): array}
     if array.ndim >= 3:
         forms[1, *array.shape[1:]] = array[:, None]
-    if array.ndim == 4 and array.shape[3] in (1, 3, 4):
+    if array.ndim == 4 and array.shape[3] in CHANNELS:
         forms[array.shape[3], *array.shape[1:3]] = array.transpose(0, 3, 1, 2)
     if shape is None:
         if array.ndim not in (4, 5):
             raise DdiffError(
                 f"{path} has shape {list(array.shape)}; samples are [N, C, H, W] or [N, C, D, H, W]"
             )
-        return array
+        if array.ndim == 5 or array.shape[1] in CHANNELS:
+            return array, ""
+        if array.shape[3] in CHANNELS:
+            return array.transpose(0, 3, 1, 2), "pictures with channels last"
+        return array[:, None], "volumes [N, D, H, W] without a channel axis"
     if tuple(shape) in forms:
-        return forms[tuple(shape)]
+        return forms[tuple(shape)], ""
     raise DdiffError(
         f"{path} holds samples of shape {list(array.shape[1:])}; the reference has {list(shape)}"
     )
@@ -75,22 +92,37 @@ def _labels(path: Path, num: int) -> Tensor | None:
     return labels
 
 
-def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> FolderSource:
-    volumes = any(path.rglob("*.npy")) or any(path.rglob("*.npz"))
+def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
+    volumes = holds_volumes(path)
     found = listing(path, VOLUMES if volumes else PICTURES, None)
     found = Listing(found.root, sorted(found.files, key=natural), found.class_names)
-    files = [found.root / file for file in found.files]
     if volumes:
-        size = shape[-1] if shape else _side(files[0])
-        if values == "auto":
-            values = guess([_loaded(file) for file in spread(files, 16)])
-        decode = partial(decode_volume, size=size, values=values)
+        files = [found.root / file for file in found.files]
+        size = shape[-1] if shape else _loaded(files[0]).shape[-1]
+        seen = Values()
+        for file in spread(files, SURVEYED):
+            _read(file, size, seen)
+        name, read_as = decided(seen, path, values)
+        decode = partial(_volume, size=size, value_range=name)
     else:
         if shape is None or len(shape) != 3:
             raise DdiffError(f"{path} is a folder of pictures: samples of what size? Say data=...")
-        decode = partial(read_image, size=shape[-1], channels=shape[0])
-    return FolderSource(found, found.files, decode, keep=False)
+        decode, read_as = partial(read_image, size=shape[-1], channels=shape[0]), ""
+    return Stack(FolderSource(found, found.files, decode, keep=False), str(path), read_as)
 
 
-def _side(file: Path) -> int:
-    return _loaded(file).shape[-1]
+def _volume(path: Path, size: int, value_range: str) -> Tensor:
+    """[1, size, size, size] float32 in [-1, 1]."""
+    seen = Values()
+    volume = _read(path, size, seen)
+    decided(seen, path, value_range)
+    return to_signed(torch.from_numpy(volume.astype(np.float32)), value_range)[None]
+
+
+def _read(path: Path, size: int, seen: Values) -> np.ndarray:
+    volume = read_volume(path, size)
+    try:
+        seen.see(volume)
+    except DdiffError as error:
+        raise DdiffError(f"{path} has {error}") from error
+    return volume

@@ -1,6 +1,7 @@
 """Samples compared one to one: PSNR, SSIM, and which sample is the nearest.
 
-Data lie in [-1, 1]; samples are [N, C, H, W] or [N, C, D, H, W].
+Samples are [N, C, H, W] or [N, C, D, H, W] in [-1, 1]. Both are figures of their intensities from
+0 to 1, as scikit-image gives them for bytes / 255 and data_range=1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,18 +13,24 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from ddiff.errors import ConfigError
 
-DATA_RANGE = 2.0
+DATA_RANGE = 1.0  # of intensities
 ROWS, FEATURES = 2048, 4096  # of each side of a block of distances, at a time
 NUMBERS = 2**21  # of each side of pairs, at a time
+
+
+def intensities(x: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], in float64."""
+    return x.double().add(1).div_(2)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each pair in decibels, [N] float64; inf for equal pairs, whose
     mean is inf too: see `pooled_psnr`."""
+    per_pair = tuple(range(1, a.ndim))
     return torch.cat(
         [
             peak_signal_noise_ratio(
-                x.double(), y.double(), DATA_RANGE, reduction="none", dim=tuple(range(1, a.ndim))
+                intensities(x), intensities(y), DATA_RANGE, reduction="none", dim=per_pair
             )
             for x, y in _pieces(a, b)
         ]
@@ -50,7 +57,8 @@ def window_for(shape: Sequence[int]) -> int:
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each pair (Wang et al. 2004), [N] float64, over the windows that lie
-    wholly within, channels apart.
+    wholly within, channels apart. Its first factor compares mean brightness, 0 for black, so it
+    needs intensities from 0: about a mean of 0 two nearly equal greys would look opposite.
 
     The window is Gaussian, sigma 1.5 at its full width 11 and less in proportion. (torchmetrics
     mirrors the border instead of leaving it out, and convolves with all of the window at once:
@@ -61,7 +69,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     offsets = torch.arange(window, dtype=torch.float64) - window // 2
     weights = torch.exp(-(offsets**2) / (2 * sigma**2))
     weights = (weights / weights.sum()).tolist()
-    return torch.cat([_ssim(x.double(), y.double(), weights) for x, y in _pieces(a, b)])
+    return torch.cat([_ssim(intensities(x), intensities(y), weights) for x, y in _pieces(a, b)])
 
 
 def _ssim(a: Tensor, b: Tensor, weights: list[float]) -> Tensor:

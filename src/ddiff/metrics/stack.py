@@ -10,17 +10,16 @@ from torch import Tensor
 
 from ddiff.data.source import Source
 from ddiff.errors import DdiffError
+from ddiff.value_range import RANGES, Values
 
 CHUNK = 2**26  # bytes of float32 at a time
-CLIPPED = 1.5  # values up to this are taken for [-1, 1], and cut to it
-DECLARED = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
 
 
 class Stack:
-    """A source [N, C, *S] with a name for protocols."""
+    """A source [N, C, *S] with a name for protocols; `read_as` tells people what was assumed."""
 
-    def __init__(self, source: Source, name: str) -> None:
-        self.source, self.name = source, name
+    def __init__(self, source: Source, name: str, read_as: str = "") -> None:
+        self.source, self.name, self.read_as = source, name, read_as
         self.shape = tuple(source.batch(torch.zeros(1, dtype=torch.int64))[0].shape[1:])
 
     def __len__(self) -> int:
@@ -48,7 +47,7 @@ class Array:
     """An array of a stranger's, [N, C, *S], as a source; `labels` [N] where it has some.
 
     All its values are looked at once: not-a-number, an unknown range and an empty array are
-    refused in words. `values` says what they mean (`auto` finds out).
+    refused in words. `values` says what they mean (`auto`: see `Values.guess`).
     """
 
     def __init__(
@@ -59,39 +58,46 @@ class Array:
         if array.size == 0:
             raise DdiffError(f"{path} is empty: its shape is {list(array.shape)}")
         self.array, self.labels = array, labels
-        self.low, self.high = _range(array, path, values)
+        self.range, self.read_as = decided(_surveyed(array, path), path, values)
 
     def __len__(self) -> int:
         return len(self.array)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         x = torch.from_numpy(np.asarray(self.array[indices.numpy()], dtype=np.float32))
-        if (self.low, self.high) != DECLARED["signed"]:
-            x = (x - self.low).mul_(2 / (self.high - self.low)).sub_(1)
-        return x.clamp_(-1, 1), None if self.labels is None else self.labels[indices]
+        return to_signed(x, self.range), None if self.labels is None else self.labels[indices]
 
 
-def _range(array: np.ndarray, path: Path, values: str) -> tuple[float, float]:
-    """The numbers that mean -1 and 1."""
-    least, most = np.inf, -np.inf
-    rows = max(1, CHUNK // max(1, array[0].nbytes))
+def decided(values: Values, path: Path, value_range: str) -> tuple[str, str]:
+    """The name of the range that the numbers at `path` are in, and what to tell people of it."""
+    declared = value_range != "auto"
+    try:
+        name = value_range if declared else values.guess()
+        values.check(name, declared)
+    except DdiffError as error:
+        raise DdiffError(f"{path} has {error}") from error
+    return name, values.note(name, declared)
+
+
+def to_signed(x: Tensor, name: str) -> Tensor:
+    """float32 in [-1, 1] of numbers in the range `name`, whatever lies outside cut to it."""
+    low, high = RANGES[name]
+    x = x.float()
+    if name != "signed":
+        x = (x - low).mul_(2 / (high - low)).sub_(1)
+    return x.clamp(-1, 1)
+
+
+def _surveyed(array: np.ndarray, path: Path) -> Values:
+    """Counts over the whole array, in pieces; not-a-number is refused by its sample."""
+    values = Values()
+    rows = max(1, CHUNK // (16 * max(1, array[0].size)))  # comparing bytes makes float64 of them
     for first in range(0, len(array), rows):
         part = array[first : first + rows]
-        low, high = float(part.min()), float(part.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        try:
+            values.see(part)
+        except DdiffError as error:
             flat = np.asarray(part).reshape(len(part), -1)
             row = int((~np.isfinite(flat)).any(1).argmax())
-            raise DdiffError(f"{path}: sample {first + row} has values that are not finite")
-        least, most = min(least, low), max(most, high)
-    if array.dtype.kind == "b":
-        return DECLARED["unit"]
-    if values == "auto":
-        values = "signed" if least < 0 else "unit" if most <= 1 else "bytes"
-    low, high = DECLARED[values]
-    slack = CLIPPED - 1 if values == "signed" else 0.0
-    if not (low - slack <= least and most <= high + slack):
-        raise DdiffError(
-            f"{path} has values from {least:g} to {most:g}, which is none of -1..1 (signed), "
-            "0..1 (unit), 0..255 (bytes); rescale them, or say which with value_range="
-        )
-    return low, high
+            raise DdiffError(f"{path}: sample {first + row} has {error}") from error
+    return values

@@ -5,9 +5,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ddiff.errors import ConfigError, DdiffError
+from ddiff.value_range import RANGES, Values
 
 Kind = Literal["images", "volumes"]
-RANGES = ("auto", "signed", "unit", "bytes")
+CHOICES = ("auto", *RANGES)
 FURTHEST = 10.0  # beyond this, "auto" does not believe that the values were meant as [-1, 1]
 
 
@@ -73,26 +74,24 @@ def finite(samples: Any) -> np.ndarray:
 def signed(samples: Any, value_range: str = "auto") -> np.ndarray:
     """float32 in [-1, 1], of a stranger's array. `value_range` says what it uses:
 
-    signed: [-1, 1] already; unit: [0, 1]; bytes: 0..255; auto: bool is occupancy; anything
-    negative is signed; else a largest value up to 1 is unit and up to 255 is bytes.
+    signed: [-1, 1] already; unit: [0, 1]; bytes: 0..255; auto: bool is occupancy, and of others the
+    bulk of the values decides (`Values.guess`).
     """
-    if value_range not in RANGES:
-        raise ConfigError(f"value_range={value_range}: choose from {', '.join(RANGES)}")
+    if value_range not in CHOICES:
+        raise ConfigError(f"value_range={value_range}: choose from {', '.join(CHOICES)}")
     array = finite(samples)
     if np.asarray(samples).dtype.kind == "b":
         return array
     if value_range == "auto":
-        value_range = _guess(float(array.min()), float(array.max()))
+        value_range = _guess(np.asarray(samples))
     scale = {"signed": None, "unit": 2.0, "bytes": 2.0 / 255.0}[value_range]
     return array if scale is None else array * np.float32(scale) - 1
 
 
-def _guess(low: float, high: float) -> str:
-    if low < 0 and max(-low, high) <= FURTHEST:
-        return "signed"
-    if low >= 0 and high <= 255:
-        return "unit" if high <= 1 else "bytes"
-    raise DdiffError(
-        f"values from {low:g} to {high:g} are none of [-1, 1], [0, 1], 0..255 or bool; "
-        f"rescale them, or say value_range={'|'.join(RANGES[1:])}"
-    )
+def _guess(array: np.ndarray) -> str:
+    values = Values()
+    values.see(array)
+    name = values.guess()
+    if name != "signed" or max(-values.least, values.most) > FURTHEST:  # nothing is cut here
+        values.check(name, declared=False)
+    return name
