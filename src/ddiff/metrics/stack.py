@@ -80,12 +80,11 @@ def decided(values: Values, path: Path, value_range: str) -> tuple[str, str]:
 
 
 def to_signed(x: Tensor, name: str) -> Tensor:
-    """float32 in [-1, 1] of numbers in the range `name`, whatever lies outside cut to it."""
+    """float32 `x` in the range `name` to [-1, 1], in place; whatever lies outside is cut."""
     low, high = RANGES[name]
-    x = x.float()
     if name != "signed":
-        x = (x - low).mul_(2 / (high - low)).sub_(1)
-    return x.clamp(-1, 1)
+        x.sub_(low).mul_(2 / (high - low)).sub_(1)
+    return x.clamp_(-1, 1)
 
 
 def _surveyed(array: np.ndarray, path: Path) -> Values:
