@@ -55,7 +55,8 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["ddiff"] = {"version": version_of("ddiff"), **self.config}
+        made_by = {"version": version_of("ddiff"), "threads": torch.get_num_threads()}
+        checkpoint["ddiff"] = {**made_by, **self.config}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
