@@ -61,6 +61,10 @@ def opened(found: Library) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(found.path))
     except OSError as error:
+        if "__kmpc_" in str(error):  # what clang's -fopenmp calls
+            raise KernelError(
+                "clang's OpenMP is LLVM's, and the torch here brings GNU's; use g++ (CXX=g++)"
+            ) from error
         raise KernelError(f"{found.path} does not load: {error}") from error
 
 
@@ -96,13 +100,13 @@ def cache_folder(name: str = "kernels") -> Path:
 def _flags(folder: Path, device: Device) -> list[str]:
     include = f"-I{folder.parent / 'include'}"
     if device == "cpu":
-        return [*compilers.CXX_FLAGS, include]
+        return [*compilers.flags(device), include]
     if not torch.cuda.is_available():
         raise KernelError("device cuda: torch finds no NVIDIA GPU here; use device cpu")
     count = torch.cuda.device_count()
     found = sorted({torch.cuda.get_device_capability(i) for i in range(count)})
     gencode = [option for capability in found for option in compilers.gencode(capability)]
-    return [*compilers.NVCC_FLAGS, *gencode, include]
+    return [*compilers.flags(device), *gencode, include]
 
 
 def _key(source: Path, tools: list) -> str:

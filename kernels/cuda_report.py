@@ -52,7 +52,15 @@ def nvcc_release() -> str:
 def compiled(source: Path, gpus: Sequence[str]) -> list[Usage]:
     """Every kernel for every GPU. Raises KernelError where nvcc refuses or warns."""
     include = f"-I{source.parent.parent / 'include'}"
-    options = [*compilers.NVCC_FLAGS, "-Xptxas", "-v", "-t", "2", include]
+    options = [
+        *compilers.FLAGS["cuda"],
+        *compilers.WERROR["cuda"],
+        "-Xptxas",
+        "-v",
+        "-t",
+        "2",
+        include,
+    ]
     options += [option for gpu in gpus for option in compilers.gencode(gpu)]
     with tempfile.TemporaryDirectory(prefix="ddiff-") as name:
         command = [

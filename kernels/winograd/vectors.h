@@ -69,6 +69,17 @@ INLINE void store(T* p, Floats v, int n) {
   std::memcpy(p, some, n * sizeof(T));
 }
 
+// order[i] numbers the values of a, then those of b.
+INLINE Floats shuffled(Floats a, Floats b, Words order) {
+#ifdef __clang__  // it has no shuffle whose order is a variable
+  Floats mixed;
+  for (int i = 0; i < kWidth; ++i) mixed[i] = order[i] < kWidth ? a[order[i]] : b[order[i] - kWidth];
+  return mixed;
+#else
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
 // Rows become columns: log2(kWidth) times, the first half of the rows meets the second.
 INLINE void transpose(Floats* rows) {
   Words low, high;
@@ -79,8 +90,8 @@ INLINE void transpose(Floats* rows) {
   for (int stage = 1; stage < kWidth; stage *= 2) {
     Floats mixed[kWidth];
     for (int i = 0; i < kWidth / 2; ++i) {
-      mixed[2 * i] = __builtin_shuffle(rows[i], rows[i + kWidth / 2], low);
-      mixed[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kWidth / 2], high);
+      mixed[2 * i] = shuffled(rows[i], rows[i + kWidth / 2], low);
+      mixed[2 * i + 1] = shuffled(rows[i], rows[i + kWidth / 2], high);
     }
     std::memcpy(rows, mixed, sizeof mixed);
   }

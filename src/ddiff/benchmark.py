@@ -26,20 +26,22 @@ def main(cfg: DictConfig) -> None:
     float32's rounding. A row that cannot run says why. More in docs/benchmark.md."""
     from ddiff.allocator import keep_freed_memory
     from ddiff.benchmarking import Subject, checked, compare, sampling, training
+    from ddiff.threads import threads
 
     keep_freed_memory()
     given = {re.split(r"[.=/@]", word.lstrip("+~"), maxsplit=1)[0]
              for word in HydraConfig.get().overrides.task}  # fmt: skip
     cfg = checked(cfg, given)
-    backends = [text if is_path(text) else chosen("backend", text) for text in cfg.backends]
-    precisions = [chosen("precision", text) for text in cfg.precisions]
-    subject = Subject.of(cfg, given)
-    if cfg.mode == "train":
-        contests = training.contests(subject, cfg.batch_sizes, backends, precisions)
-    else:
-        solvers = solvers_of(subject, cfg)
-        contests = sampling.contests(subject, solvers, cfg.batch_sizes, backends, precisions)
-    compare(subject, cfg, list(contests))
+    with threads(cfg.threads, cfg.accelerator):
+        backends = [text if is_path(text) else chosen("backend", text) for text in cfg.backends]
+        precisions = [chosen("precision", text) for text in cfg.precisions]
+        subject = Subject.of(cfg, given)
+        if cfg.mode == "train":
+            contests = training.contests(subject, cfg.batch_sizes, backends, precisions)
+        else:
+            solvers = solvers_of(subject, cfg)
+            contests = sampling.contests(subject, solvers, cfg.batch_sizes, backends, precisions)
+        compare(subject, cfg, list(contests))
 
 
 def chosen(group: str, text: str, *fixed: str) -> "Choice":

@@ -63,7 +63,7 @@ COUNTS = (  # options outside the groups that must be 1 or more
     *("budget.log_every", "budget.save_every", "sampling.num_samples", "sampling.batch_size"),
     *("evaluation.every", "evaluation.num_samples", "evaluation.batch_size"),
     *("num_samples", "batch_size", "min_batches", "max_batches", "bins"),
-    *("num_steps", "repeats"),
+    *("num_steps", "repeats", "threads"),
 )
 PLAIN: dict[str, Any] = {  # and the others, with their types
     **dict.fromkeys(COUNTS, int),
@@ -82,6 +82,7 @@ PLAIN: dict[str, Any] = {  # and the others, with their types
     "evaluation.every": int | None,
     "value_range": Literal["auto", "signed", "unit", "bytes"],
     "seed": int,
+    "threads": int | Literal["auto", "adapt"],
     "memory_budget_gb": float | None,
     "bins": int | None,
     "k": int | float,
@@ -175,7 +176,7 @@ def _check_plain(cfg: DictConfig) -> Iterator[str]:
     for name, hint in PLAIN.items():
         value = OmegaConf.select(cfg, name) if name in given else None
         problem = mismatch(value, hint) if name in given else None
-        if problem is None and name in COUNTS and value is not None and value < 1:
+        if problem is None and name in COUNTS and isinstance(value, int) and value < 1:
             problem = f"{value} is less than 1"
         if problem:
             yield f"{name}: {problem}"

@@ -20,7 +20,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "git_dirty": bool(_git("status", "--porcelain") or ""),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
@@ -28,7 +28,8 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

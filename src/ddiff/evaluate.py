@@ -20,8 +20,10 @@ def main(cfg: DictConfig) -> None:
     validate(cfg)
 
     from ddiff.evaluation import evaluate
+    from ddiff.threads import threads
 
-    evaluate(cfg)
+    with threads(cfg.threads, cfg.accelerator):
+        evaluate(cfg)
 
 
 if __name__ == "__main__":

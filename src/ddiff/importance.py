@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ddiff.trained import Trained
 
 OWN = ("from", "weights", "bins", "score", "relative_error", "min_batches", "max_batches",
-       "batch_size", "k", "out", "overwrite", "accelerator")  # fmt: skip
+       "batch_size", "k", "out", "overwrite", "accelerator",
+       "threads")  # fmt: skip
 OF_THE_RUN = ("name", "budget", "data", "net", "schedule", "objective", "module", "precision")
 
 
@@ -33,9 +34,11 @@ def main(cfg: DictConfig) -> None:
     validate(cfg)
 
     from ddiff.scoring import Subject, measure, report, write
+    from ddiff.threads import threads
 
     subject = Subject.of(cfg, trained)
-    scores = measure(subject, cfg)
+    with threads(cfg.threads, cfg.accelerator):
+        scores = measure(subject, cfg)
     write(scores, subject, cfg)
     report(scores, subject, cfg, training_options(cfg, given))
 

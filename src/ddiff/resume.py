@@ -20,7 +20,7 @@ from ddiff.sweeps import name_of
 # here from what its own options give today, without a word.
 FREE = ("budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver", "guidance",
         "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler",
-        "optimized_metric", "net.shape", "net.num_classes")  # fmt: skip
+        "threads", "optimized_metric", "net.shape", "net.num_classes")  # fmt: skip
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
@@ -65,6 +65,7 @@ class ResumePoint:
     kept: list[str]  # options of it that the same command line would set otherwise today
     shapes: dict[str, tuple[int, ...]]  # of the state dict
     written: int  # when the file was, in ns
+    threads: int | None  # that computed it; None: not known, of an older ddiff
 
     @classmethod
     def at(cls, source: str, run_dir: str | None) -> "ResumePoint":
@@ -101,6 +102,7 @@ class ResumePoint:
             kept=[f"{name}={value}" for name, value in kept.items()],
             shapes=shapes,
             written=written,
+            threads=facts.get("threads"),
         )
 
     def check(self, cfg: DictConfig) -> None:

@@ -19,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from ddiff import build
 from ddiff.callbacks import (
+    AdaptThreads,
     AtStart,
     Checkpoints,
     Dashboard,
@@ -181,6 +182,8 @@ class Run:
                 folder, every = self.path / "evaluations", cfg.evaluation.every
                 self.evaluations = Evaluations(folder, every, self.examine, self.progress)
                 callbacks.append(self.evaluations)
+        if cfg.threads == "adapt" and self.device.type == "cpu":
+            callbacks.append(AdaptThreads())
         callbacks += [
             Dashboard(self.logger, cfg.budget.log_every),
             # after those whose states it saves

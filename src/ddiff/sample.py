@@ -14,12 +14,14 @@ def main(cfg: DictConfig) -> None:
     and, for volumes, meshes. Solver, guidance and precision are the run's own unless chosen."""
     from ddiff.config import resolved, validate
     from ddiff.output import write_samples
+    from ddiff.threads import threads
     from ddiff.trained import Trained
 
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)
     validate(cfg)
-    write_samples(Trained.load(cfg["from"], cfg.weights, cfg.accelerator), cfg)
+    with threads(cfg.threads, cfg.accelerator):
+        write_samples(Trained.load(cfg["from"], cfg.weights, cfg.accelerator), cfg)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,16 @@ def main(cfg: DictConfig) -> float | None:
 
     from ddiff.allocator import keep_freed_memory
     from ddiff.run import Run
+    from ddiff.threads import threads
 
     keep_freed_memory()
-    run = Run(cfg, point)
-    try:
-        run.fit()
-        return run.finish()
-    finally:
-        run.close()
+    with threads(cfg.threads, cfg.trainer.accelerator, point.threads if point else None):
+        run = Run(cfg, point)
+        try:
+            run.fit()
+            return run.finish()
+        finally:
+            run.close()
 
 
 if __name__ == "__main__":

@@ -161,6 +161,26 @@ def test_what_a_compiler_says_is_told(operation, monkeypatch, tmp_path):
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 
+def test_a_warning_is_an_error_only_where_that_is_asked_for(operation, monkeypatch):
+    monkeypatch.delenv("DDIFF_WERROR", raising=False)
+    source = operation / "scale.cpp"
+    source.write_text(source.read_text().replace("{\n#pragma", "{ int unused;\n#pragma"))
+    assert_right(library(operation, "cpu"))
+    monkeypatch.setenv("DDIFF_WERROR", "1")
+    with pytest.raises(KernelError, match=r"does not compile: .*error: unused variable"):
+        library(operation, "cpu")
+
+
+def test_the_openmp_of_clang_beside_that_of_gcc_is_named(operation):
+    source = operation / "scale.cpp"
+    calls = 'extern "C" void __kmpc_fork_call(); extern "C" void run() { __kmpc_fork_call(); }'
+    source.write_text(f"{source.read_text()}{calls}\n")  # as clang -fopenmp does
+    with pytest.raises(
+        KernelError, match=r"^clang's OpenMP is LLVM's, .* use g\+\+ \(CXX=g\+\+\)$"
+    ):
+        opened(library(operation, "cpu"))
+
+
 def test_a_compiler_that_hangs_is_stopped_with_its_children(operation, monkeypatch, tmp_path):
     pids = tmp_path / "pids"
     hanging = write_compiler(tmp_path / "cxx", f"sleep 60 & echo $! $$ > {pids}", "wait")

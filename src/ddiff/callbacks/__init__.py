@@ -5,9 +5,11 @@ from ddiff.callbacks.finite import StopOnNaN
 from ddiff.callbacks.progress import Progress, Resumed
 from ddiff.callbacks.resources import Resources
 from ddiff.callbacks.samples import Samples
+from ddiff.callbacks.threads import AdaptThreads
 from ddiff.callbacks.timesteps import Timesteps
 
 __all__ = [
+    "AdaptThreads",
     "AtStart",
     "Checkpoints",
     "Dashboard",

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-import ddiff
 from ddiff.callbacks.finite import StopOnNaN
+from ddiff.environment import version_of
 from ddiff.errors import Stopped
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -55,7 +55,8 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["ddiff"] = {"version": ddiff.__version__, **self.config}
+        made_by = {"version": version_of("ddiff"), "threads": torch.get_num_threads()}
+        checkpoint["ddiff"] = {**made_by, **self.config}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
