@@ -94,22 +94,24 @@ STUDIES = {
         IMAGES, BY_FEATURES, None, "digits",
     ),
     "spheres": Study(
-        "Are the 64^3 spheres spheres, and do their radii follow the law?",
+        "Are the 64^3 spheres spheres, and do their radii and places follow the law?",
         {
+            "voxel_adaptive": ["experiment=voxel_adaptive"],
+            "voxel_adaptive adamw": [
+                "experiment=voxel_adaptive", "optimizer=adamw", "optimizer.lr=1.0e-3",
+            ],
             **{
-                f"{name} long": [f"experiment={name}", "budget.max_steps=8000",
+                f"{name} long": [f"experiment={name}", "budget.max_steps=6000",
                                  "module.ema_decay=0.999"]
                 for name in ("voxel_adaptive", "voxel_baseline")
             },
-            "voxel_adaptive muon": [
-                "experiment=voxel_adaptive", "optimizer=muon", "net.bounded=true",
-                "budget.max_steps=2500", "module.ema_decay=0.999",
-            ],
         },
         [Row({"run": name}, name)
-         for name in ("voxel_adaptive long", "voxel_baseline long", "voxel_adaptive muon")],
-        "[sphere_law,pieces,memorisation]", LAW,
-        always=("num_samples=1000", "batch_size=16", "data.num_val=1000"),
+         for name in ("voxel_adaptive", "voxel_adaptive adamw", "voxel_adaptive long",
+                      "voxel_baseline long")],
+        "[sphere_law,pieces,memorisation]", ("validity", "sphere_iou", "radius_d", "centre_d"),
+        always=("num_samples=1000", "batch_size=16", "data.num_val=1000",
+                "metrics.memorisation.most_train=20000"),
     ),
     "shapes_guidance": Study(
         "Six kinds of solids at 64^3 on two CPU cores: are they what was asked for?",
