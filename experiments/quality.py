@@ -55,7 +55,6 @@ IMAGES = "[fid,kid,precision_recall,labels,memorisation]"
 BY_FEATURES = ("accuracy", "fid", "precision", "recall")
 SCALES = (0, 0.25, 0.5, 1, 2, 4, 8)
 STEPS = (5, 10, 20, 50, 100)
-LAW = ("validity", "sphere_iou", "radius_d", "radius_p")
 
 
 def guided(run: str, scales: tuple[float, ...] = SCALES) -> list[Row]:
