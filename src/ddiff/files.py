@@ -1,9 +1,10 @@
-"""Files that appear under their final name complete, or not at all."""
+"""Files that appear under their final name complete, or not at all, and files that can be read."""
 
 import json
 import os
 import platform
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -80,6 +81,21 @@ def write_json(path: Path, value: Any) -> None:
     with replacing(path, "w") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
+
+
+def regular(path: Path) -> Path:
+    """`path`, where it is a file or a link to one. To open a pipe would wait for its other end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DdiffError(f"cannot read {path}: {why}") from error
+    if stat.S_ISREG(mode):
+        return path
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    raise DdiffError(
+        f"cannot read {path}: it is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file"
+    )
 
 
 def natural(name: str) -> list[int | str]:

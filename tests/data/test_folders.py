@@ -132,20 +132,34 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
         images(tmp_path, val_fraction=1.0)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_unreadable_picture_is_named_in_one_line(tmp_path, num_workers):
+def test_what_was_cut_short_in_a_small_folder_is_named_before_training(tmp_path):
     pictures(tmp_path, [f"{i}.png" for i in range(8)])
-    (tmp_path / "0.png").write_bytes(b"not a picture")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])  # its header is good
+    with pytest.raises(DdiffError, match=r"cannot read the image .*1.png: .*truncated") as caught:
+        images(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_large_folder_only_the_headers_are_read_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddiff.data.images.FEW_BYTES", 1)
+    pictures(tmp_path, [f"{i}.png" for i in range(8)])
     whole = (tmp_path / "1.png").read_bytes()
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    data = images(tmp_path)
+    assert len(data.train) + len(data.val) == 8
+    (tmp_path / "0.png").write_bytes(b"not a picture")
+    with pytest.raises(DdiffError, match=r"cannot read the image .*0.png: unknown format"):
+        images(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_picture_is_named_in_one_line(tmp_path, num_workers, monkeypatch):
+    monkeypatch.setattr("ddiff.data.images.MANY_FILES", 1)
+    pictures(tmp_path, [f"{i}.png" for i in range(8)])
+    (tmp_path / "0.png").write_bytes(b"not a picture")
     data = images(tmp_path, num_workers=num_workers, batch_size=1, val_fraction=0.0)
-    for name in ("0.png", "1.png"):
-        bad = [i for i, file in enumerate(data.train.files) if file.name == name]
-        if not bad:
-            continue
-        with pytest.raises(DdiffError, match=f"cannot read the image .*{name}"):
-            data.train.batch(torch.tensor(bad))
     with pytest.raises(DdiffError) as caught:
         list(islice(data.train_dataloader(), 8))
     assert str(caught.value).startswith("cannot read the image")
@@ -229,3 +243,46 @@ def test_values_can_be_said_and_are_checked(tmp_path):
         everything(voxels(tmp_path, values="unit"))
     with pytest.raises(ConfigError, match="did you mean 'signed'"):
         voxels(tmp_path, values="sined")
+
+
+def test_auto_looks_at_every_volume_and_says_what_it_saw(tmp_path, capsys):
+    volumes(tmp_path, **{f"v{i:02}": (BOOL * 255).astype(np.uint8) * (i == 29) for i in range(40)})
+    x, _ = everything(voxels(tmp_path))["v29.npy"]
+    assert torch.equal(x[0], torch.from_numpy(2.0 * BOOL - 1).float())
+    out = capsys.readouterr().out
+    assert " ".join(out.split()) == (
+        "values 0..255 in 40 volumes, taken as bytes; data.values= says otherwise"
+    )
+    voxels(tmp_path, values="bytes")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (BYTES, r"v0.npy has values from 0 to 1 \(unit\) and .*odd.npy has values from 2 to 25"),
+        (2 * FLOAT - 1, r"v0.npy has values from 0 to 1 \(unit\) and .*odd.npy .*\(signed\)"),
+        (FLOAT - 5, r"odd.npy has values from -4.*none of 0..1 \(unit\)"),
+        (300 * FLOAT, r"odd.npy has values from .*none of .*0..255 \(bytes\)"),
+        (np.where(BOOL, np.nan, 0), r"odd.npy has values from nan"),
+    ],
+)
+def test_a_mixture_is_refused_and_a_file_of_each_kind_named(tmp_path, odd, words):
+    volumes(tmp_path, **{f"v{i}": BOOL for i in range(6)}, w_odd=odd)
+    with pytest.raises(DdiffError, match=words):
+        voxels(tmp_path)
+
+
+def test_what_a_mixture_means_can_be_said(tmp_path):
+    volumes(tmp_path, v0=BOOL.astype(np.uint8), odd=BYTES)
+    with pytest.raises(DdiffError, match=r"say data.values= or rescale"):
+        voxels(tmp_path)
+    x, _ = everything(voxels(tmp_path, values="bytes"))["v0.npy"]
+    assert torch.allclose(x[0], torch.from_numpy(BOOL / 127.5 - 1).float())
+
+
+def test_an_empty_volume_goes_with_any_kind(tmp_path):
+    volumes(tmp_path, empty=np.zeros((6, 6, 6)), v=BYTES)
+    found = everything(voxels(tmp_path))
+    assert found["empty.npy"][0].max() == -1
+    assert found["v.npy"][0].max() > 0.9

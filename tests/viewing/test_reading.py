@@ -143,12 +143,12 @@ def broken(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("short.npy", "not a whole .npy file"),
-        ("header.npy", "not a whole .npy file"),
-        ("void.npy", "not a whole .npy file"),
-        ("no.npz", "not a whole .npz file"),
+        ("short.npy", "cut short or damaged.* 1 bytes are missing"),
+        ("header.npy", "cannot read the samples"),
+        ("void.npy", "it is empty"),
+        ("no.npz", "it is no .npy or .npz file"),
         ("pickle.npy", "pickles are not loaded"),
-        ("half.png", "not a whole .png file"),
+        ("half.png", "image file is truncated"),
         ("text.txt", "cannot read .txt"),
         ("rank.npy", r"cannot show an array of shape \[2, 2, 2, 2, 2\]"),
         ("nan.npy", "are NaN or infinite, the first at"),
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_a_file_is_one_line_with_its_name(tmp_path, name, wor
     path = broken(tmp_path, name)
     with pytest.raises(DdiffError, match=words) as caught:
         read(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert f"{path}: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

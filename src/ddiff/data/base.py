@@ -1,6 +1,5 @@
 """The contract of every data set, and the loaders they share."""
 
-import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -88,13 +87,6 @@ class Data(LightningDataModule, ABC):
 
     def _pinned(self) -> bool:
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
-
-
-def cpu_count() -> int:
-    """Those this process may use, where the system says."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def at_least(smallest: float, **options: float) -> None:

@@ -1,19 +1,18 @@
-"""A folder of files as a data set: what is in it, its classes, its validation part."""
+"""A folder of files as a data set: what is in it, its classes, its validation part.
+
+Without torch, so that a recipe can be chosen by what a folder holds before anything is imported.
+"""
 
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ddiff.data.base import cpu_count
-from ddiff.data.source import to_unit
 from ddiff.errors import ConfigError, DdiffError
-from ddiff.random import key
+from ddiff.files import regular
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+VOLUMES = (".npy", ".npz")
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Listing:
 
         Where that leaves one of them empty, it gets one file; a single file is both.
         """
+        from ddiff.random import key
+
         rank = {file: key("val", file) / 2**63 for file in self.files}
         val = [file for file in self.files if rank[file] < val_fraction]
         val = val or [min(self.files, key=rank.__getitem__)]
@@ -70,42 +71,8 @@ def _walk(root: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 def _class_order(root: Path, folders: list[str]) -> list[str]:
     try:
-        names = json.loads((root / "dataset.json").read_text())["class_names"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = json.loads(regular(root / "dataset.json").read_text())["class_names"]
+    except (OSError, DdiffError, ValueError, KeyError, TypeError):
         return folders
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return names if known and set(folders) <= set(names) else folders
-
-
-class FolderSource:
-    """Files decoded when asked for, and kept in memory afterwards where `keep` says so."""
-
-    def __init__(
-        self, listing: Listing, files: list[str], decode: Callable[[Path], Tensor], keep: bool
-    ) -> None:
-        self.files = [listing.root / file for file in files]
-        self.labels = None
-        if listing.class_names is not None:
-            self.labels = torch.tensor([listing.label(file) for file in files])
-        self.decode = decode  # path -> [C, *S], uint8 or float32 in [-1, 1]
-        self._kept: dict[int, Tensor] | None = {} if keep else None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        samples = self._samples(indices.tolist())
-        if len({sample.dtype for sample in samples}) > 1:
-            samples = [to_unit(sample) for sample in samples]
-        return to_unit(torch.stack(samples)), None if self.labels is None else self.labels[indices]
-
-    def _samples(self, rows: list[int]) -> list[Tensor]:
-        kept = self._kept
-        if kept is None:
-            return [self.decode(self.files[row]) for row in rows]
-        absent = sorted(set(rows) - kept.keys())
-        if absent:
-            with ThreadPoolExecutor(min(cpu_count(), 8)) as pool:  # decoders release the GIL
-                decoded = pool.map(self.decode, [self.files[row] for row in absent])
-                kept.update(zip(absent, decoded, strict=True))
-        return [kept[row] for row in rows]

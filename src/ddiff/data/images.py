@@ -5,15 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least, cpu_count, fraction
-from ddiff.data.folders import FolderSource, listing
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.data.base import Data, at_least, fraction
+from ddiff.data.folders import PICTURES, listing
+from ddiff.data.source import FolderSource, each
+from ddiff.devices import cpu_count
+from ddiff.errors import ConfigError
+from ddiff.readers import open_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+FEW_FILES, FEW_BYTES = 20_000, 1e8  # decoded before training starts: seconds
+MANY_FILES = 200_000  # up to so many, the headers are read before training starts
 
 
 class Images(Data):
@@ -43,7 +47,7 @@ class Images(Data):
         if channels not in MODES:
             raise ConfigError(f"data: channels is {channels}; choose 1 (grey), 3 (RGB) or 4 (RGBA)")
         self.shape = (channels, size, size)
-        self.listing = listing(Path(root), SUFFIXES, labels)
+        self.listing = listing(Path(root), PICTURES, labels)
         self.class_names = self.listing.class_names
         self.num_classes = len(self.class_names) if self.class_names else None
         self.val_fraction = val_fraction
@@ -55,21 +59,37 @@ class Images(Data):
 
     def sources(self) -> tuple[FolderSource, FolderSource]:
         decode = partial(read_image, size=self.shape[-1], channels=self.shape[0])
-        train, val = self.listing.split(self.val_fraction)
-        return (
-            FolderSource(self.listing, train, decode, self.keep),
-            FolderSource(self.listing, val, decode, self.keep),
+        train, val = (
+            FolderSource(self.listing, files, decode, self.keep)
+            for files in self.listing.split(self.val_fraction)
         )
+        self._look(train, val)
+        return train, val
+
+    def _look(self, *sources: FolderSource) -> None:
+        """Names a file that cannot be read before training starts, as far as that costs seconds.
+
+        All files of a small set are decoded, of a larger one the headers are read; what is broken
+        further in is named when training meets it.
+        """
+        files = [file for source in sources for file in source.files]
+        if len(files) <= MANY_FILES:
+            sizes = each(look_at, files)
+            if len(files) <= FEW_FILES and sum(sizes) <= FEW_BYTES:
+                for source in sources:
+                    source.look()
+
+
+def look_at(path: Path) -> int:
+    """The bytes of a picture whose header can be read."""
+    with open_picture(path):
+        return path.stat().st_size
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
     """[channels, size, size] uint8."""
-    try:
-        with Image.open(path) as file:
-            image = to_mode(ImageOps.exif_transpose(file), MODES[channels])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise DdiffError(f"cannot read the image {path}: {what}") from error
+    with open_picture(path) as file:
+        image = to_mode(ImageOps.exif_transpose(file), MODES[channels])
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
     if image.size != (size, size):

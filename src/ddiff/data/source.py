@@ -1,9 +1,18 @@
 """What a data set is to everything else: something that turns indices into a batch."""
 
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from ddiff.data.folders import Listing
+from ddiff.devices import cpu_count
+
+T = TypeVar("T")
+AT_ONCE = 64  # files decoded in one go where all are looked at
 
 
 class Source(Protocol):
@@ -36,3 +45,47 @@ class Stored:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = torch.nn.functional.pad(self.images[indices], (self.pad,) * 4)
         return to_unit(images), None if self.labels is None else self.labels[indices].long()
+
+
+class FolderSource:
+    """Files decoded when asked for, and kept in memory afterwards where `keep` says so."""
+
+    def __init__(
+        self, listing: Listing, files: list[str], decode: Callable[[Path], Tensor], keep: bool
+    ) -> None:
+        self.files = [listing.root / file for file in files]
+        self.labels = None
+        if listing.class_names is not None:
+            self.labels = torch.tensor([listing.label(file) for file in files])
+        self.decode = decode  # path -> [C, *S], uint8 or float32 in [-1, 1]
+        self._kept: dict[int, Tensor] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        samples = self._samples(indices.tolist())
+        if len({sample.dtype for sample in samples}) > 1:
+            samples = [to_unit(sample) for sample in samples]
+        return to_unit(torch.stack(samples)), None if self.labels is None else self.labels[indices]
+
+    def look(self) -> None:
+        """Decodes every file once, so that a broken one is named before anything is made of it."""
+        for rows in torch.arange(len(self)).split(AT_ONCE):
+            self._samples(rows.tolist())
+
+    def _samples(self, rows: list[int]) -> list[Tensor]:
+        kept = self._kept
+        if kept is None:
+            return [self.decode(self.files[row]) for row in rows]
+        absent = sorted(set(rows) - kept.keys())
+        if absent:
+            decoded = each(self.decode, [self.files[row] for row in absent])
+            kept.update(zip(absent, decoded, strict=True))
+        return [kept[row] for row in rows]
+
+
+def each(read: Callable[[Path], T], files: Iterable[Path]) -> list[T]:
+    """What `read` makes of every file, in order; readers release the GIL."""
+    with ThreadPoolExecutor(min(cpu_count(), 8)) as pool:
+        return list(pool.map(read, files))

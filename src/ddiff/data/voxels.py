@@ -1,20 +1,23 @@
 """A folder of volumes."""
 
-import zipfile
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least, cpu_count, fraction
-from ddiff.data.folders import FolderSource, listing
+from ddiff.console import console
+from ddiff.data.base import Data, at_least, fraction
+from ddiff.data.folders import VOLUMES, listing
+from ddiff.data.source import FolderSource, each
+from ddiff.devices import cpu_count
 from ddiff.errors import ConfigError, DdiffError, nearest
+from ddiff.readers import read_array, read_header
 
-SUFFIXES = (".npy", ".npz")
+Kind = Literal["unit", "signed", "bytes"]
 Values = Literal["auto", "unit", "signed", "bytes"]
 RANGES = {"unit": (0, 1), "signed": (-1, 1), "bytes": (0, 255)}
 
@@ -23,7 +26,7 @@ class Voxels(Data):
     """`.npy` or `.npz` volumes [D, H, W] or [1, D, H, W] below `root`, all of size^3.
 
     `values` says what the numbers mean: `unit` 0..1 (also bool), `signed` -1..1, `bytes` 0..255.
-    `auto` decides once for the whole set, from 16 files across it. Classes and memory are as
+    `auto` looks at all files, says what it saw, and refuses a mixture. Classes and memory are as
     for Images.
     """
 
@@ -48,12 +51,12 @@ class Voxels(Data):
             choices = list(get_args(Values))
             raise ConfigError(f"data: values is {values!r}{nearest(str(values), choices)}")
         self.shape = (1, size, size, size)
-        self.listing = listing(Path(root), SUFFIXES, labels)
+        self.listing = listing(Path(root), VOLUMES, labels)
         self.class_names = self.listing.class_names
         self.num_classes = len(self.class_names) if self.class_names else None
         self.val_fraction, self.values, self.size = val_fraction, values, size
-        first = read_volume(self.listing.root / self.listing.files[0], size)
-        total = len(self.listing.files) * size**3 * (4 if first.dtype.kind == "f" else 1)
+        first = check_volume(self.listing.root / self.listing.files[0], size)
+        total = len(self.listing.files) * size**3 * (4 if first.kind == "f" else 1)
         self.keep = total <= cache_gb * 1e9 and not num_workers
 
     def default_workers(self) -> int:
@@ -61,12 +64,12 @@ class Voxels(Data):
 
     def sources(self) -> tuple[FolderSource, FolderSource]:
         files = [self.listing.root / file for file in self.listing.files]
-        for file in files:
-            if file.suffix == ".npy":  # reads the header only
-                read_volume(file, self.size, mmap_mode="r")
-        values = self.values
-        if values == "auto":
-            values = guess([read_volume(f, self.size) for f in spread(files, 16)])
+        each(partial(check_volume, size=self.size), files)
+        if self.values != "auto":
+            values = self.values
+        else:
+            values, seen = guess(files, "data.values=")
+            rank_zero_only(console.print)(f"{seen}; data.values= says otherwise")
         decode = partial(decode_volume, size=self.size, values=values)
         train, val = self.listing.split(self.val_fraction)
         return (
@@ -75,14 +78,37 @@ class Voxels(Data):
         )
 
 
-def spread(files: list[Path], most: int) -> list[Path]:
-    return list(islice(files, 0, None, -(-len(files) // most)))
+def guess(files: list[Path], option: str) -> tuple[Kind, str]:
+    """What the numbers in all files mean, and the words that say so.
+
+    Raises DdiffError for a mixture, which `option` can overrule. A volume of zeros goes with any.
+    """
+    ranges = each(range_of, files)
+    found: dict[Kind, tuple[Path, float, float]] = {}  # the first file of each kind
+    for file, (least, most) in zip(files, ranges, strict=True):
+        if not (least >= 0 and most <= 255) and not (least >= -1 and most <= 1):
+            raise DdiffError(
+                f"{file} has values from {least:g} to {most:g}, which is none of "
+                "0..1 (unit), -1..1 (signed), 0..255 (bytes); rescale them"
+            )
+        if (least, most) != (0, 0):
+            kind: Kind = "signed" if least < 0 else "bytes" if most > 1 else "unit"
+            found.setdefault(kind, (file, least, most))
+    if len(found) > 1:
+        each_kind = " and ".join(
+            f"{file} has values from {least:g} to {most:g} ({kind})"
+            for kind, (file, least, most) in found.items()
+        )
+        raise DdiffError(f"{each_kind}: volumes of one set mean the same; say {option} or rescale")
+    values: Kind = next(iter(found)) if found else "unit"
+    least, most = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return values, f"values {least:g}..{most:g} in {len(files)} volumes, taken as {values}"
 
 
-def guess(volumes: list[np.ndarray]) -> Literal["unit", "signed", "bytes"]:
-    if min(float(volume.min()) for volume in volumes) < 0:
-        return "signed"
-    return "bytes" if max(float(volume.max()) for volume in volumes) > 1 else "unit"
+def range_of(path: Path) -> tuple[float, float]:
+    """The smallest and the largest number in a file; both are nan where one is."""
+    array = read_array(path, "the volume")
+    return float(array.min()), float(array.max())
 
 
 def decode_volume(path: Path, size: int, values: str) -> Tensor:
@@ -101,22 +127,15 @@ def decode_volume(path: Path, size: int, values: str) -> Tensor:
     return torch.from_numpy(volume.astype(np.uint8))[None] * (255 // high)
 
 
-def read_volume(path: Path, size: int, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+def read_volume(path: Path, size: int) -> np.ndarray:
     """[size, size, size] as it is in the file."""
-    try:
-        loaded = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        volume = loaded if isinstance(loaded, np.ndarray) else only_array(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DdiffError(f"cannot read the volume {path}: {error}") from error
-    if volume.shape not in ((size,) * 3, (1, *(size,) * 3)):
-        raise DdiffError(f"{path} has shape {volume.shape}, but size={size} means {(size,) * 3}")
-    if volume.dtype.kind not in "buif":
-        raise DdiffError(f"{path} holds {volume.dtype}, not numbers")
-    return volume.reshape((size,) * 3)
+    check_volume(path, size)
+    return read_array(path, "the volume").reshape((size,) * 3)
 
 
-def only_array(archive: np.lib.npyio.NpzFile) -> np.ndarray:
-    with archive:
-        if len(archive.files) != 1:
-            raise ValueError(f"one array expected, found {', '.join(archive.files) or 'none'}")
-        return archive[archive.files[0]]
+def check_volume(path: Path, size: int) -> np.dtype:
+    """The kind of numbers in a file whose header announces a volume of this size."""
+    header = read_header(path, "the volume")
+    if header.shape not in ((size,) * 3, (1, *(size,) * 3)):
+        raise DdiffError(f"{path} has shape {header.shape}, but size={size} means {(size,) * 3}")
+    return header.dtype

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import replacing
+from ddiff.files import regular, replacing
 
 CHUNK = 4096  # samples at a time
 
@@ -66,7 +66,7 @@ class Moments:
     def load(cls, path: Path) -> "Moments":
         """The same bits that were saved, on the CPU."""
         try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with open(regular(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 mean, scatter = torch.from_numpy(file["mean"]), torch.from_numpy(file["scatter"])
                 return cls(int(file["n"]), mean, scatter)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

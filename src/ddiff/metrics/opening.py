@@ -1,7 +1,6 @@
 """Anyone's samples, opened: a .npy, a .npz, or a folder of volumes or pictures."""
 
 import json
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -9,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.folders import FolderSource, Listing, listing
-from ddiff.data.images import SUFFIXES as PICTURES
+from ddiff.data.folders import PICTURES, VOLUMES, Listing, listing
 from ddiff.data.images import read_image
-from ddiff.data.voxels import SUFFIXES as VOLUMES
-from ddiff.data.voxels import only_array, read_volume, spread
+from ddiff.data.source import FolderSource
+from ddiff.data.voxels import read_volume
 from ddiff.errors import DdiffError
 from ddiff.files import natural
 from ddiff.metrics.stack import Array, Stack, decided, to_signed
+from ddiff.readers import read_array, read_header
 from ddiff.value_range import Values
 
 CHANNELS = (1, 2, 3, 4)  # an axis of another size is no axis of channels
@@ -33,7 +32,7 @@ def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str =
         raise DdiffError(f"{path}: no such file or folder")
     if path.is_dir():
         return _folder(path, shape, values)
-    array, layout = _channelled(_loaded(path), path, shape)
+    array, layout = _channelled(read_array(path, "the samples"), path, shape)
     source = Array(array, path, values, _labels(path, len(array)))
     return Stack(source, str(path), "; ".join(filter(None, (layout, source.read_as))))
 
@@ -41,14 +40,6 @@ def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str =
 def holds_volumes(path: Path) -> bool:
     """Whether a path is a folder of volumes, which tells its own shape."""
     return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in VOLUMES)
-
-
-def _loaded(path: Path) -> np.ndarray:
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else only_array(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DdiffError(f"cannot read the samples {path}: {error}") from error
 
 
 def _channelled(
@@ -98,9 +89,9 @@ def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
     found = Listing(found.root, sorted(found.files, key=natural), found.class_names)
     if volumes:
         files = [found.root / file for file in found.files]
-        size = shape[-1] if shape else _loaded(files[0]).shape[-1]
+        size = (0, *(shape or read_header(files[0], "the volume").shape))[-1]
         seen = Values()
-        for file in spread(files, SURVEYED):
+        for file in files[:: -(-len(files) // SURVEYED)]:
             _read(file, size, seen)
         name, read_as = decided(seen, path, values)
         decode = partial(_volume, size=size, value_range=name)

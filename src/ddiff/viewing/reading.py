@@ -1,28 +1,17 @@
 """Samples from files: .npy, .npz, .png, a folder of them, or a run. Nothing is ever unpickled."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import natural
+from ddiff.readers import open_picture, read_array
 from ddiff.viewing.samples import Kind, as_images, as_volumes, kind_of, signed
 
 SUFFIXES = (".npy", ".npz", ".png")
-BROKEN = (
-    OSError,
-    ValueError,
-    EOFError,
-    SyntaxError,
-    zipfile.BadZipFile,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -151,36 +140,12 @@ def _order(file: Path) -> list[int | str]:
 def _load(file: Path, key: str | None) -> np.ndarray:
     if file.suffix not in SUFFIXES:
         raise DdiffError(f"{file}: cannot read {file.suffix or 'this'}; {', '.join(SUFFIXES)} only")
-    try:
-        if file.suffix == ".png":
-            return _load_png(file)
-        if file.suffix == ".npz":
-            return _load_npz(file, key)
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except BROKEN as error:
-        reason = str(error) or type(error).__name__
-        hint = (
-            "it holds no plain array, and pickles are not loaded"
-            if "object" in reason.lower()
-            else reason
-        )
-        raise DdiffError(f"{file}: not a whole {file.suffix} file ({hint})") from error
-
-
-def _load_npz(file: Path, key: str | None) -> np.ndarray:
-    with np.load(file, allow_pickle=False) as archive:
-        names = archive.files
-        if key is None and ("samples" in names or len(names) == 1):
-            key = "samples" if "samples" in names else names[0]
-        if key not in names:
-            wanted = "several arrays" if key is None else f"no array {key!r}"
-            raise ConfigError(f"{file}: {wanted}; choose key={'|'.join(names)}")
-        return archive[key]
+    return _load_png(file) if file.suffix == ".png" else read_array(file, "the samples", key or "")
 
 
 def _load_png(file: Path) -> np.ndarray:
     """[C, H, W] in 0..255, of 8 or 16 bits; transparency is dropped."""
-    with Image.open(file) as image:
+    with open_picture(file) as image:
         if image.mode.startswith("I"):
             return np.asarray(image, np.float32)[None] / 257
         grey = image.mode in ("1", "L", "LA")

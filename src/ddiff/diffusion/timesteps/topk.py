@@ -168,8 +168,11 @@ def exploring(epsilon: float, correct: bool) -> float:
 
 def read_scores(path: str) -> tuple[dict[str, Any], Tensor]:
     """What the scores in a file were measured for, and the scores themselves, [N]."""
+    file = Path(path)
+    if file.exists() and not file.is_file():  # to open a pipe would wait for its other end
+        raise DdiffError(f"timesteps.path: {path} is not a file")
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(file.read_text())
         origin, score = content["origin"], torch.tensor(content["score"], dtype=torch.float32)
     except FileNotFoundError:
         raise ConfigError(
