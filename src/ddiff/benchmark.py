@@ -9,12 +9,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ddiff.cli import entry
+from ddiff.recipe import choose_recipe
 
 if TYPE_CHECKING:
     from ddiff.benchmarking import Choice, Subject
 
 
-@entry("benchmark")
+@entry("benchmark", prepare=choose_recipe)
 def main(cfg: DictConfig) -> None:
     """Times backends, precisions and exported files on the same work, and says beside each time
     what it did to the numbers. The first row is plain eager float32: speed-up is its time over that

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import nn
 
+import ddiff.recipe  # noqa: F401 (registers resolvers)
 from ddiff.backends import Auto, Backend
 from ddiff.config import locate, origin
 from ddiff.devices import device_for
@@ -41,6 +42,12 @@ def fill_in_data_facts(cfg: DictConfig, data: Any) -> None:
     module = locate(cfg.module["_target_"], ("ddiff.modules",))
     cfg.net.shape = list(data.shape)
     cfg.net.num_classes = data.num_classes if module.conditional else None
+    if module.dims and module.dims != len(data.shape) - 1:
+        shape = "x".join(map(str, data.shape))
+        raise ConfigError(
+            f"module: {module.__name__} is for volumes, and the data are pictures of {shape}; "
+            "use module=ddpm, or data=... without experiment= for parts that suit the data"
+        )
     if module.conditional and data.num_classes is None:
         raise ConfigError(
             f"module: {module.__name__} needs labels and the data has none; "

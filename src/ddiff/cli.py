@@ -20,7 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import ddiff.devices  # noqa: F401 (registers the resolver by_device)
+import ddiff.devices
+import ddiff.recipe  # noqa: F401 (registers fitted, snr_factor and data_name)
 from ddiff import sweeps
 from ddiff.errors import DdiffError, nearest
 

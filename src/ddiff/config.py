@@ -94,13 +94,14 @@ NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # targets inside a group's
 
 def resolved(cfg: DictConfig) -> DictConfig:
     """A copy with every interpolation replaced by its value; missing options are named together."""
-    missing = sorted(str(name) for name in OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"required: {', '.join(f'{name}=...' for name in missing)}")
     try:
+        missing = sorted(str(name) for name in OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError(f"required: {', '.join(f'{name}=...' for name in missing)}")
         return DictConfig(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        ours = "ConfigError raised while resolving interpolation: "
+        raise ConfigError(str(error).splitlines()[0].removeprefix(ours)) from error
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from ddiff.cli import entry
 from ddiff.errors import ConfigError
+from ddiff.recipe import choose_recipe
 
 if TYPE_CHECKING:
     from ddiff.trained import Trained
@@ -18,7 +19,7 @@ OWN = ("from", "weights", "bins", "score", "relative_error", "min_batches", "max
 OF_THE_RUN = ("name", "budget", "data", "net", "schedule", "objective", "module", "precision")
 
 
-@entry("importance")
+@entry("importance", prepare=choose_recipe)
 def main(cfg: DictConfig) -> None:
     """Measures how large the loss's gradient is at every noise level, of an untrained net or of a
     run's, and writes the scores with a plot: timesteps=precomputed_topk trains by them."""

@@ -3,12 +3,14 @@
 from omegaconf import DictConfig
 
 from ddiff.cli import entry
+from ddiff.recipe import choose_recipe
 
 
-@entry("train")
+@entry("train", prepare=choose_recipe)
 def main(cfg: DictConfig) -> float | None:
     """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
-    final metrics. Without options it trains experiment=voxel_adaptive."""
+    final metrics. Without options it trains experiment=voxel_adaptive; data=X without
+    experiment= trains a net, an objective and a schedule that suit those data, in runs/X/."""
     from ddiff.resume import checked
     from ddiff.sweeps import finished
 

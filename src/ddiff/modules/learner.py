@@ -23,6 +23,7 @@ class Learner(LightningModule):
 
     conditional = False  # whether it needs labels
     generative = True  # whether it makes samples
+    dims: int | None = None  # 3: for volumes alone
 
     def __init__(
         self,

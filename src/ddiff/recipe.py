@@ -1,0 +1,188 @@
+"""The recipe that suits the data: what `data=X` trains where no `experiment=` is named.
+
+Only what is known before anything is built decides: pictures or volumes, labels, size.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ddiff.data.folders import PICTURES, VOLUMES, listing
+from ddiff.errors import ConfigError, DdiffError
+
+QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
+OTHERS = ("ckpt_path", "from")  # name a run, which has its own recipe
+LARGEST = 16  # a side of the smallest feature maps; attention there sees up to 16^3 places
+PIXELS = 1024  # those of 32 x 32, which the cosine schedule was made for
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set by its name."""
+
+    dims: int
+    labelled: bool = False
+    endings: tuple[str, ...] = ()  # of a folder of files, whose class folders are the labels
+    size: int = 32  # where that is no option
+
+
+KNOWN = {
+    "spheres": Facts(3),
+    "shapes": Facts(3, labelled=True),
+    "voxels": Facts(3, endings=VOLUMES),
+    "images": Facts(2, endings=PICTURES),
+    "digits": Facts(2, labelled=True),
+    "mnist": Facts(2, labelled=True),
+    "fashion_mnist": Facts(2, labelled=True),
+    "cifar10": Facts(2, labelled=True),
+}
+
+
+def choose_recipe(argv: list[str]) -> None:
+    """Adds the recipe that suits `data=X` to the command line, where that names none.
+
+    There it is part of what a run keeps of its command, and resumes with.
+    """
+    said = dict(_said(argv))
+    if "data" not in said or any(said.get(name, [None]) != [None] for name in OTHERS):
+        return
+    names = said["data"]
+    if "experiment" in said or any(name not in KNOWN for name in names):
+        return
+    options = [said.get(f"data.{option}", [None]) for option in ("root", "labels")]
+    recipes: dict[tuple[str, ...], str] = {}  # and the first data that each is for
+    for name, root, labels in product(names, *options):
+        recipes.setdefault(tuple(_recipe(KNOWN[name], root, labels, "module" not in said)), name)
+    if len(recipes) > 1:
+        each = ", ".join(f"{' '.join(words)} for {name}" for words, name in recipes.items())
+        raise ConfigError(
+            f"data: no recipe suits all of this sweep ({each}); say experiment= and module=, or "
+            "sweep them apart"
+        )
+    (words,) = recipes
+    place = next(i for i, word in enumerate(sys.argv) if re.match(r"\+*data=", word))
+    sys.argv[place + 1 : place + 1] = words
+    if not any(word.split("=")[0] in QUIET for word in argv):
+        print(f"data={','.join(names)} without experiment=: {' '.join(words)}")
+
+
+def _recipe(facts: Facts, root: Any, labels: Any, module_is_free: bool) -> list[str]:
+    words = ["experiment=pictures" if facts.dims == 2 else "experiment=volumes"]
+    if module_is_free and (facts.labelled or _class_folders(facts, root, labels)):
+        words.append("module=conditional_ddpm")
+    return words
+
+
+def _class_folders(facts: Facts, root: Any, labels: Any) -> bool:
+    """Whether the data will have labels; what is wrong with a folder is said when it is read."""
+    if not facts.endings or isinstance(labels, bool):
+        return bool(facts.endings and labels)
+    try:
+        root = OmegaConf.create({"root": root}).root  # ${oc.env:HOME}/photos
+        return listing(Path(root), facts.endings, None).class_names is not None
+    except (DdiffError, OSError, TypeError, ValueError, OmegaConfBaseException):
+        return False
+
+
+def _said(argv: list[str]) -> Iterator[tuple[str, list[Any]]]:
+    """The options of a command line, each with its values: several in a sweep."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for word in argv:
+        if word.startswith("-") or "=" not in word:
+            continue
+        try:
+            override = parser.parse_override(word)
+            swept = override.is_sweep_override()
+            values = list(override.sweep_iterator()) if swept else [override.value()]
+        except (HydraException, ValueError, TypeError):
+            continue  # Hydra will say what is wrong with it
+        yield override.key_or_group, values
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The options of a U-Net that suit a size."""
+
+    patch_size: int
+    channels: list[int]
+    num_blocks: int
+
+    @property
+    def input_skip(self) -> bool:
+        return self.patch_size > 1
+
+
+def fit(size: int, dims: int) -> Fit | None:
+    """A U-Net for size^dims; None where the size has too few factors of 2."""
+    patch_size = 1
+    if dims == 2:
+        while size // patch_size > 64 and size % (2 * patch_size) == 0:
+            patch_size *= 2
+    else:
+        wanted = 4 if size >= 64 else 2 if size >= 32 else 1
+        while patch_size < wanted and size % (2 * patch_size) == 0:
+            patch_size *= 2
+    side, level = size // patch_size, 1
+    channels = [32, 48, 64] if dims == 3 else [32, 64, 96] if patch_size == 1 else [64, 96, 128]
+    if dims == 2 and side <= 16:
+        channels = channels[:2]
+    while level < len(channels) and side % 2 == 0:
+        side, level = side // 2, level + 1
+    if dims == 3 and level < 3:
+        channels = [32, 64]  # heads of attention have 32 channels
+    return None if side > LARGEST else Fit(patch_size, channels[:level], 4 - dims)
+
+
+def fitted(option: str, data: DictConfig) -> Any:
+    """${fitted:patch_size,${data}} in a config: an option of the U-Net that suits the data."""
+    size, dims = _size(data)
+    found = fit(size, dims)
+    if found is None:
+        near = [next((s for s in sizes if fit(s, dims)), None)
+                for sizes in (range(size, 0, -1), range(size, 2 * size))]  # fmt: skip
+        would = " or ".join(str(s) for s in near if s)
+        raise ConfigError(
+            f"data.size={size} has too few factors of 2 for net=unet_by_size; {would} would do, "
+            "or another net="
+        )
+    value = getattr(found, option)
+    return ListConfig(value) if isinstance(value, list) else value  # else Hydra cannot resolve it
+
+
+def snr_factor(data: DictConfig) -> float:
+    """${snr_factor:${data}} in a config: 1,024 over the number of pixels or voxels, at most 1."""
+    size, dims = _size(data)
+    return min(1.0, PIXELS / size**dims)
+
+
+def data_name(target: str) -> str:
+    """${data_name:${data._target_}} in a config: ddiff.data.FashionMNIST -> fashion_mnist."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
+
+
+def _size(data: DictConfig) -> tuple[int, int]:
+    """Side and number of dimensions."""
+    facts = KNOWN.get(data_name(data["_target_"]))
+    if facts is None:
+        raise ConfigError(
+            f"data: the size of {data['_target_']} is not known before it is built; "
+            "say net= and schedule= that are not by_size"
+        )
+    size = data.get("size", facts.size)
+    if not isinstance(size, int) or size < 1:  # the check of options says so
+        size = facts.size
+    return size, facts.dims
+
+
+for resolver in (fitted, snr_factor, data_name):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
