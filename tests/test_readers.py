@@ -19,6 +19,7 @@ from ddiff.metrics.moments import Moments
 from ddiff.metrics.opening import opened
 from ddiff.readers import open_picture, read_array, read_header
 from ddiff.viewing.reading import read
+from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -263,3 +264,68 @@ def test_a_description_of_classes_that_is_a_pipe_is_left_alone(tmp_path: Path) -
         Image.fromarray(GREY).save(tmp_path / name / "x.png")
     os.mkfifo(tmp_path / "dataset.json")
     assert Images(1, 0, str(tmp_path), size=8).class_names == ["cat", "dog"]
+
+
+PHOTOS = ("data=images", "data.size=8", "budget.max_steps=60", "budget.save_every=1", *TINY)
+COMMANDS = {  # name: (verb, options, words that the line must hold)
+    "an animation": ("train", ("data.root=moving", *PHOTOS), "x.gif: it holds 3 pages"),
+    "half a picture": ("train", ("data.root=half", *PHOTOS), "x.png: image file is truncated"),
+    "a pipe of volumes": (
+        "train",
+        ("data=voxels", "data.root=piped", "data.size=8"),
+        "x.npy: it is a pipe",
+    ),
+    "a mixture": (
+        "train",
+        ("data=voxels", "data.root=mixed", "data.size=8"),
+        "mixed/b.npy has values from 0 to 1 (unit)",
+    ),
+    "pipes of samples": ("evaluate", ("samples=piped/x.npy", "data=digits"), "it is a pipe"),
+    "pipes to view": ("view", ("path=piped/x.npy",), "it is a pipe"),
+    "a pipe of scores": (
+        "train",
+        ("timesteps=precomputed_topk", "timesteps.path=piped/x.npy", "data.size=16", "data.num=8"),
+        "is not a file",
+    ),
+    "bytes of samples": ("evaluate", ("samples=bytes.npz", "data=digits"), "magic string"),
+    "no number of samples": ("evaluate", ("samples=scalar", "reference=scalar"), "has shape ()"),
+    "nothing to view": ("view", ("path=bytes.npz",), "magic string"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+    cwd = tmp_path_factory.mktemp("readers")
+    for name in ("moving", "half", "piped", "mixed", "scalar", "late"):
+        (cwd / name).mkdir()
+    picture_file(cwd / "moving/x.gif", "gif of three")
+    picture_file(cwd / "half/x.png", "half")
+    os.mkfifo(cwd / "piped/x.npy")
+    np.save(cwd / "mixed/a.npy", np.arange(512, dtype=np.uint8).reshape(8, 8, 8))
+    np.save(cwd / "mixed/b.npy", np.ones((8, 8, 8), np.uint8) * (np.arange(8) % 2))
+    np.save(cwd / "scalar/x.npy", np.float32(1))
+    zipped(cwd / "bytes.npz", **{"x.txt": b"hello"})
+    for i in range(200):
+        Image.fromarray(np.roll(GREY, i)).save(cwd / f"late/{i}.png")
+    os.truncate(cwd / "late/0.png", 2 * 10**8)  # so large a set is not read before training
+    picture_file(cwd / "late/x.png", "half")
+    jobs = [job(verb, *options) for verb, options, _ in COMMANDS.values()]
+    jobs.append(job("train", "data.root=late", "run_dir=run", *PHOTOS))
+    return cwd, dict(zip([*COMMANDS, "late"], ddiff_many(jobs, cwd), strict=True))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_say_it_before_they_write(name: str, world: tuple[Path, dict[str, Done]]) -> None:
+    cwd, done = world
+    assert COMMANDS[name][2] in done[name].err
+    assert (len(done[name].err.splitlines()), done[name].status) == (1, 1)
+    assert not (cwd / "runs").exists()
+
+
+def test_a_picture_that_breaks_late_leaves_a_whole_run(
+    world: tuple[Path, dict[str, Done]],
+) -> None:
+    cwd, done = world
+    assert "late/x.png: image file is truncated" in done["late"].err
+    assert (len(done["late"].err.splitlines()), done["late"].status) == (1, 1)
+    assert 0 < checkpoint(cwd / "run")["global_step"] < 60
