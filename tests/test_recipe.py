@@ -98,6 +98,12 @@ def test_nothing_said_is_still_the_spheres(folders: Path, monkeypatch: pytest.Mo
         assert cfg.timesteps["_target_"].endswith("StratifiedImportance")
 
 
+def test_the_demo_names_its_recipe() -> None:
+    lines = (Path(__file__).parents[1] / "Makefile").read_text().splitlines()
+    demo = next(i for i, line in enumerate(lines) if line.startswith("demo:"))
+    assert lines[demo + 1] == "\t$(BIN)/python -m ddiff.train experiment=voxel_adaptive"
+
+
 def test_what_is_said_wins(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = ("net=unet_patch2", "objective=eps", "schedule=linear", "module=ddpm", "name=mine")
     cfg = chosen("data=digits", *said, cwd=folders, monkeypatch=monkeypatch)

@@ -47,8 +47,8 @@ def read_header(path: Path, what: str, key: str | None = None) -> Header:
             return _header(file, length)
 
 
-def read_array(path: Path, what: str, key: str | None = None) -> np.ndarray:
-    """The numbers in a .npy file, mapped into memory, or one array of an .npz file, loaded.
+def read_array(path: Path, what: str, key: str | None = None, mapped: bool = True) -> np.ndarray:
+    """The numbers in a .npy file, mapped into memory or loaded, or one array of an .npz file.
 
     `key` names the array of an .npz; "": `samples`, or the only one there is; None: the same
     where no option could name it. `what` says in messages what the file should hold: "the volume".
@@ -59,7 +59,7 @@ def read_array(path: Path, what: str, key: str | None = None) -> np.ndarray:
         if archive is None:
             with open(path, "rb") as file:
                 _header(file, path.stat().st_size)
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         with archive:
             with _member(archive, path, key) as (file, length):
                 _header(file, length)

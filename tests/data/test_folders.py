@@ -56,6 +56,15 @@ def test_pictures_are_read_as_they_are(tmp_path):
         assert (x - expected).abs().max() < 1e-6
 
 
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    pictures(tmp_path, ["a/1.png", "b/2.png"])
+    (tmp_path / "a" / "all").symlink_to(tmp_path)
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    found = images(tmp_path).listing.files
+    assert found == ["a/1.png", "a/b/2.png", "b/2.png", "b/a/1.png"]
+
+
 def test_class_folders_are_labels(tmp_path):
     pictures(tmp_path, ["dog/1.png", "cat/2.png", "cat/deep/3.PNG"])
     data = images(tmp_path)

@@ -62,8 +62,12 @@ def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listi
 
 def _walk(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     found = []
+    above = {str(root): {os.path.realpath(root)}}  # a folder's own true place and all above it
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        places = {n: os.path.realpath(os.path.join(folder, n)) for n in folders if n[0] != "."}
+        folders[:] = [name for name, place in places.items() if place not in above[folder]]
+        for name in folders:  # a link to a folder above would be followed without end
+            above[os.path.join(folder, name)] = above[folder] | {places[name]}
         wanted = [n for n in names if n.lower().endswith(suffixes) and not n.startswith(".")]
         found += [(Path(folder) / name).relative_to(root).as_posix() for name in wanted]
     return found

@@ -107,7 +107,7 @@ def guess(files: list[Path], option: str) -> tuple[Kind, str]:
 
 def range_of(path: Path) -> tuple[float, float]:
     """The smallest and the largest number in a file; both are nan where one is."""
-    array = read_array(path, "the volume")
+    array = read_array(path, "the volume", mapped=False)
     return float(array.min()), float(array.max())
 
 
@@ -130,7 +130,7 @@ def decode_volume(path: Path, size: int, values: str) -> Tensor:
 def read_volume(path: Path, size: int) -> np.ndarray:
     """[size, size, size] as it is in the file."""
     check_volume(path, size)
-    return read_array(path, "the volume").reshape((size,) * 3)
+    return read_array(path, "the volume", mapped=False).reshape((size,) * 3)
 
 
 def check_volume(path: Path, size: int) -> np.dtype:
