@@ -124,6 +124,7 @@ def test_what_is_said_wins(folders: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("data=mine",),
         ("data=",),
         ("data=[",),
+        ("data=[digits]",),
         ("~data",),
         ("-m", "data=mine,digits"),
     ],
@@ -182,6 +183,8 @@ def test_a_size_without_factors_of_two_is_told_which_would_do(
 ) -> None:
     with pytest.raises(ConfigError, match=r"data.size=50 has .*; 48 or 52 would do"):
         chosen(*SCANS, "data.size=50", cwd=folders, monkeypatch=monkeypatch)
+    with pytest.raises(ConfigError, match=r"data.size=1000000007 has .*say another net="):
+        chosen(*SCANS, "data.size=1000000007", cwd=folders, monkeypatch=monkeypatch)
     with pytest.raises(ConfigError, match=r"data.size: 'big' is not an integer"):
         chosen(*SCANS, "data.size=big", cwd=folders, monkeypatch=monkeypatch)
     with pytest.raises(ConfigError, match=r"required: data.size=\.\.\."):

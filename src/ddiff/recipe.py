@@ -54,7 +54,7 @@ def choose_recipe(argv: list[str]) -> None:
     if "data" not in said or any(said.get(name, [None]) != [None] for name in OTHERS):
         return
     names = said["data"]
-    if "experiment" in said or any(name not in KNOWN for name in names):
+    if "experiment" in said or any(str(name) not in KNOWN for name in names):
         return
     options = [said.get(f"data.{option}", [None]) for option in ("root", "labels")]
     recipes: dict[tuple[str, ...], str] = {}  # and the first data that each is for
@@ -124,14 +124,9 @@ class Fit:
 
 def fit(size: int, dims: int) -> Fit | None:
     """A U-Net for size^dims; None where the size has too few factors of 2."""
-    patch_size = 1
-    if dims == 2:
-        while size // patch_size > 64 and size % (2 * patch_size) == 0:
-            patch_size *= 2
-    else:
-        wanted = 4 if size >= 64 else 2 if size >= 32 else 1
-        while patch_size < wanted and size % (2 * patch_size) == 0:
-            patch_size *= 2
+    patch_size, wanted = 1, 1 if dims == 2 or size < 32 else 2 if size < 64 else 4
+    while patch_size < max(wanted, size / 64) and size % (2 * patch_size) == 0:
+        patch_size *= 2
     side, level = size // patch_size, 1
     channels = [32, 48, 64] if dims == 3 else [32, 64, 96] if patch_size == 1 else [64, 96, 128]
     if dims == 2 and side <= 16:
@@ -148,12 +143,12 @@ def fitted(option: str, data: DictConfig) -> Any:
     size, dims = _size(data)
     found = fit(size, dims)
     if found is None:
-        near = [next((s for s in sizes if fit(s, dims)), None)
-                for sizes in (range(size, 0, -1), range(size, 2 * size))]  # fmt: skip
+        below, above = range(size, max(0, size - 99), -1), range(size, size + 99)
+        near = [next((s for s in sizes if fit(s, dims)), None) for sizes in (below, above)]
         would = " or ".join(str(s) for s in near if s)
         raise ConfigError(
-            f"data.size={size} has too few factors of 2 for net=unet_by_size; {would} would do, "
-            "or another net="
+            f"data.size={size} has too few factors of 2 for net=unet_by_size; "
+            f"{f'{would} would do' if would else 'say another net='}"
         )
     value = getattr(found, option)
     return ListConfig(value) if isinstance(value, list) else value  # else Hydra cannot resolve it
