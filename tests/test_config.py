@@ -14,6 +14,7 @@ from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import write_json
 from ddiff.modules import DDPM
 from ddiff.precision import Precision
+from ddiff.recipe import KNOWN
 
 CONF = Path(next(iter(ddiff.conf.__path__)))
 FILES = {"images", "voxels", "mnist", "fashion_mnist", "cifar10"}  # need files on the disk
@@ -43,10 +44,10 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         overrides += ["experiment=classifier"]
     if option in ("images", "voxels"):
         overrides += ["data.root=somewhere", "data.size=16"]
-    if option == "digits":
-        overrides += ["net=unet_tiny", "module=ddpm"]
+    if group == "data":
+        overrides += ["experiment=volumes" if KNOWN[option].dims == 3 else "experiment=pictures"]
     if option in ("simple2d", "unet_tiny", "unet_small", "unet_ddpm_cifar10"):
-        overrides += ["data=digits", "data.size=32", "module=ddpm"]
+        overrides += ["experiment=pictures", "data.size=32"]
     if option == "precomputed_topk":
         overrides += [f"timesteps.path={tmp_path / 'scores.json'}"]
     cfg = composed(*overrides)

@@ -37,12 +37,15 @@ def build(node: DictConfig, **supplied: Any) -> Any:
     return factory if node.get("_partial_") else factory()
 
 
-def fill_in_data_facts(cfg: DictConfig, data: Any) -> None:
-    """The net's shape and number of classes come from the data, and stay in the run's config."""
+def fill_in_data_facts(cfg: DictConfig, data: Any, begun: bool = False) -> None:
+    """The net's shape and number of classes come from the data, and stay in the run's config.
+
+    `begun`: the config is that of a run, which keeps the module that it was started with.
+    """
     module = locate(cfg.module["_target_"], ("ddiff.modules",))
     cfg.net.shape = list(data.shape)
     cfg.net.num_classes = data.num_classes if module.conditional else None
-    if module.dims and module.dims != len(data.shape) - 1:
+    if module.dims and module.dims != len(data.shape) - 1 and not begun:
         shape = "x".join(map(str, data.shape))
         raise ConfigError(
             f"module: {module.__name__} is for volumes, and the data are pictures of {shape}; "

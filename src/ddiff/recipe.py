@@ -7,12 +7,13 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ddiff.data.folders import PICTURES, VOLUMES, listing
 from ddiff.errors import ConfigError, DdiffError
@@ -54,12 +55,16 @@ def choose_recipe(argv: list[str]) -> None:
     if "data" not in said or any(said.get(name, [None]) != [None] for name in OTHERS):
         return
     names = said["data"]
-    if "experiment" in said or any(str(name) not in KNOWN for name in names):
-        return
+    described = {str(name): _described(str(name), argv) for name in names}
+    if "experiment" in said or None in described.values():
+        return  # Hydra knows better what is wrong with a name
     options = [said.get(f"data.{option}", [None]) for option in ("root", "labels")]
     recipes: dict[tuple[str, ...], str] = {}  # and the first data that each is for
     for name, root, labels in product(names, *options):
-        recipes.setdefault(tuple(_recipe(KNOWN[name], root, labels, "module" not in said)), name)
+        facts, own = described[name] or (Facts(2), {})
+        root = own.get("root") if root is None else root
+        labels = own.get("labels") if labels is None else labels
+        recipes.setdefault(tuple(_recipe(facts, root, labels, "module" not in said)), name)
     if len(recipes) > 1:
         each = ", ".join(f"{' '.join(words)} for {name}" for words, name in recipes.items())
         raise ConfigError(
@@ -71,6 +76,27 @@ def choose_recipe(argv: list[str]) -> None:
     sys.argv[place + 1 : place + 1] = words
     if not any(word.split("=")[0] in QUIET for word in argv):
         print(f"data={','.join(names)} without experiment=: {' '.join(words)}")
+
+
+def _described(name: str, argv: list[str]) -> tuple[Facts, dict[str, Any]] | None:
+    """What is known of `data=name`, and its own options where it is a file of --config-dir; None
+    where there is no such data."""
+    for flag, word in pairwise([*argv, ""]):
+        folder = flag.partition("=")[2] if flag.startswith("--config-dir=") else word
+        file = Path(folder) / "data" / f"{name}.yaml"
+        if flag.startswith(("--config-dir", "-cd")) and file.is_file():
+            try:
+                own = {str(option): value for option, value in OmegaConf.load(file).items()}
+                facts = KNOWN.get(data_name(own["_target_"]))
+            except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException):
+                return None
+            if facts is None:
+                raise ConfigError(
+                    f"data={name}: what suits a class of your own is yours to say; add "
+                    "experiment=pictures or experiment=volumes, with net= and schedule="
+                )
+            return facts, own
+    return (KNOWN[name], {}) if name in KNOWN else None
 
 
 def _recipe(facts: Facts, root: Any, labels: Any, module_is_free: bool) -> list[str]:

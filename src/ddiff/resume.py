@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from ddiff.checkpoints import find_checkpoint, load_checkpoint
@@ -84,11 +84,15 @@ class ResumePoint:
             _refuse_the_past(path, step)
         trained = DictConfig(facts["config"])
         cfg = compose("train", overrides)
+        with open_dict(cfg.data):  # today's default recipe may set options that these data lack
+            for option in cfg.data.keys() - trained.data.keys():
+                if f"data.{option}" not in names:
+                    del cfg.data[option]
         said = tuple(name_of(o).split("/")[0] for o in now)
         kept = {k: v for k, v in _as_trained(then, trained).items() if not k.startswith(said)}
         for name, value in kept.items():
-            own = {s: OmegaConf.select(cfg, s) for s in said if s.startswith(f"{name}.")}
-            for option, choice in ({name: value} | own).items():
+            now_said = {s: OmegaConf.select(cfg, s) for s in said if s.startswith(f"{name}.")}
+            for option, choice in ({name: value} | now_said).items():
                 OmegaConf.update(cfg, option, choice, merge=False)
         shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         return cls(

@@ -74,7 +74,7 @@ class Run:
         self.data = build.build(cfg.data)
         self.data.prepare_data()
         self.data.setup("fit")
-        build.fill_in_data_facts(cfg, self.data)
+        build.fill_in_data_facts(cfg, self.data, begun=point is not None)
         self.precision = build.build_precision(cfg, self.device)
         self.module = build.build_module(cfg, self.precision)
         if point:

@@ -59,7 +59,7 @@ class Subject:
         data = build(cfg.data)
         data.prepare_data()
         data.setup("fit")
-        fill_in_data_facts(cfg, data)
+        fill_in_data_facts(cfg, data, begun=trained is not None)
         module = build_module(cfg, build_precision(cfg, device)).to(device)
         if not isinstance(module, DDPM):
             raise ConfigError("module: a classifier has no timesteps to score")
