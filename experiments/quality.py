@@ -100,8 +100,7 @@ STUDIES = {
                 "experiment=voxel_adaptive", "optimizer=adamw", "optimizer.lr=1.0e-3",
             ],
             **{
-                f"{name} long": [f"experiment={name}", "budget.max_steps=6000",
-                                 "module.ema_decay=0.999"]
+                f"{name} long": [f"experiment={name}", "budget.max_steps=3000"]
                 for name in ("voxel_adaptive", "voxel_baseline")
             },
         },
