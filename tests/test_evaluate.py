@@ -296,7 +296,7 @@ limit = int(status["VmData"].split()[0]) * 1024 + 600 * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 case = Case(images, None, images, Means)
 assert FID(repeats=0)(case)[0].value < 1e-9
-data = Spheres(8, 0, size=32, num=8, num_val=8)
+data = Spheres(8, 0, size=32, num=8, num_val=8, centre="fixed")
 data.setup("fit")
 volumes = opened("volumes.npy", values="signed")
 figures = SphereLaw()(Case(volumes, None, volumes, Means, data))

@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ddiff.checkpoints import find_checkpoint, load_checkpoint
@@ -84,10 +84,6 @@ class ResumePoint:
             _refuse_the_past(path, step)
         trained = DictConfig(facts["config"])
         cfg = compose("train", overrides)
-        with open_dict(cfg.data):  # today's default recipe may set options that these data lack
-            for option in cfg.data.keys() - trained.data.keys():
-                if f"data.{option}" not in names:
-                    del cfg.data[option]
         said = tuple(name_of(o).split("/")[0] for o in now)
         kept = {k: v for k, v in _as_trained(then, trained).items() if not k.startswith(said)}
         for name, value in kept.items():

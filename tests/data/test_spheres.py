@@ -49,7 +49,7 @@ def test_radius_is_uniform_and_the_default_is_8_to_16():
 
 
 def test_fixed_centre_is_symmetric():
-    data = made(size=16)
+    data = made(size=16, centre="fixed")
     assert (data.train.centre == 7.5).all()
     x = data.train.batch(torch.arange(5))[0]
     for axis in (2, 3, 4):

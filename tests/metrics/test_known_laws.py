@@ -27,7 +27,7 @@ def nothing() -> Extractor:
 
 
 def spheres(seed: int, num: int = 400, **options) -> Spheres:
-    data = Spheres(8, seed, size=SIZE, num=num, num_val=N, **options)
+    data = Spheres(8, seed, **{"size": SIZE, "num": num, "num_val": N, "centre": "fixed"} | options)
     data.setup("fit")
     return data
 

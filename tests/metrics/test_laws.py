@@ -18,7 +18,7 @@ FIXED, RANDOM = 24, 20  # sizes; radii are uniform in 1/8 to 1/4 of these
 @cache
 def fixed() -> np.ndarray:
     """The interval [low, high) of the radius of each of many spheres in the middle."""
-    data = Spheres(1, seed=0, size=FIXED, num=REPEATS * EACH)
+    data = Spheres(1, seed=0, size=FIXED, num=REPEATS * EACH, centre="fixed")
     source, _ = data.sources()
     middle = np.full(3, (FIXED - 1) / 2)
     intervals, known = [], {}

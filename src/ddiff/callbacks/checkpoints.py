@@ -61,7 +61,8 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
         if trainer.world_size > 1:
-            self._ranks = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo")
+            self._ranks = group if isinstance(group, dist.ProcessGroup) else None
         for name in SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:

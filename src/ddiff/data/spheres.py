@@ -55,7 +55,7 @@ class Spheres(Data):
         size: int = 64,
         num: int = 100_000,
         num_val: int = 100,
-        centre: Centre = "fixed",
+        centre: Centre = "random",
         radius_min: float = 0.125,
         radius_max: float = 0.25,
         num_workers: int | None = None,
