@@ -1,5 +1,6 @@
 """The device at hand."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -23,6 +24,13 @@ def device_for(accelerator: str) -> "torch.device":
     if accelerator in ("gpu", "cuda", "mps"):
         raise ConfigError(f"trainer.accelerator: there is no {accelerator} here; use trainer=cpu")
     raise ConfigError(f"trainer.accelerator: {accelerator!r} is not one of auto, cpu, gpu, mps")
+
+
+def cpu_count() -> int:
+    """Those this process may use, where the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def by_device(accelerator: str, cpu: Any, gpu: Any) -> Any:

@@ -19,7 +19,9 @@ def main(cfg: DictConfig) -> None:
     for group in FROM_RUN:
         if not cfg[group]:  # there is no run to take it from
             del cfg[group]
-    validate(cfg)
+    if "metrics" not in cfg:
+        cfg.metrics = {}  # metrics=[]
+    validate(cfg, "evaluate")
 
     from ddiff.evaluation import evaluate
 

@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
 
     cfg = resolved(cfg)
     numbers = cfg.pop("precision")
-    validate(cfg)
+    validate(cfg, "export")
 
     from ddiff.artifacts.writing import export
     from ddiff.checkpoints import find_checkpoint

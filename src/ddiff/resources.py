@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ddiff.data.base import cpu_count
+from ddiff.devices import cpu_count
 from ddiff.errors import DdiffError
 
 MB, GB = 2**20, 2**30

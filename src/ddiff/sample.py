@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     from ddiff.trained import Trained
 
     cfg = resolved(cfg)
-    validate(cfg)
+    validate(cfg, "sample")
     write_samples(Trained.load(cfg["from"], cfg.weights, cfg.accelerator), cfg)
 
 

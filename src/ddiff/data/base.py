@@ -1,11 +1,11 @@
 """The contract of every data set, and the loaders they share."""
 
-import os
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import LightningDataModule
 
+from ddiff.bounds import At, Seed
 from ddiff.data.loading import (
     CountFrom,
     Loader,
@@ -16,6 +16,12 @@ from ddiff.data.loading import (
 )
 from ddiff.data.source import Source
 from ddiff.errors import ConfigError
+
+BatchSize = Annotated[int, At(least=1, most=10**6)]
+Workers = Annotated[int, At(least=0, most=1024)] | None
+Pixels = Annotated[int, At(least=1, most=8192)]  # a side
+VoxelCount = Annotated[int, At(least=1, most=1024)]  # a side
+Fraction = Annotated[float, At(least=0, below=1)]
 
 
 class Data(LightningDataModule, ABC):
@@ -33,7 +39,7 @@ class Data(LightningDataModule, ABC):
     val: Source
 
     def __init__(
-        self, batch_size: int, seed: int, num_workers: int | None = None, flip: bool = False
+        self, batch_size: BatchSize, seed: Seed, num_workers: Workers = None, flip: bool = False
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size)
@@ -88,13 +94,6 @@ class Data(LightningDataModule, ABC):
 
     def _pinned(self) -> bool:
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
-
-
-def cpu_count() -> int:
-    """Those this process may use, where the system says."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def at_least(smallest: float, **options: float) -> None:

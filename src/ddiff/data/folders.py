@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddiff.data.base import cpu_count
 from ddiff.data.source import to_unit
+from ddiff.devices import cpu_count
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.random import key
 

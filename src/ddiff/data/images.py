@@ -8,8 +8,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least, cpu_count, fraction
+from ddiff.bounds import NotNegative, Seed
+from ddiff.data.base import BatchSize, Data, Fraction, Pixels, Workers, at_least, fraction
 from ddiff.data.folders import FolderSource, listing
+from ddiff.devices import cpu_count
 from ddiff.errors import ConfigError, DdiffError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -25,15 +27,15 @@ class Images(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         root: str,
-        size: int,
+        size: Pixels,
         channels: int = 3,
         labels: bool | None = None,
-        val_fraction: float = 0.05,
-        cache_gb: float = 2.0,
-        num_workers: int | None = None,
+        val_fraction: Fraction = 0.05,
+        cache_gb: NotNegative = 2.0,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

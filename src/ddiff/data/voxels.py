@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least, cpu_count, fraction
+from ddiff.bounds import NotNegative, Seed
+from ddiff.data.base import BatchSize, Data, Fraction, VoxelCount, Workers, at_least, fraction
 from ddiff.data.folders import FolderSource, listing
+from ddiff.devices import cpu_count
 from ddiff.errors import ConfigError, DdiffError, nearest
 
 SUFFIXES = (".npy", ".npz")
@@ -29,15 +31,15 @@ class Voxels(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         root: str,
-        size: int,
+        size: VoxelCount,
         values: Values = "auto",
         labels: bool | None = None,
-        val_fraction: float = 0.05,
-        cache_gb: float = 2.0,
-        num_workers: int | None = None,
+        val_fraction: Fraction = 0.05,
+        cache_gb: NotNegative = 2.0,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)
