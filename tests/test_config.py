@@ -1,18 +1,24 @@
 """Every option of every group composes and builds; validation finds what is wrong."""
 
+import inspect
+import time
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 import ddiff.conf
 from ddiff import build
+from ddiff.bounds import At, Filled, Like
 from ddiff.config import GROUPS, MANY, locate, mismatch, origin, resolved, validate
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import write_json
 from ddiff.modules import DDPM
+from ddiff.options import FOREIGN, INSTEAD, or_null
 from ddiff.precision import Precision
 from ddiff.recipe import KNOWN
 
@@ -110,10 +116,75 @@ def test_every_yaml_says_what_it_is() -> None:
         ([1, "2"], list[int], False),
         ("12", list[int], False),
         (3, object, True),
+        (float("nan"), float, False),
+        (float("inf"), float | None, False),
+        (10**400, float, False),
+        ([1, 2], tuple[int, int], True),
+        ([1], tuple[int, int], False),
+        ([1, 2], tuple[int, ...], True),
+        ({"a": 1}, dict[str, int], True),
+        ("a", dict[str, int] | None, False),
+        (3, torch.Tensor | float, True),
+        ("abc", torch.Tensor | float, False),
+        ("abc", torch.nn.Module, False),
+        (0, Annotated[int, At(least=0, below=1)], True),
+        (1, Annotated[int, At(least=0, below=1)], False),
+        (-1, or_null(Annotated[int, At(least=0)]), False),
+        (None, or_null(Annotated[int, At(least=0)]), True),
+        (float("nan"), Annotated[float, At(least=0)], False),
+        ([], Annotated[list[int], Filled()], False),
+        ("1:2", Annotated[str, Like(r"\d\d:\d\d", "MM:SS")], False),
+        ("01:02", Annotated[str, Like(r"\d\d:\d\d", "MM:SS")], True),
     ],
 )
 def test_types(value: object, hint: object, fits: bool) -> None:
     assert (mismatch(value, hint) is None) == fits
+
+
+def test_without_bounds_only_types_count() -> None:
+    """So that what was trained before an option had bounds can still be sampled from."""
+    cfg = composed("sampling.clamp=-1", "trainer.gradient_clip_val=-1")
+    cfg.timesteps.bins = 10**6
+    cfg.anything = 1
+    validate(cfg, bounds=False)
+    with pytest.raises(ConfigError, match=r"sampling\.clamp.*timesteps\.bins"):
+        validate(cfg)
+    with pytest.raises(ConfigError) as caught:  # of a run that is resumed, what it was trained with
+        validate(cfg, unbounded={"timesteps.bins", "trainer.gradient_clip_val"})
+    assert str(caught.value) == "sampling.clamp: -1 is not above 0"
+
+
+def test_the_trainer_s_table_holds_every_option_of_its_files_and_only_true_ones() -> None:
+    table = FOREIGN["lightning.pytorch"].keys()
+    signature = inspect.signature(Trainer.__init__).parameters
+    assert table <= signature.keys()
+    assert INSTEAD.keys() <= signature.keys()
+    assert set(composed().trainer) - {"_target_"} <= table
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"a": "${b}", "b": "${a}"}, "refers to itself"),
+        ({"a": {"b": "${.c}", "c": "${.b}"}}, "refers to itself"),
+        ({"a": {"b": "${..a}"}}, "refers to itself"),
+        (
+            {"x0": [1] * 9, **{f"x{i + 1}": [f"${{x{i}}}"] * 9 for i in range(9)}},
+            "more than 100000",
+        ),
+        ({"x0": "y" * 99, **{f"x{i + 1}": f"${{x{i}}}" * 9 for i in range(9)}}, "more than"),
+    ],
+)
+def test_endless_configs_are_refused_at_once(tree: dict, words: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match=words):
+        resolved(OmegaConf.create(tree))
+    assert time.perf_counter() - started < 2
+
+
+def test_what_stands_in_two_places_is_not_endless() -> None:
+    tree = {"a": [1, 2], "b": ["${a}", "${a}"], "c": {"d": "${..a[0]}", "e": "${.d}"}}
+    assert resolved(OmegaConf.create(tree)).b == [[1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import ddiff
 PACKAGE = Path(ddiff.__file__).parent
 CORE = ["diffusion", "nets", "kernels"]
 CORE_MAY = {"torch", *sys.stdlib_module_names} | {
-    f"ddiff.{name}" for name in (*CORE, "errors", "random")
+    f"ddiff.{name}" for name in (*CORE, "bounds", "errors", "random")
 }
 VIEWING_MAY_NOT = {"torch", "lightning", "pytorch_lightning"}
 HYDRA_ONLY_IN = {"cli", "config"}  # and in the files at the top of the package
@@ -56,7 +56,9 @@ def test_the_core_imports_only_torch_and_the_standard_library(path):
     assert {name for name in imports_of(path) if not within(name, CORE_MAY)} == set()
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "errors.py", PACKAGE / "random.py"])
+@pytest.mark.parametrize(
+    "path", [PACKAGE / f"{name}.py" for name in ("bounds", "errors", "random")]
+)
 def test_what_the_core_leans_on_leans_on_nothing(path):
     allowed = {"torch", *sys.stdlib_module_names}
     assert {name for name in imports_of(path) if not within(name, allowed)} == set()

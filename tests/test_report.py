@@ -45,8 +45,8 @@ def test_a_run_and_one_that_was_killed(tmp_path: Path) -> None:
     [
         (["runs=nowhere"], 1, "runs: nowhere: no such folder"),
         (["runs=empty"], 1, "runs: empty: no run in it"),
-        (["runs=[empty,3]"], 2, "expected a path or a list of paths"),
-        (["runs=empty", "num=0"], 2, "num=0: expected a whole number"),
+        (["runs=[empty,3]"], 2, "is not text or a list"),
+        (["runs=empty", "num=0"], 2, "num: 0 is less than 1"),
         (["runs=empty", "outt=x"], 2, "did you mean 'out'?"),
         ([], 2, "runs"),
     ],

@@ -2,12 +2,10 @@
 
 import logging
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
@@ -15,7 +13,7 @@ from torch import nn
 
 import ddiff.recipe  # noqa: F401 (registers resolvers)
 from ddiff.backends import Auto, Backend
-from ddiff.config import locate, origin
+from ddiff.config import build, locate, origin
 from ddiff.devices import device_for
 from ddiff.diffusion import Plan, Schedule
 from ddiff.errors import ConfigError
@@ -25,16 +23,6 @@ from ddiff.precision import Precision
 from ddiff.profiling.loop import LoopProfiler
 from ddiff.profiling.timeline import Timeline
 from ddiff.random import key
-
-
-def build(node: DictConfig, **supplied: Any) -> Any:
-    """What the node's `_target_` makes, from its options and what the code supplies.
-
-    Supplied objects do not pass through Hydra, which would take our dataclasses for configs.
-    """
-    factory = instantiate(node, _partial_=True, _convert_="all")
-    factory = partial(factory, **supplied)
-    return factory if node.get("_partial_") else factory()
 
 
 def fill_in_data_facts(cfg: DictConfig, data: Any, begun: bool = False) -> None:

@@ -12,6 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from omegaconf import DictConfig
 
+from ddiff.config import check_size
 from ddiff.errors import ConfigError, DdiffError
 from ddiff.files import replacing
 
@@ -102,4 +103,5 @@ def find_checkpoint(source: str) -> Path:
 
 def config_of(checkpoint: dict[str, Any]) -> DictConfig:
     """The resolved config that a checkpoint was trained with; still to be validated."""
+    check_size(checkpoint["ddiff"]["config"])  # before OmegaConf, which copies shared parts
     return DictConfig(checkpoint["ddiff"]["config"])

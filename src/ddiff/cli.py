@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import itertools
 import os
 import re
 import sys
@@ -11,9 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -23,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 import ddiff.devices
 import ddiff.recipe  # noqa: F401 (registers fitted, snr_factor and data_name)
 from ddiff import sweeps
+from ddiff.config import check_files, check_given
 from ddiff.errors import DdiffError, nearest
 
 Main = Callable[[DictConfig], Any]
@@ -39,20 +43,26 @@ def entry(
     def decorate(main: Main) -> Callable[[], None]:
         @functools.wraps(main)
         def run() -> None:
-            if "--help" in sys.argv or "-h" in sys.argv:
-                print(help_text(config_name, main.__doc__ or ""))
-                return
             trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall raise, not print
             shield = nullcontext() if trace else one_line(config_name)
 
+            def checked_main(cfg: DictConfig) -> Any:
+                check_given(cfg, config_name)
+                return main(cfg)
+
             def job(cfg: DictConfig) -> Any:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    return sweeps.job(main, cfg, config_name)
+                    return sweeps.job(checked_main, cfg, config_name)
                 with shield:  # inside Hydra too, which would add a line of its own
-                    return main(cfg)
+                    return checked_main(cfg)
 
             with shield:
+                if "--help" in sys.argv or "-h" in sys.argv:
+                    print(help_text(config_name, main.__doc__ or ""), flush=True)
+                    return
+                if own := _config_dir(sys.argv[1:]):
+                    check_files(own)
                 prepare(sys.argv[1:])
                 hydra.main(
                     version_base="1.3", config_path="pkg://ddiff.conf", config_name=config_name
@@ -75,6 +85,9 @@ class one_line(AbstractContextManager):
         if isinstance(error, sweeps.JobFailed):
             print(f"ddiff: {sweeps.summary(error.sweep)}", file=sys.stderr)
             sys.exit(error.exit_status)
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has what it wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)  # as of a process that SIGPIPE ends
         if isinstance(error, Exception):
             fail(*explain(error, self.config_name))
 
@@ -97,6 +110,13 @@ def explain(error: BaseException, config_name: str) -> tuple[str, int]:
         return f"out of memory; what takes less (train memory_budget_gb=N looks): {in_words()}", 1
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk: {error.filename or text}", 1
+    if text.startswith("Config group override must be a string"):
+        empty = [word for word in sys.argv[1:] if word.endswith("=null")]
+        return f"{', '.join(empty)}: a group needs a choice; --help lists them", 2
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}", 1
+    if isinstance(error, yaml.YAMLError):
+        return f"cannot read a config: {text}", 2
     found = f"{type(error).__name__}: {text}"
     if "ImportError" in found and "torch" in sys.modules:
         from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -121,11 +141,7 @@ def _explain_hydra(text: str, config_name: str) -> str:
         choices = [f.name[:-5] for f in (files("ddiff.conf") / found[1]).iterdir()]
         return f"{found[1]}: there is no {found[2]!r}{nearest(found[2], sorted(choices))}"
     if found := re.search(r"Could not override '([^']+)'", text):
-        option = found[1].split("@")[0]
-        known = [*_options(config_name), *_groups()]
-        if option in known:
-            return f"{option}: no such option here; it is one of the default {option.split('.')[0]}"
-        return f"{option}: no such option{nearest(option, known) if known else ''}"
+        return _explain_option(found[1].split("@")[0], config_name)
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]}: a sweep needs -m; a list is written key=[a,b]"
     if found := re.search(r"(?:Error parsing override|Error when parsing.*?) '([^']+)'", text):
@@ -134,24 +150,72 @@ def _explain_hydra(text: str, config_name: str) -> str:
     return lines[0] if lines else text
 
 
-def _options(config_name: str) -> Iterator[str]:
-    """Every option name of the default config, dotted."""
+def _explain_option(option: str, config_name: str) -> str:
+    """Why there is no such option, by what this command chooses of its groups."""
+    group, _, name = option.partition(".")
+    chosen, known = _chosen(config_name)
+    choice = chosen.get(group)
+    if not name or choice is None:
+        return f"{option}: no such option{nearest(option, sorted(known | chosen.keys()))}"
+    own = sorted(n for n in known if n.startswith(f"{group}."))
+    others = [c for c in _files(group) if c != choice and _has_option(group, c, name)]
+    if not others:
+        return f"{option}: no such option of {group}={choice}{nearest(option, own)}"
+    having = ", ".join(f"{group}={other}" for other in others)
+    return f"{option}: no such option of {group}={choice}; these have it: {having}"
+
+
+def _chosen(config_name: str) -> tuple[dict[str, str], set[str]]:
+    """The choice of every group and the name of every option, dotted, under this command's choices
+    alone: without the values it gives to options."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    def walk(node: object, prefix: str) -> Iterator[str]:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                yield f"{prefix}{name}"
-                yield from walk(value, f"{prefix}{name}.")
-
+    groups = {word.partition("=")[0]: word for word in sys.argv[1:] if re.match(r"[\w/]+=", word)}
+    chosen = [groups[name] for name in groups if name.partition("/")[0] in _groups()]
+    if own := _config_dir(sys.argv[1:]):
+        chosen.append(f"hydra.searchpath=[file://{own.absolute()}]")
     GlobalHydra.instance().clear()
     with initialize_config_module("ddiff.conf", version_base="1.3"):
-        yield from walk(OmegaConf.to_container(compose(config_name), resolve=False), "")
+        cfg = compose(config_name, chosen, return_hydra_config=True)
+    choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items() if "hydra/" not in k}
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(tree, dict)
+    tree.pop("hydra")
+    return choices, set(_dotted(tree))
+
+
+def _dotted(node: dict, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
 
 
 def _groups() -> list[str]:
     return [f.name for f in files("ddiff.conf").iterdir() if f.is_dir() and f.name[0] not in "._"]
+
+
+def _files(group: str) -> list[str]:
+    """The choices of a group that come with ddiff."""
+    folder = files("ddiff.conf") / group
+    if not folder.is_dir():
+        return []
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def _has_option(group: str, choice: str, name: str) -> bool:
+    text = (files("ddiff.conf") / group / f"{choice}.yaml").read_text(encoding="utf-8")
+    return bool(re.search(rf"^{re.escape(name)}:", text, re.M))
+
+
+def _config_dir(argv: list[str]) -> Path | None:
+    """The folder of --config-dir=DIR, --config-dir DIR or -cd DIR."""
+    for word, following in itertools.pairwise([*argv, ""]):
+        name, _, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            return Path(value or following)
+    return None
 
 
 def help_text(config_name: str, doc: str) -> str:

@@ -25,11 +25,17 @@ class KernelError(DdiffError):
     """A native kernel cannot be built or run here: a compiler or a GPU is missing, or fails."""
 
 
+LONGEST = 240  # letters of a list of choices in a message
+
+
 def nearest(word: str, choices: list[str]) -> str:
-    """', did you mean X?' where a choice is close, else the choices (or nothing)."""
+    """'; did you mean X?' where a choice is close, else the choices where they are few."""
     import difflib
 
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; choose from {', '.join(sorted(choices))}" if choices else ""
+    every = ", ".join(sorted(choices))
+    if len(every) > LONGEST:
+        return "; --help lists them all"
+    return f"; choose from {every}" if choices else ""

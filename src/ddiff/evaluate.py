@@ -17,7 +17,9 @@ def main(cfg: DictConfig) -> None:
 
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)
-    validate(cfg)
+    if "metrics" not in cfg:
+        cfg.metrics = {}  # metrics=[]
+    validate(cfg, "evaluate")
 
     from ddiff.evaluation import evaluate
     from ddiff.threads import threads

@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     cfg = resolved(cfg)
     numbers = cfg.pop("precision")
     drop_empty(cfg, *FROM_RUN)
-    validate(cfg)
+    validate(cfg, "export")
 
     from ddiff.artifacts.writing import export
     from ddiff.checkpoints import find_checkpoint

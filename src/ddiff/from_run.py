@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ddiff.config import check_yaml
+
 
 def offer_run(*groups: str) -> Callable[[list[str]], None]:
     """Makes the options of the run named by `from=` the choice `from_run` of these groups."""
@@ -13,7 +15,7 @@ def offer_run(*groups: str) -> Callable[[list[str]], None]:
         from hydra.core.config_store import ConfigStore
 
         source = next((word.partition("=")[2] for word in argv if word.startswith("from=")), None)
-        cfg = _config(source) if source else {}
+        cfg = _config(source) if source and source != "null" else {}
         for group in groups:
             ConfigStore.instance().store(name="from_run", group=group, node=cfg.get(group) or {})
 
@@ -31,6 +33,7 @@ def drop_empty(cfg: DictConfig, *groups: str) -> None:
 def _config(source: str) -> DictConfig:
     yaml = Path(source) / "config.yaml"
     if yaml.is_file():
+        check_yaml(yaml)
         return DictConfig(OmegaConf.load(yaml))
     from ddiff.artifacts.loading import is_artifact, read
 

@@ -24,15 +24,21 @@ def main(cfg: DictConfig) -> None:
     """Measures how large the loss's gradient is at every noise level, of an untrained net or of a
     run's, and writes the scores with a plot: timesteps=precomputed_topk trains by them."""
     from ddiff.config import resolved, validate
+    from ddiff.rehearsal import rehearse
 
     given = list(HydraConfig.get().overrides.task)
     trained = load_run(cfg, given)
+    if not cfg.get("timesteps"):
+        raise ConfigError("experiment: a classifier has no timesteps to score")
     # scores do not depend on how timesteps are drawn; gradients are taken of the net itself
     cfg.timesteps = {"_target_": "ddiff.diffusion.timesteps.Uniform"}
     cfg.backend = {"_target_": "ddiff.backends.Eager"}
     cfg.trainer.accelerator = cfg.accelerator
     cfg = resolved(cfg)
-    validate(cfg)
+    if trained:
+        validate(cfg, "importance", bounds=False)  # the run's own options
+    else:
+        rehearse(cfg, "importance")
 
     from ddiff.scoring import Subject, measure, report, write
     from ddiff.threads import threads

@@ -1,13 +1,18 @@
 """Learning-rate schedules, functions of the optimiser step alone."""
 
 import math
+from typing import Annotated
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ddiff.bounds import At, Count, Share
+
+Warmup = Annotated[int, At(least=0)]
+
 
 def warmup_cosine(
-    optimizer: Optimizer, total_steps: int, warmup_steps: int = 100, final: float = 0.0
+    optimizer: Optimizer, total_steps: Count, warmup_steps: Warmup = 100, final: Share = 0.0
 ) -> LambdaLR:
     """Linear to full in `warmup_steps`, then half a cosine down to `final` at `total_steps`."""
 
@@ -20,6 +25,6 @@ def warmup_cosine(
     return LambdaLR(optimizer, factor)
 
 
-def warmup_constant(optimizer: Optimizer, warmup_steps: int = 100) -> LambdaLR:
+def warmup_constant(optimizer: Optimizer, warmup_steps: Warmup = 100) -> LambdaLR:
     """Linear to full in `warmup_steps`, then full."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))

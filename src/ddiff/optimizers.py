@@ -2,14 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from ddiff.bounds import At, NotNegative
 from ddiff.errors import ConfigError
 
+Beta = Annotated[float, At(least=0, below=1)]
 ITERATION = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: singular values end in 0.7 .. 1.2
 ITERATIONS = 5
 
@@ -24,11 +26,11 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: NotNegative = 1e-3,
+        momentum: Beta = 0.95,
+        betas: tuple[Beta, Beta] = (0.9, 0.99),
+        eps: NotNegative = 1e-8,
+        weight_decay: NotNegative = 0.0,
     ) -> None:
         if not (min(lr, eps, weight_decay) >= 0 and all(0 <= m < 1 for m in (momentum, *betas))):
             raise ConfigError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from ddiff.cli import entry
-from ddiff.errors import ConfigError
 
 
 @entry("report")
@@ -44,16 +43,8 @@ def main(cfg: DictConfig) -> None:
 
 def checked(cfg: DictConfig) -> tuple[list[str], Path]:
     """The places to look for runs, and the name to write under."""
-    places = cfg.runs  # a missing one is an error of its own
+    places = cfg.runs
     places = list(places) if isinstance(places, ListConfig) else [places]
-    if not places or not all(isinstance(place, str) and place for place in places):
-        raise ConfigError(f"runs={cfg.runs}: expected a path or a list of paths")
-    if not isinstance(cfg.out, str) or not cfg.out:
-        raise ConfigError(f"out={cfg.out}: expected a name")
-    if cfg.title is not None and not isinstance(cfg.title, str | int | float):
-        raise ConfigError(f"title={cfg.title}: expected text")
-    if not isinstance(cfg.num, int) or isinstance(cfg.num, bool) or cfg.num < 1:
-        raise ConfigError(f"num={cfg.num}: expected a whole number of at least 1")
     out = Path(cfg.out)
     if out.is_dir() or cfg.out.endswith("/"):
         return places, out / "report"

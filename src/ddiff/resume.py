@@ -11,9 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ddiff.checkpoints import find_checkpoint, load_checkpoint
-from ddiff.config import flat, resolved, validate
+from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
+from ddiff.config import flat, resolved
 from ddiff.errors import ConfigError, DdiffError
+from ddiff.rehearsal import rehearse
 from ddiff.sweeps import name_of
 
 # What does not change the training, and what the data fill in. A checkpoint's config may differ
@@ -45,9 +46,11 @@ def checked(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
     source = cfg.ckpt_path or begun_job(cfg)
     point = ResumePoint.at(str(source), cfg.run_dir) if source else None
     cfg = resolved(point.cfg if point else cfg)
-    validate(cfg)
     if point:
+        rehearse(cfg, done=point.step, unbounded=point.unchanged(cfg))
         point.check(cfg)
+    else:
+        rehearse(cfg)
     return cfg, point
 
 
@@ -82,7 +85,7 @@ class ResumePoint:
         step = checkpoint["global_step"]
         if in_place:
             _refuse_the_past(path, step)
-        trained = DictConfig(facts["config"])
+        trained = config_of(checkpoint)
         cfg = compose("train", overrides)
         said = tuple(name_of(o).split("/")[0] for o in now)
         kept = {k: v for k, v in _as_trained(then, trained).items() if not k.startswith(said)}
@@ -124,6 +127,12 @@ class ResumePoint:
                 f"{self.run_dir} was trained with other options: {said}{more}; they would change "
                 "what its past means. A fork may: add run_dir=NEW"
             )
+
+    def unchanged(self, cfg: DictConfig) -> set[str]:
+        """The options that are as they were trained, of those that a run cannot change at will."""
+        before, now = flat(self.trained), flat(cfg)
+        same = (name for name in before if before[name] == now.get(name))
+        return {name for name in same if not name.startswith(FREE)}
 
     def changes(self, cfg: DictConfig) -> Changes:
         """The options that are other than before, of those that matter."""

@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
 
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)
-    validate(cfg)
+    validate(cfg, "sample")
     with threads(cfg.threads, cfg.accelerator):
         write_samples(Trained.load(cfg["from"], cfg.weights, cfg.accelerator), cfg)
 

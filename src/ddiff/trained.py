@@ -99,7 +99,7 @@ def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, d
         raise ConfigError(f"weights: {weights!r} is not one of ema (averaged), net (raw)")
     checkpoint = load_checkpoint(path)
     cfg = resolved(config_of(checkpoint))
-    validate(cfg)
+    validate(cfg, bounds=False)
     net = build_net(cfg)
     prefix = f"{weights}."
     state = checkpoint["state_dict"]

@@ -1,12 +1,10 @@
 """`python -m ddiff.view path=...`: a still picture and an interactive page of voxels or images."""
 
-import math
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from ddiff.cli import entry
-from ddiff.errors import ConfigError
 
 
 @entry("view")
@@ -18,7 +16,6 @@ def main(cfg: DictConfig) -> None:
     from ddiff.viewing.reading import read
     from ddiff.viewing.shading import volume_grid
 
-    check_numbers(cfg)
     found = read(cfg.path, cfg.num, cfg.value_range, cfg.key)
     target = _target(found.source, cfg.out)
     endings = (".png", ".html") if cfg.page else (".png",)
@@ -32,20 +29,6 @@ def main(cfg: DictConfig) -> None:
     if cfg.page:
         path = target.with_name(target.name + ".html")
         print(write_page(found.samples, path, found.title, found.captions, **angles))
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    for name in ("num", "columns", "size", "azimuth", "elevation"):
-        value, angle = cfg[name], name in ("azimuth", "elevation")
-        right = (
-            (name == "columns" and value is None)
-            or (isinstance(value, int) and not isinstance(value, bool))
-            or (angle and isinstance(value, float) and math.isfinite(value))
-        )
-        if not right:
-            raise ConfigError(
-                f"{name}={value}: expected {'degrees' if angle else 'a whole number'}"
-            )
 
 
 def _target(source: Path, out: str | None) -> Path:

@@ -80,10 +80,24 @@ def test_samples_that_do_not_fit_are_drawn_in_smaller_batches() -> None:
 
 @pytest.mark.slow
 def test_where_nothing_fits_the_smallest_is_named() -> None:
-    _, text = refusal(0.001, *IN_2D, *FEW)
+    _, _, module, _ = built(*IN_2D, *FEW)
+    weights = sum(p.nbytes for p in module.net.parameters()) / GB
+    _, text = refusal(4 * weights / peak_of(*IN_2D, *FEW), *IN_2D, *FEW)  # Adam takes 5
     found = re.search(r"smallest reachable is (.*?) \((\d\.\d+) GB", text)
     assert found
     assert peak_of(*IN_2D, *FEW, *found[1].split(" ")) == pytest.approx(float(found[2]), abs=6e-4)
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.9])
+def test_less_than_the_weights_is_refused_without_a_dry_run(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, _, module, _ = built(*IN_2D, *FEW)
+    weights = sum(p.nbytes for p in module.net.parameters()) / GB
+    cfg.memory_budget_gb = 3 * share * weights  # they, their averages and gradients
+    monkeypatch.setattr("ddiff.memory.budget.predicted", None)
+    with pytest.raises(ConfigError, match=f"alone take {3 * weights:.3f} GB"):
+        check_budget(cfg, module, CPU)
 
 
 def test_a_refused_training_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Runs verbs of ddiff one after another, each in a forked child, so that imports are paid once.
 
-Reads a JSON list from stdin: {"verb", "argv", "kill_at"}; with `kill_at` a training dies by SIGKILL
-inside the training step after that optimiser step. Prints [{"status", "out", "err"}, ...] as JSON.
+Reads a JSON list from stdin: {"verb", "argv", "kill_at", "seconds"}; with `kill_at` a training dies
+by SIGKILL inside the training step after that optimiser step; a command that takes longer than
+`seconds` is ended. The arguments are modules to import before the forks.
+Prints [{"status", "out", "err"}, ...] as JSON.
 """
 
 import importlib
@@ -29,8 +31,9 @@ def die_at(step: int) -> None:
     DDPM.training_step = training_step
 
 
-def child(verb: str, argv: list[str], kill_at: int | None) -> int:
+def child(verb: str, argv: list[str], kill_at: int | None, seconds: int) -> int:
     torch.set_num_threads(1)
+    signal.alarm(seconds)
     if kill_at is not None:
         die_at(kill_at)
     module = importlib.import_module("ddiff.data.__main__" if verb == "data" else f"ddiff.{verb}")
@@ -45,13 +48,13 @@ def child(verb: str, argv: list[str], kill_at: int | None) -> int:
     return 0
 
 
-def fork(verb: str, argv: list[str], kill_at: int | None = None) -> dict:
+def fork(verb: str, argv: list[str], kill_at: int | None = None, seconds: int = 0) -> dict:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         pid = os.fork()
         if pid == 0:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            status = child(verb, argv, kill_at)
+            status = child(verb, argv, kill_at, seconds)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -61,4 +64,6 @@ def fork(verb: str, argv: list[str], kill_at: int | None = None) -> dict:
         return {"status": status, "out": out.read(), "err": err.read()}
 
 
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 print(json.dumps([fork(**job) for job in json.load(sys.stdin)]))

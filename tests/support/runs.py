@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,17 @@ def ddiff(verb: str, *options: str, cwd: Path, **env: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def job(verb: str, *options: str, kill_at: int | None = None) -> dict[str, Any]:
-    return {"verb": verb, "argv": list(options), "kill_at": kill_at}
+def job(verb: str, *options: str, kill_at: int | None = None, seconds: int = 0) -> dict[str, Any]:
+    return {"verb": verb, "argv": list(options), "kill_at": kill_at, "seconds": seconds}
 
 
-def ddiff_many(jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
-    """The same for many commands in turn, in forks of one process: their imports are paid once."""
+def ddiff_many(jobs: list[dict[str, Any]], cwd: Path, preload: Sequence[str] = ()) -> list[Done]:
+    """The same for many commands in turn, in forks of one process: their imports are paid once.
+
+    `preload`: modules to import as well, where many short commands need them.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.forks"],
+        [sys.executable, "-m", "tests.support.forks", *preload],
         input=json.dumps(jobs),
         cwd=cwd,
         capture_output=True,

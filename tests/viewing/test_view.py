@@ -38,8 +38,8 @@ def test_a_run_and_a_place_to_write_to(tmp_path):
     ("arguments", "status", "words"),
     [
         (["path=missing.npy"], 1, "missing.npy: no such file or folder"),
-        (["path=a.npy", "columns=0"], 2, "columns=0 must be at least 1"),
-        (["path=a.npy", "num=none"], 2, "num=none: expected a whole number"),
+        (["path=a.npy", "columns=0"], 2, "columns: 0 is less than 1"),
+        (["path=a.npy", "num=none"], 2, "num: 'none' is not an integer"),
         (["path=a.npy", "azimut=3"], 2, "did you mean 'azimuth'?"),
         ([], 2, "path"),
     ],

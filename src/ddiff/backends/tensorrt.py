@@ -5,13 +5,14 @@ import importlib.metadata
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from ddiff.backends.execution import Execution, Predict, device_of, graphs
 from ddiff.backends.update import Update
+from ddiff.bounds import At
 from ddiff.digest import digest
 from ddiff.errors import DdiffError
 from ddiff.kernels.building import cache_folder
@@ -28,7 +29,7 @@ class TensorRT:
 
     graph: bool | None = None
     native_step: bool = True
-    optimization_level: int | None = None
+    optimization_level: Annotated[int, At(least=0, most=5)] | None = None
     name = "tensorrt"
     add_noise = None
     update = Update

@@ -15,6 +15,7 @@ from ddiff.devices import device_for
 from ddiff.digest import short_digest
 from ddiff.errors import ConfigError
 from ddiff.random import generator, key
+from ddiff.rehearsal import rehearse
 from ddiff.trained import Trained
 
 OWN = ("from", "weights", "mode", "backends", "precisions", "solvers", "batch_sizes", "num_steps",
@@ -61,7 +62,7 @@ def _from_run(cfg: DictConfig, given: Collection[str]) -> Subject:
     for group in ("solver", "guidance"):
         if group in given:
             own[group] = OmegaConf.to_container(cfg[group], resolve=True)
-    validate(own)
+    validate(own, bounds=False)
     if cfg.mode == "sample":
         build(own.guidance).require_labels(own.net.num_classes)
     return Subject(trained, own, cfg.weights)
@@ -106,10 +107,8 @@ def checked(cfg: DictConfig, given: Collection[str]) -> DictConfig:
     if cfg.ckpt_path:
         raise ConfigError("ckpt_path: resumes a training; a net to measure is given by from=")
     cfg = resolved(cfg)
-    validate(cfg)
-    for name in ("backends", "precisions", "batch_sizes", "solvers"):
-        if cfg[name] is not None and not cfg[name]:
-            raise ConfigError(f"{name}: the list is empty")
-    if any(size < 1 for size in cfg.batch_sizes):
-        raise ConfigError(f"batch_sizes: {min(cfg.batch_sizes)} is less than 1")
+    if cfg["from"]:
+        validate(cfg, "benchmark")
+    else:
+        rehearse(cfg, "benchmark")
     return cfg

@@ -16,7 +16,7 @@ def main(cfg: "DictConfig") -> None:
     from ddiff.data.writing import write
 
     cfg = resolved(cfg)
-    validate(cfg)
+    validate(cfg, "data")
     num = write(build(cfg.data), cfg.out, cfg.num, cfg.split)
     print(f"{num} samples in {cfg.out}")
 

@@ -1,10 +1,11 @@
 """The contract of every data set, and the loaders they share."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import LightningDataModule
 
+from ddiff.bounds import At, Seed
 from ddiff.data.loading import (
     CountFrom,
     Loader,
@@ -15,6 +16,12 @@ from ddiff.data.loading import (
 )
 from ddiff.data.source import Source
 from ddiff.errors import ConfigError
+
+BatchSize = Annotated[int, At(least=1, most=10**6)]
+Workers = Annotated[int, At(least=0, most=1024)] | None
+Pixels = Annotated[int, At(least=1, most=8192)]  # a side
+VoxelCount = Annotated[int, At(least=1, most=1024)]  # a side
+Fraction = Annotated[float, At(least=0, below=1)]
 
 
 class Data(LightningDataModule, ABC):
@@ -32,7 +39,7 @@ class Data(LightningDataModule, ABC):
     val: Source
 
     def __init__(
-        self, batch_size: int, seed: int, num_workers: int | None = None, flip: bool = False
+        self, batch_size: BatchSize, seed: Seed, num_workers: Workers = None, flip: bool = False
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size)

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddiff.data.base import Data
+from ddiff.bounds import Seed
+from ddiff.data.base import BatchSize, Data, Workers
 from ddiff.data.download import Archive
 from ddiff.data.source import Stored
 from ddiff.errors import DdiffError
@@ -37,11 +38,11 @@ class CIFAR10(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         root: str,
         download: bool = True,
-        num_workers: int | None = None,
+        num_workers: Workers = None,
         flip: bool = True,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least
+from ddiff.bounds import Seed
+from ddiff.data.base import BatchSize, Data, Pixels, Workers, at_least
 
 NATIVE = 8
 
@@ -32,10 +33,10 @@ class Digits(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
-        size: int = NATIVE,
-        num_workers: int | None = None,
+        batch_size: BatchSize,
+        seed: Seed,
+        size: Pixels = NATIVE,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

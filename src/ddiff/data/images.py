@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least, fraction
+from ddiff.bounds import NotNegative, Seed
+from ddiff.data.base import BatchSize, Data, Fraction, Pixels, Workers, at_least, fraction
 from ddiff.data.folders import PICTURES, listing
 from ddiff.data.source import FolderSource, each
 from ddiff.devices import cpu_count
@@ -29,15 +30,15 @@ class Images(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         root: str,
-        size: int,
+        size: Pixels,
         channels: int = 3,
         labels: bool | None = None,
-        val_fraction: float = 0.05,
-        cache_gb: float = 2.0,
-        num_workers: int | None = None,
+        val_fraction: Fraction = 0.05,
+        cache_gb: NotNegative = 2.0,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddiff.data.base import Data
+from ddiff.bounds import Seed
+from ddiff.data.base import BatchSize, Data, Workers
 from ddiff.data.download import Archive
 from ddiff.data.idx import read_idx
 from ddiff.data.source import Stored
@@ -53,12 +54,12 @@ class MNIST(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         root: str,
         size: int = 28,
         download: bool = True,
-        num_workers: int | None = None,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

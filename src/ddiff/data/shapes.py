@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least
+from ddiff.bounds import Count, Positive, Seed
+from ddiff.data.base import BatchSize, Data, VoxelCount, Workers, at_least
 from ddiff.data.solids import SOLIDS, rotations, unit_dims
 from ddiff.data.spheres import check_radii, place
 from ddiff.random import generator
@@ -85,14 +86,14 @@ class Shapes(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
-        size: int = 64,
-        num: int = 100_000,
-        num_val: int = 200,
-        radius_min: float = 0.25,
-        radius_max: float = 0.4,
-        num_workers: int | None = None,
+        batch_size: BatchSize,
+        seed: Seed,
+        size: VoxelCount = 64,
+        num: Count = 100_000,
+        num_val: Count = 200,
+        radius_min: Positive = 0.25,
+        radius_max: Positive = 0.4,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

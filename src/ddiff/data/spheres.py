@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ddiff.data.base import Data, at_least
+from ddiff.bounds import Count, Positive, Seed
+from ddiff.data.base import BatchSize, Data, VoxelCount, Workers, at_least
 from ddiff.errors import ConfigError, nearest
 from ddiff.random import generator
 
@@ -50,15 +51,15 @@ class Spheres(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
-        size: int = 64,
-        num: int = 100_000,
-        num_val: int = 100,
+        batch_size: BatchSize,
+        seed: Seed,
+        size: VoxelCount = 64,
+        num: Count = 100_000,
+        num_val: Count = 100,
         centre: Centre = "random",
-        radius_min: float = 0.125,
-        radius_max: float = 0.25,
-        num_workers: int | None = None,
+        radius_min: Positive = 0.125,
+        radius_max: Positive = 0.25,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)
@@ -90,7 +91,7 @@ def place(radius: Tensor, size: int, random: torch.Generator) -> Tensor:
     return room * (2 * torch.rand(len(radius), 3, generator=random) - 1)
 
 
-def check_radii(radius_min: float, radius_max: float) -> None:
+def check_radii(radius_min: Positive, radius_max: Positive) -> None:
     if not (0 < radius_min <= radius_max <= 0.5) or math.isnan(radius_min + radius_max):
         raise ConfigError(
             f"data: radius_min {radius_min} and radius_max {radius_max} are parts of the size: "

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from ddiff.bounds import NotNegative, Seed
 from ddiff.console import console
-from ddiff.data.base import Data, at_least, fraction
+from ddiff.data.base import BatchSize, Data, Fraction, VoxelCount, Workers, at_least, fraction
 from ddiff.data.folders import VOLUMES, listing
 from ddiff.data.source import FolderSource, each
 from ddiff.devices import cpu_count
@@ -32,15 +33,15 @@ class Voxels(Data):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         root: str,
-        size: int,
+        size: VoxelCount,
         values: Values = "auto",
         labels: bool | None = None,
-        val_fraction: float = 0.05,
-        cache_gb: float = 2.0,
-        num_workers: int | None = None,
+        val_fraction: Fraction = 0.05,
+        cache_gb: NotNegative = 2.0,
+        num_workers: Workers = None,
         flip: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers, flip)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddiff.bounds import NotNegative
 from ddiff.errors import ConfigError
 
 Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -20,7 +21,7 @@ class ClassifierFree:
     through the net in one batch; w = 0, or no labels, costs one evaluation.
     """
 
-    scale: float = 0.0
+    scale: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         if not self.scale >= 0:  # nor NaN

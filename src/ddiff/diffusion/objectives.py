@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddiff.bounds import NotNegative, Positive
 from ddiff.diffusion.schedules import Schedule
 from ddiff.errors import ConfigError
 
@@ -29,9 +30,9 @@ class Objective(ABC):
     """
 
     weighting: Weighting = "none"
-    min_snr_gamma: float = 5.0
-    p2_k: float = 1.0
-    p2_gamma: float = 1.0
+    min_snr_gamma: Positive = 5.0
+    p2_k: NotNegative = 1.0
+    p2_gamma: NotNegative = 1.0
 
     def __post_init__(self) -> None:
         if self.weighting not in ("none", "min_snr", "p2"):

@@ -2,11 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ddiff.bounds import At, NotNegative, Positive
 from ddiff.errors import ConfigError
+
+Times = Annotated[int, At(least=1, most=100_000)]
+Beta = Annotated[float, At(above=0, below=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,7 @@ class Schedule:
 
 
 def linear(
-    T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = True
+    T: Times = 1000, beta_1: Beta = 1e-4, beta_T: Beta = 0.02, rescale: bool = True
 ) -> Schedule:
     """Ho et al. 2020: betas rise linearly. `rescale` multiplies them by 1000 / T, so that another T
     ends at the same noise level."""
@@ -67,14 +72,16 @@ def linear(
     return _from_betas(torch.linspace(beta_1 * scale, beta_T * scale, T, dtype=torch.float64))
 
 
-def cosine(T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+def cosine(T: Times = 1000, offset: NotNegative = 0.008, max_beta: Beta = 0.999) -> Schedule:
     """Nichol and Dhariwal 2021, Eq. 17, with beta_t clipped at `max_beta`."""
     u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return _from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
 
-def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+def sigmoid(
+    T: Times = 1000, start: float = -3.0, end: float = 3.0, tau: Positive = 1.0
+) -> Schedule:
     """Jabri et al. 2023 (Algorithm 1), with betas clipped at 0.999 so that abar_T > 0."""
     if not start < end:
         raise ConfigError(f"sigmoid schedule: start {start} must be below end {end}")
@@ -84,7 +91,7 @@ def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1
     return _from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
 
-def constant(T: int = 100, beta: float = 0.1) -> Schedule:
+def constant(T: Times = 100, beta: Beta = 0.1) -> Schedule:
     """One beta for every step; beta 0.1 with T = 100 is the toy schedule of early voxel work."""
     return _from_betas(torch.full((_steps(T),), beta, dtype=torch.float64))
 
@@ -103,7 +110,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     return Schedule(abar)
 
 
-def shifted(schedule: Schedule, snr_factor: float) -> Schedule:
+def shifted(schedule: Schedule, snr_factor: Positive) -> Schedule:
     """Every SNR times `snr_factor` (Hoogeboom et al. 2023, simple diffusion, Eq. 4).
 
     Many pixels or voxels that agree outvote the noise: what a sample is gets decided at SNR about

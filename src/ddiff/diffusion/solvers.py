@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ddiff.bounds import Count, Share
 from ddiff.diffusion.objectives import Objective
 from ddiff.diffusion.schedules import Schedule
 from ddiff.errors import ConfigError
@@ -128,7 +129,7 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
 
 def ddpm(
     schedule: Schedule,
-    num_steps: int | None = None,
+    num_steps: Count | None = None,
     variance: Literal["beta", "posterior"] = "posterior",
     spacing: Spacing = "trailing",
 ) -> Plan:
@@ -148,7 +149,7 @@ def ddpm(
 
 
 def ddim(
-    schedule: Schedule, num_steps: int = 50, eta: float = 0.0, spacing: Spacing = "trailing"
+    schedule: Schedule, num_steps: Count = 50, eta: Share = 0.0, spacing: Spacing = "trailing"
 ) -> Plan:
     """Song et al. 2021, Eq. 12 and 16. eta = 0 is deterministic, eta = 1 has the DDPM posterior
     variance."""
@@ -163,7 +164,7 @@ def ddim(
     return Plan(schedule, times, direction, x_0, 0 * std, std)
 
 
-def dpmpp_2m(schedule: Schedule, num_steps: int = 25, spacing: Spacing = "logsnr") -> Plan:
+def dpmpp_2m(schedule: Schedule, num_steps: Count = 25, spacing: Spacing = "logsnr") -> Plan:
     """Lu et al. 2022 (DPM-Solver++, Algorithm 2): second-order multistep, deterministic."""
     times = spaced(schedule, num_steps, spacing)
     alpha, sigma, h, ratio = _log_snr_steps(schedule, times)
@@ -180,7 +181,7 @@ def dpmpp_2m(schedule: Schedule, num_steps: int = 25, spacing: Spacing = "logsnr
 
 
 def dpmpp_2m_sde(
-    schedule: Schedule, num_steps: int = 25, eta: float = 1.0, spacing: Spacing = "logsnr"
+    schedule: Schedule, num_steps: Count = 25, eta: Share = 1.0, spacing: Spacing = "logsnr"
 ) -> Plan:
     """SDE-DPM-Solver++(2M), midpoint form. eta = 0 is its deterministic limit."""
     _check_eta(eta)

@@ -13,6 +13,7 @@ from ddiff.memory.dry import predicted
 from ddiff.memory.levers import Setting, applied, changes, checkpointings, notches, pasted
 from ddiff.memory.tally import REST, Peak
 from ddiff.modules import Learner
+from ddiff.profiling.options import bytes_of
 
 GB = 1e9
 ORDER = ("weights", "averaged weights", "gradients", "optimiser", REST, "batch", "samples")
@@ -24,6 +25,13 @@ def check_budget(
 ) -> None:
     """Says what the run will need; raises ConfigError, with the nearest setting that fits, where
     that is more than memory_budget_gb."""
+    parameters = sum(p.nbytes for p in module.net.parameters())
+    alone = bytes_of(module.net) + bytes_of(module.ema) + parameters  # no lever makes these fewer
+    if alone > cfg.memory_budget_gb * GB:
+        raise ConfigError(
+            f"memory_budget_gb={cfg.memory_budget_gb:g}: weights, averaged weights and gradients "
+            f"alone take {alone / GB:.3f} GB; another net= or fewer net.channels= take less"
+        )
     worst = largest(predicted(cfg, module, device))
     if worst.total <= cfg.memory_budget_gb * GB:
         console.print(f"memory {in_words(worst)}; the budget is {cfg.memory_budget_gb:g} GB")

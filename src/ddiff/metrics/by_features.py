@@ -1,9 +1,10 @@
 """Metrics of features: two sets of samples as two clouds of points, and what a classifier reads."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from ddiff.bounds import At, Count
 from ddiff.metrics.case import Case, labels
 from ddiff.metrics.figures import Figure, centred_bootstrap, mean_figure, share_figure
 from ddiff.metrics.kernel import kid
@@ -18,7 +19,7 @@ class FID:
     Its bias is of order 1 / n: only figures of equal n compare.
     """
 
-    def __init__(self, repeats: int = 100) -> None:
+    def __init__(self, repeats: Annotated[int, At(least=0)] = 100) -> None:
         self.repeats = repeats
 
     def obstacle(self, case: Case) -> str | None:
@@ -41,7 +42,9 @@ class KID:
     sqrt(1 - m / n) that drawing without replacement takes away.
     """
 
-    def __init__(self, subset_size: int = 1000, subsets: int = 50) -> None:
+    def __init__(
+        self, subset_size: Annotated[int, At(least=2)] = 1000, subsets: Count = 50
+    ) -> None:
         self.subset_size, self.subsets = subset_size, subsets
 
     def obstacle(self, case: Case) -> str | None:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ddiff.bounds import Count
 from ddiff.errors import ConfigError, nearest
 from ddiff.metrics.case import Case, joined
 from ddiff.metrics.figures import Figure, Omitted, mean_figure, share_figure
@@ -23,7 +24,7 @@ class Pairs:
     """PSNR and SSIM: of sample i and reference i, as early tools measured, or of each sample and
     the nearest of the reference."""
 
-    def __init__(self, by: By = "index", most: int = 1000) -> None:
+    def __init__(self, by: By = "index", most: Count = 1000) -> None:
         if by not in get_args(By):
             raise ConfigError(f"metrics: by is {by!r}{nearest(str(by), list(get_args(By)))}")
         self.by, self.most = by, most
@@ -77,7 +78,7 @@ class Memorisation:
     most. Where more than MOST_COPIES of the held-out ones are such, there is no verdict.
     """
 
-    def __init__(self, most: int = 1000, most_train: int = 5000) -> None:
+    def __init__(self, most: Count = 1000, most_train: Count = 5000) -> None:
         self.most, self.most_train = most, most_train
 
     def obstacle(self, case: Case) -> str | None:

@@ -1,10 +1,13 @@
 """Metrics of solids: is each one of its kind, do all of them follow the law, how near are two
 sets."""
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddiff.bounds import At, Count, Share
 from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
 from ddiff.metrics.by_pairs import packed
@@ -28,7 +31,7 @@ class SphereLaw:
     """Validity (IoU with the best-fitting sphere at least `threshold`), and the laws of radius and
     centre of the valid ones against the data's, by Kolmogorov and Smirnov: D and p."""
 
-    def __init__(self, threshold: float = 0.9) -> None:
+    def __init__(self, threshold: Share = 0.9) -> None:
         self.threshold = threshold
 
     def obstacle(self, case: Case) -> str | None:
@@ -80,7 +83,7 @@ class SolidFit:
     """Validity of labelled solids: IoU with the best-fitting solid of the kind asked for. Unions
     are left out."""
 
-    def __init__(self, threshold: float = 0.85, most: int = 100) -> None:
+    def __init__(self, threshold: Share = 0.85, most: Count = 100) -> None:
         self.threshold, self.most = threshold, most
 
     def obstacle(self, case: Case) -> str | None:
@@ -110,7 +113,7 @@ class Sets:
     """Minimum matching distance, coverage and 1-NN accuracy (0.5 is best) of equally many samples
     and held-out volumes, by 1 - IoU and by the Chamfer distance of points on the surface."""
 
-    def __init__(self, most: int = 500, points: int = 256) -> None:
+    def __init__(self, most: Annotated[int, At(least=2)] = 500, points: Count = 256) -> None:
         self.most, self.points = most, points
 
     def obstacle(self, case: Case) -> str | None:
@@ -152,7 +155,7 @@ class Sets:
 class Pieces:
     """How many samples are one piece; volume and surface against the held-out ones' law."""
 
-    def __init__(self, most: int = 1000) -> None:
+    def __init__(self, most: Count = 1000) -> None:
         self.most = most
 
     def obstacle(self, case: Case) -> str | None:

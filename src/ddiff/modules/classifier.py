@@ -1,14 +1,18 @@
 """Reading labels off data: what quality of conditional samples is measured with."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddiff.bounds import At
 from ddiff.errors import ConfigError
 from ddiff.modules.learner import Batch, Learner
 from ddiff.profiling import phase
+
+Smoothing = Annotated[float, At(least=0, below=1)]
+Shift = Annotated[int, At(least=0, most=1024)]
 
 
 class Classifier(Learner):
@@ -17,7 +21,7 @@ class Classifier(Learner):
     conditional = True
     generative = False
 
-    def __init__(self, label_smoothing: float = 0.0, shift: int = 0, **kwargs: Any) -> None:
+    def __init__(self, label_smoothing: Smoothing = 0.0, shift: Shift = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"module.label_smoothing must be in [0, 1), not {label_smoothing}")

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddiff.bounds import Share
 from ddiff.diffusion import NO_LABEL
 from ddiff.errors import ConfigError
 from ddiff.modules.ddpm import DDPM
@@ -15,7 +16,7 @@ class ConditionalDDPM(DDPM):
 
     conditional = True
 
-    def __init__(self, p_uncond: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, p_uncond: Share = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= p_uncond <= 1:
             raise ConfigError(f"module.p_uncond must lie in 0..1, not {p_uncond}")

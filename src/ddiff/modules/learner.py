@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ddiff.backends.update import Update
+from ddiff.bounds import Share
 from ddiff.precision import Precision
 from ddiff.profiling import phase
 from ddiff.random import generator, seed
@@ -32,7 +33,7 @@ class Learner(LightningModule):
         lr_schedule: Callable[[Optimizer], LambdaLR],
         precision: Precision,
         seed: int,
-        ema_decay: float = 0.999,
+        ema_decay: Share = 0.999,
     ) -> None:
         super().__init__()
         self.net = net

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddiff.bounds import Count
 from ddiff.nets.checks import check_divides, check_input, checked_shape
 from ddiff.nets.embedding import Condition
 
@@ -17,7 +18,7 @@ class Plain3d(nn.Module):
         shape: Sequence[int],
         num_classes: int | None,
         embedding: nn.Module,
-        channels: int = 32,
+        channels: Count = 32,
     ):
         super().__init__()
         self.shape = checked_shape(shape, dims=(3,))
@@ -40,7 +41,7 @@ class Simple2d(nn.Module):
         shape: Sequence[int],
         num_classes: int | None,
         embedding: nn.Module,
-        channels: int = 64,
+        channels: Count = 64,
     ):
         super().__init__()
         self.shape = checked_shape(shape, dims=(2,))

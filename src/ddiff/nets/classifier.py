@@ -1,10 +1,12 @@
 """A small classifier in 2D and 3D, whose features are the yardstick of generated samples."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddiff.bounds import At, Count, Filled
 from ddiff.errors import ConfigError
 from ddiff.nets.blocks import conv
 from ddiff.nets.checks import check_divides, check_input, checked_shape
@@ -23,10 +25,10 @@ class Reader(nn.Module):
         self,
         shape: Sequence[int],
         num_classes: int,
-        channels: Sequence[int] = (32, 64, 128),
-        patch_size: int = 1,
-        groups: int = 8,
-        dropout: float = 0.2,
+        channels: Annotated[Sequence[Count], Filled()] = (32, 64, 128),
+        patch_size: Count = 1,
+        groups: Count = 8,
+        dropout: Annotated[float, At(least=0, below=1)] = 0.2,
     ):
         super().__init__()
         self.shape, self.patch_size = checked_shape(shape), patch_size

@@ -1,12 +1,15 @@
 """From a time (or its noise level) and a label to the vector that every block is told."""
 
 import math
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ddiff.bounds import At
 from ddiff.errors import ConfigError
+
+Width = Annotated[int, At(least=4, most=65_536)]
 
 
 class HasNoiseLevels(Protocol):
@@ -25,7 +28,7 @@ def _check_even(dim: int) -> None:
 class Sinusoidal(nn.Module):
     """Sines and cosines of t, periods from 2 pi to 2 pi 10000 (Ho et al. 2020), then an MLP."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: Width):
         super().__init__()
         _check_even(dim)
         self.dim = dim
@@ -47,7 +50,7 @@ class LogSNR(nn.Module):
     The level is -log(abar / (1 - abar)) / 8 = log(sigma) / 4, as in Karras et al. 2024.
     """
 
-    def __init__(self, dim: int, schedule: HasNoiseLevels):
+    def __init__(self, dim: Width, schedule: HasNoiseLevels):
         super().__init__()
         _check_even(dim)
         self.out_dim = 4 * dim

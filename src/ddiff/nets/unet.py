@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddiff.bounds import At, Count, Filled
 from ddiff.nets.blocks import Block, Downsample, Modulation, Upsample, conv, zeroed
 from ddiff.nets.checks import check_divides, check_input, check_unet, checked_shape
 from ddiff.nets.embedding import Condition
@@ -31,17 +33,17 @@ class UNet(nn.Module):
         self,
         shape: Sequence[int],
         num_classes: int | None,
-        channels: Sequence[int],
+        channels: Annotated[Sequence[Count], Filled()],
         embedding: nn.Module,
-        num_blocks: int = 2,
-        attention: Sequence[int] = (),
-        head_dim: int | None = None,
-        dropout: float = 0.0,
-        patch_size: int = 1,
+        num_blocks: Count = 2,
+        attention: Sequence[Count] = (),
+        head_dim: Count | None = None,
+        dropout: Annotated[float, At(least=0, below=1)] = 0.0,
+        patch_size: Count = 1,
         modulation: Modulation = "scale_shift",
         input_skip: bool = False,
-        checkpoint_levels: Sequence[int] = (),
-        groups: int = 32,
+        checkpoint_levels: Sequence[Annotated[int, At(least=0)]] = (),
+        groups: Count = 32,
         mid_attention: bool = True,
         bounded: bool = False,
     ):

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from ddiff.bounds import At, Count
 from ddiff.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ Watching = AbstractContextManager["Timeline | None"]
 class Off:
     """Nobody listens."""
 
+    waits = 0
+
     def watching(self, subject: Subject) -> Watching:
         return nullcontext()
 
@@ -42,10 +45,15 @@ class Off:
 class Simple:
     """Times phases in all steps after the first `warmup`."""
 
-    warmup: int = 3
+    warmup: Annotated[int, At(least=0)] = 3
 
     def __post_init__(self) -> None:
         _at_least(0, "warmup", self.warmup)
+
+    @property
+    def waits(self) -> int:
+        """Steps before the first that is timed."""
+        return self.warmup
 
     def watching(self, subject: Subject) -> Watching:
         """Listens inside; at the end writes and prints what it heard."""
@@ -59,12 +67,17 @@ class Torch:
     """`Simple`, and torch.profiler on `active` steps (and one before them, which it slows most)
     after the warm-up. Steps that it records are not timed."""
 
-    warmup: int = 5
-    active: int = 3
+    warmup: Count = 5
+    active: Count = 3
 
     def __post_init__(self) -> None:
         _at_least(1, "warmup", self.warmup)
         _at_least(1, "active", self.active)
+
+    @property
+    def waits(self) -> int:
+        """Steps before the first that is timed: the recorded ones are among them."""
+        return self.warmup + self.active + 1
 
     def watching(self, subject: Subject) -> Watching:
         """Listens inside; at the end writes and prints what it heard and recorded."""

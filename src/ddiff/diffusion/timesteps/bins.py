@@ -1,9 +1,15 @@
 """Scores for groups of neighbouring timesteps, learned from what training sees."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
+from ddiff.bounds import At
 from ddiff.errors import ConfigError
+
+Number = Annotated[int, At(least=1, most=10_000)] | None
+Decay = Annotated[float, At(least=0, below=1)]
 
 
 class Bins(nn.Module):
@@ -13,7 +19,7 @@ class Bins(nn.Module):
     size: Tensor
     index: Tensor
 
-    def __init__(self, T: int, number: int | None) -> None:
+    def __init__(self, T: int, number: Number) -> None:
         super().__init__()
         if number is not None and number < 1:
             raise ConfigError(f"timesteps.bins: {number} is less than 1")
@@ -44,7 +50,7 @@ class Averages(nn.Module):
     value: Tensor
     seen: Tensor
 
-    def __init__(self, bins: Bins, decay: float) -> None:
+    def __init__(self, bins: Bins, decay: Decay) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ConfigError(f"timesteps.decay: {decay} must lie in 0..1, below 1")

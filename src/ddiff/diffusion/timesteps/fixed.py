@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ddiff.bounds import Positive
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler
 from ddiff.errors import ConfigError
@@ -52,7 +53,7 @@ class LogitNormal(TimestepSampler):
 
     unbiased = False
 
-    def __init__(self, schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(self, schedule: Schedule, mean: float = 0.0, std: Positive = 1.0) -> None:
         super().__init__(schedule)
         if not (math.isfinite(mean) and 0 < std < math.inf):
             raise ConfigError(f"timesteps: mean {mean} must be finite and std {std} above 0")

@@ -1,11 +1,14 @@
 """Unbiased importance sampling: where the losses say that training has most to learn."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from ddiff.bounds import At, Count
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler, stratified
-from ddiff.diffusion.timesteps.bins import Averages, Bins
+from ddiff.diffusion.timesteps.bins import Averages, Bins, Decay, Number
 from ddiff.errors import ConfigError
 
 
@@ -24,9 +27,9 @@ class LossSecondMoment(TimestepSampler):
     def __init__(
         self,
         schedule: Schedule,
-        bins: int | None = 50,
-        history: int = 10,
-        epsilon: float = 0.001,
+        bins: Number = 50,
+        history: Count = 10,
+        epsilon: Annotated[float, At(above=0, most=1)] = 0.001,
     ) -> None:
         super().__init__(schedule)
         if history < 1:
@@ -79,9 +82,9 @@ class StratifiedImportance(TimestepSampler):
     def __init__(
         self,
         schedule: Schedule,
-        bins: int | None = 50,
-        epsilon: float = 0.2,
-        decay: float = 0.9,
+        bins: Number = 50,
+        epsilon: Annotated[float, At(above=0, most=1)] = 0.2,
+        decay: Decay = 0.9,
     ) -> None:
         super().__init__(schedule)
         self.bins, self.epsilon = Bins(self.T, bins), mixed(epsilon)

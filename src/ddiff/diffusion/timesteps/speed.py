@@ -2,13 +2,17 @@
 step of noise changes next to nothing. The paper's text and its released code differ: both are here.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from ddiff.bounds import At, Count, Positive
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler, quantile
 from ddiff.errors import ConfigError
 
+Weight = Annotated[float, At(least=0.5, most=1)]
 FLAT = 0.1  # per unit of t / T: below this slope of the noise level, training has converged areas
 
 
@@ -26,7 +30,7 @@ class Speed(TimestepSampler):
     w: Tensor
 
     def __init__(
-        self, schedule: Schedule, k: float = 5.0, tau: int | None = None, lambda_: float = 0.6
+        self, schedule: Schedule, k: Positive = 5.0, tau: Count | None = None, lambda_: Weight = 0.6
     ) -> None:
         super().__init__(schedule)
         T = self.T

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ddiff.bounds import At, Count, Share
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import Gradient, GradientNorms, TimestepSampler
-from ddiff.diffusion.timesteps.bins import Averages, Bins
+from ddiff.diffusion.timesteps.bins import Averages, Bins, Decay, Number
 from ddiff.errors import ConfigError, DdiffError
 
 Score = Literal["proxy", "calibrated", "exact", "last_layer"]
@@ -35,13 +36,13 @@ class OnlineTopK(TimestepSampler):
     def __init__(
         self,
         schedule: Schedule,
-        k: int | float = 0.5,
+        k: Annotated[int | float, At(above=0)] = 0.5,
         score: Score = "proxy",
-        bins: int | None = 50,
-        epsilon: float = 0.1,
+        bins: Number = 50,
+        epsilon: Share = 0.1,
         correct: bool = False,
-        decay: float = 0.9,
-        refresh_every: int = 100,
+        decay: Decay = 0.9,
+        refresh_every: Count = 100,
     ) -> None:
         super().__init__(schedule)
         if score not in get_args(Score):
@@ -104,8 +105,8 @@ class PrecomputedTopK(TimestepSampler):
         self,
         schedule: Schedule,
         path: str,
-        k: int | float = 0.5,
-        epsilon: float = 0.1,
+        k: Annotated[int | float, At(above=0)] = 0.5,
+        epsilon: Share = 0.1,
         correct: bool = False,
     ) -> None:
         super().__init__(schedule)
