@@ -45,7 +45,7 @@ PLAIN: dict[str, Any] = {
     "mesh": Literal["ply", "obj", "none"] | None,
     "value_range": Literal["auto", "signed", "unit", "bytes"],
     **dict.fromkeys(("dynamic_batch", "overwrite"), bool),
-    "threads": Union[Annotated[int, At(least=1, most=4096)], Literal["auto", "adapt"]],
+    "threads": Annotated[int, At(least=1, most=4096)] | Literal["auto", "adapt"],
     "split": Literal["train", "val"],
     "mode": Literal["sample", "train"],
     **dict.fromkeys(("backends", "precisions"), Names),

@@ -20,6 +20,7 @@ from ddiff.errors import ConfigError, DdiffError
 
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
 OTHERS = ("ckpt_path", "from")  # name a run, which has its own recipe
+MOST = {2: 8192, 3: 1024}  # a side that the options of data allow
 LARGEST = 16  # a side of the smallest feature maps; attention there sees up to 16^3 places
 PIXELS = 1024  # those of 32 x 32, which the cosine schedule was made for
 
@@ -200,8 +201,8 @@ def _size(data: DictConfig) -> tuple[int, int]:
             "say net= and schedule= that are not by_size"
         )
     size = data.get("size", facts.size)
-    if not isinstance(size, int) or size < 1:  # the check of options says so
-        size = facts.size
+    if not isinstance(size, int) or not 1 <= size <= MOST[facts.dims]:
+        size = facts.size  # the check of options says what is wrong
     return size, facts.dims
 
 
