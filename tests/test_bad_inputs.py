@@ -43,6 +43,8 @@ TRAIN: dict[str, list[str]] = {
     "optimizer=sgd": ["optimizer", "adamw"],
     "seed": ["'seed'", "key=value"],
     "seed=1,2": ["seed", "-m"],
+    "--epochs 3": ["unrecognized arguments: --epochs", "key=value"],
+    "seed=1 --multi-run": ["--multi-run", "--help"],
     "logger=wandb": ["logger", "--help"],
     "solver=dpmpp_2m +solver.eta=0.5": ["solver.eta", "no such option"],
     "+net.widht=3": ["net.widht", "no such option"],

@@ -1,5 +1,6 @@
 """The shell around every verb: Hydra, `--help` that explains each option, a mistake in one line."""
 
+import argparse
 import errno
 import functools
 import itertools
@@ -27,7 +28,7 @@ import ddiff.devices
 import ddiff.recipe  # noqa: F401 (registers fitted, snr_factor and data_name)
 from ddiff import sweeps
 from ddiff.config import check_files, check_given
-from ddiff.errors import DdiffError, nearest
+from ddiff.errors import ConfigError, DdiffError, nearest
 
 Main = Callable[[DictConfig], Any]
 
@@ -63,7 +64,9 @@ def entry(
                     return
                 if own := _config_dir(sys.argv[1:]):
                     check_files(own)
+                sys.argv[1:] = flags_first(sys.argv[1:])
                 prepare(sys.argv[1:])
+                argparse.ArgumentParser.error = _refuse  # Hydra makes its parser itself
                 hydra.main(
                     version_base="1.3", config_path="pkg://ddiff.conf", config_name=config_name
                 )(job)()
@@ -71,6 +74,16 @@ def entry(
         return run
 
     return decorate
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """The words with options such as `-m` before all `key=value`, where Hydra wants them."""
+    return sorted(words, key=lambda word: "=" in word and not word.startswith("-"))
+
+
+def _refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
+    """One line in place of argparse's usage, which lists flags that nobody asked for."""
+    raise ConfigError(f"{message}; options are written key=value, and --help lists them")
 
 
 @dataclass(frozen=True)
