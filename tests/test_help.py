@@ -40,7 +40,7 @@ def test_answers_in_three_seconds(verb: str, option: str, status: int, tmp_path:
         ("+anything=1", "torch"),
         ("budget.max_steps=0", "torch"),
         ("trainer.gradient_clip_val=-1", "torch"),
-        ("optimizer.lr=abc", "torch"),
+        ("optimizer=adamw optimizer.lr=abc", "torch"),
         ("memory_budget_gb=nan", "torch"),
         ("net.dropout=2", "lightning"),
         ("timesteps.bins=100000", "lightning"),

@@ -31,8 +31,8 @@ def rehearse(
     """
     validate(cfg, verb, stages=(False,), unbounded=unbounded)
     _check_trainer(cfg)
-    if cfg.budget.max_steps > done:
-        _check_profiler(cfg, cfg.budget.max_steps - done)
+    if not done:  # a run that is continued may be near its end
+        _check_profiler(cfg)
     _check_optimizer(cfg)
     if cfg.get("schedule"):
         _check_diffusion(cfg)
@@ -84,8 +84,8 @@ def _check_trainer(cfg: DictConfig) -> None:
             )
 
 
-def _check_profiler(cfg: DictConfig, steps: int) -> None:
-    profiler = build(cfg.profiler)
+def _check_profiler(cfg: DictConfig) -> None:
+    profiler, steps = build(cfg.profiler), cfg.budget.max_steps
     if steps <= profiler.waits:
         raise ConfigError(
             f"profiler: times no step before step {profiler.waits + 1}, and {steps} are to be "

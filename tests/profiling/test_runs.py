@@ -15,7 +15,8 @@ from ddiff.profiling import Simple, Torch
 
 STEPS = 12
 VOLUMES = ("experiment=voxel_adaptive", "data.size=16", "data.num=24", "net.patch_size=2",
-           "precision=bf16", "trainer.accumulate_grad_batches=2", *TINY)  # fmt: skip
+           "optimizer=adamw", "precision=bf16", "trainer.accumulate_grad_batches=2",
+           *TINY)  # fmt: skip
 DIGITS = ("experiment=digits_cfg", *TINY)
 LONG = f"budget.max_steps={STEPS}"
 WATCHED = ("profiler=torch", "profiler.warmup=1", "profiler.active=2")
@@ -34,7 +35,14 @@ def made(tmp_path_factory):
         job("train", *DIGITS, LONG, "profiler=simple", "run_dir=simple"),
         job(*sampling, "guidance=cfg", *WATCHED, "out=watched"),
         job(*sampling, "guidance=cfg", "out=plain_samples"),
-        job("train", *DIGITS, "budget.max_steps=4", "profiler=torch", "run_dir=short"),
+        job(
+            "sample",
+            "from=simple",
+            "num_samples=2",
+            "solver.num_steps=4",
+            "profiler=torch",
+            "out=short",
+        ),
     ]
     done = ddiff_many(jobs, cwd)
     assert [d.status for d in done] == [0, -9, 0, 0, 0, 0, 0], [d.err for d in done]
@@ -126,12 +134,12 @@ def test_a_sampling_is_profiled_beside_its_samples(made):
     assert (folder / "trace.json.gz").stat().st_size > 1000
 
 
-def test_a_run_shorter_than_the_warm_up_says_so(made):
+def test_a_sampling_shorter_than_the_warm_up_says_so(made):
     cwd, done = made
     line = next(x for x in done[6].out.splitlines() if x.startswith("profiler"))
     assert "4 steps ended" in line
     assert "profiler.warmup=5 first and the 4 recorded ones are not timed" in line
-    assert not (cwd / "short/profile").exists()
+    assert not (cwd / "short_profile").exists()
 
 
 @pytest.mark.parametrize("make", [lambda: Simple(-1), lambda: Torch(0), lambda: Torch(5, 0)])
