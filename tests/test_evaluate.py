@@ -118,7 +118,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
             "value_range=unit", "out=declared.json"),
         "one centre": job(
             "evaluate", "samples=balls", "data=spheres", "data.size=12", "data.num=500",
-            "metrics=[memorisation]"),
+            "data.centre=fixed", "metrics=[memorisation]"),
         "examined": job("train", *DIGITS, "run_dir=examined", "evaluation.every=1",
                         "evaluation.num_samples=10", *MEASURE[:1]),
         "refused": job("train", *DIGITS, "run_dir=refused", "evaluation.every=1", "metrics=[fid]",

@@ -73,7 +73,7 @@ def test_experiment_runs_two_steps(name: str, smoked: Path) -> None:
                          "tensorboard"}  # fmt: skip
         return
     assert names == {"config.yaml", "environment.json", "metrics.json", "checkpoints",
-                     "tensorboard", "samples", "timesteps.png"}  # fmt: skip
+                     "tensorboard", "samples", "timesteps.png", ".lock"}  # fmt: skip
     samples = np.load(run / "samples/step_000002.npy")
     assert np.isfinite(samples).all()
     assert (run / "samples/step_000002.png").stat().st_size > 100

@@ -20,16 +20,21 @@ from tests.support.runs import ddiff
      ("train", "net.dropout=much", 2), ("train", "optimizer.lr=abc", 2),
      ("train", "budget.max_steps=0", 2), ("train", "+anything=1", 2)],
 )  # fmt: skip
-def test_answers_in_three_seconds(verb: str, option: str, status: int, tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(3):  # the best of three: other work on the machine is not our slowness
+def test_answers_within_twice_an_import_of_torch(
+    verb: str, option: str, status: int, tmp_path: Path
+) -> None:
+    """The clock is another process's, so that other work on the machine is not our slowness."""
+    ratios = []
+    for _ in range(4):
         started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        middle = time.perf_counter()
         done = ddiff(verb, option, cwd=tmp_path)
-        seconds.append(time.perf_counter() - started)
+        ratios.append((time.perf_counter() - middle) / (middle - started))
         assert done.status == status
-        if seconds[-1] < 3:
+        if ratios[-1] < 2:
             break
-    assert min(seconds) < 3
+    assert min(ratios) < 2
 
 
 @pytest.mark.parametrize(

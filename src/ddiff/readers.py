@@ -5,6 +5,7 @@ is one DdiffError that names the file.
 """
 
 import math
+import threading
 import warnings
 import zipfile
 import zlib
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +23,7 @@ from ddiff.files import regular
 
 # up to 89 million pixels Pillow is silent, up to twice as many it warns, beyond it refuses
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+PARSING = threading.Lock()  # numpy parses a header by `ast`, where threads of Python 3.11 collide
 BROKEN_ARRAY = (OSError, ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError,
                 RuntimeError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 BROKEN_PICTURE = (OSError, ValueError, EOFError, SyntaxError, MemoryError, zlib.error,
@@ -34,6 +36,14 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    order: Literal["C", "F"]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    def shaped(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers.reshape(self.shape, order=self.order)
 
 
 def read_header(path: Path, what: str, key: str | None = None) -> Header:
@@ -58,13 +68,14 @@ def read_array(path: Path, what: str, key: str | None = None, mapped: bool = Tru
         archive = _archive(path)
         if archive is None:
             with open(path, "rb") as file:
-                _header(file, path.stat().st_size)
-            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        with archive:
-            with _member(archive, path, key) as (file, length):
-                _header(file, length)
-            with _member(archive, path, key) as (file, _):
-                return np.lib.format.read_array(file, allow_pickle=False)
+                header = _header(file, path.stat().st_size)
+                if mapped and header.count:
+                    order, offset = header.order, file.tell()
+                    return np.memmap(path, header.dtype, "r", offset, header.shape, order)
+                return header.shaped(np.fromfile(file, header.dtype, header.count))
+        with archive, _member(archive, path, key) as (file, length):
+            header = _header(file, length)
+            return header.shaped(np.frombuffer(bytearray(file.read()), header.dtype, header.count))
 
 
 @contextmanager
@@ -141,7 +152,8 @@ def _header(file: IO[bytes], length: int) -> Header:
     }
     if version not in readers:
         raise ValueError(f"it is of version {version} of the format, and no plain numbers")
-    shape, _, dtype = readers[version](file)
+    with PARSING:
+        shape, fortran, dtype = readers[version](file)
     if dtype.hasobject:
         raise ValueError("it holds no plain array, and pickles are not loaded")
     if dtype.kind not in "buif":
@@ -152,4 +164,4 @@ def _header(file: IO[bytes], length: int) -> Header:
             f"it is cut short or damaged: its header announces {list(shape)} numbers of "
             f"{dtype.itemsize} bytes, and {lacking:,} bytes are missing"
         )
-    return Header(shape, dtype)
+    return Header(shape, dtype, "F" if fortran else "C")

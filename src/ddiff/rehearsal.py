@@ -41,7 +41,7 @@ def rehearse(
     _check_module(cfg)
     if "net.groups" not in unbounded:
         _check_groups(OmegaConf.to_container(cfg.net))
-    _check_net(cfg.copy())
+    _check_net(cfg.copy(), begun=done > 0)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _check_module(cfg: DictConfig) -> None:
         ) from None
 
 
-def _check_net(cfg: DictConfig) -> None:
+def _check_net(cfg: DictConfig, begun: bool) -> None:
     """Raises where the net does not fit the data, whose shape the options alone must tell."""
     from ddiff.build import fill_in_data_facts
     from ddiff.sampling import labels_for
@@ -161,7 +161,7 @@ def _check_net(cfg: DictConfig) -> None:
         return  # files tell the rest
     with _told("data"):
         data = build(cfg.data)
-    fill_in_data_facts(cfg, data)
+    fill_in_data_facts(cfg, data, begun)
     if cfg.get("schedule"):
         labels_for(cfg.sampling.y, 1, cfg.net.num_classes)
     import torch
