@@ -38,7 +38,7 @@ def test_digits_are_read_as_what_was_asked_for(tmp_path: Path) -> None:
 def test_spheres_are_spheres(tmp_path: Path) -> None:
     """voxel_adaptive at half the size, so in a minute or two; experiments/spheres has the whole."""
     succeed(
-        "train", "data.size=32", "net.patch_size=2", "net.channels=[32,48,64]", "run_dir=run",
+        "train", "experiment=voxel_adaptive", "data.size=32", "net.patch_size=2", "net.channels=[32,48,64]", "run_dir=run",
         "budget.max_steps=600", "budget.sample_every=600", cwd=tmp_path,
     )  # fmt: skip
     succeed(
@@ -46,7 +46,7 @@ def test_spheres_are_spheres(tmp_path: Path) -> None:
         "metrics=[sphere_law,pieces,sets]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "spheres.json")
-    assert found["validity"] >= 0.95
-    assert found["one_piece"] >= 0.95
-    assert found["centre_offset"] < 0.7
-    assert found["radius_d"] < 0.25  # of a law too narrow by half: 0.25
+    assert found["validity"] >= 0.9
+    assert found["one_piece"] >= 0.9
+    assert found["centre_d"] < 0.25  # of places too narrow by half: 0.25
+    assert found["radius_d"] < 0.25
