@@ -38,7 +38,8 @@ def test_digits_are_read_as_what_was_asked_for(tmp_path: Path) -> None:
 def test_spheres_are_spheres(tmp_path: Path) -> None:
     """voxel_adaptive at half the size, so in a minute or two; experiments/spheres has the whole."""
     succeed(
-        "train", "experiment=voxel_adaptive", "data.size=32", "net.patch_size=2", "net.channels=[32,48,64]", "run_dir=run",
+        "train", "experiment=voxel_adaptive", "data.size=32", "net.patch_size=2",
+        "net.channels=[32,48,64]", "run_dir=run",
         "budget.max_steps=600", "budget.sample_every=600", cwd=tmp_path,
     )  # fmt: skip
     succeed(
