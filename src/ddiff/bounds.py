@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 
 class Bound(Protocol):
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of the right type, in words; None: nothing."""
+        """Return what is wrong with a value of the right type, in words, or None."""
         ...
 
 

@@ -27,7 +27,7 @@ def device_for(accelerator: str) -> "torch.device":
 
 
 def cpu_count() -> int:
-    """Those this process may use, where the system says."""
+    """Count the cores that this process may use, where the system says."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

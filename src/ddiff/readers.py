@@ -32,7 +32,7 @@ BROKEN_PICTURE = (OSError, ValueError, EOFError, SyntaxError, MemoryError, zlib.
 
 @dataclass(frozen=True)
 class Header:
-    """What an array's header says, once it fits the length of its file."""
+    """Shape, type and order of an array, from a header that fits the length of its file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -27,7 +27,7 @@ PIXELS = 1024  # those of 32 x 32, which the cosine schedule was made for
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set by its name."""
+    """Facts about a data set that its name tells."""
 
     dims: int
     labelled: bool = False

@@ -86,6 +86,6 @@ class FolderSource:
 
 
 def each(read: Callable[[Path], T], files: Iterable[Path]) -> list[T]:
-    """What `read` makes of every file, in order; readers release the GIL."""
+    """Return `read(file)` of every file, in order. Readers release the GIL."""
     with ThreadPoolExecutor(min(cpu_count(), 8)) as pool:
         return list(pool.map(read, files))

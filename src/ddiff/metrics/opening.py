@@ -38,7 +38,7 @@ def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str =
 
 
 def holds_volumes(path: Path) -> bool:
-    """Whether a path is a folder of volumes, which tells its own shape."""
+    """Return True if the path is a folder of volumes, which tells its own shape."""
     return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in VOLUMES)
 
 
