@@ -33,15 +33,18 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from scipy.stats import kstest
 
-from ddiff import build
-from ddiff.checkpoints import find_checkpoint
-from ddiff.config import resolved, validate
+from ddiff.artifacts.trained import Trained, load_net
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
 from ddiff.diffusion import Schedule
-from ddiff.environment import environment
 from ddiff.metrics.spheres import best_sphere
-from ddiff.modules.plugins import Board
-from ddiff.random import generator
-from ddiff.trained import Trained, load_net
+from ddiff.system.checkpoints import find_checkpoint
+from ddiff.system.environment import environment
+from ddiff.system.random import generator
+from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
+from ddiff.training.modules.plugins import Board
 
 HERE = Path(__file__).parent
 METHODS = {
@@ -147,21 +150,21 @@ class TakeTurns(Callback):
 def costs(options: list[str], names: list[str], rounds: int) -> dict[str, list[float]]:
     """Seconds of a step with every sampler, in turns; exact ones measure in each of their steps."""
     cfg = composed(*options, "budget.max_steps=100000", "budget.val_every=100000")
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    precision = build.build_precision(cfg, torch.device("cpu"))
-    module = build.build_module(cfg, precision)
+    fill_in_data_facts(cfg, data)
+    precision = build_precision(cfg, torch.device("cpu"))
+    module = build_module(cfg, precision)
     samplers = {}
     for name in names:
         node = composed(*options, *METHODS[name]).timesteps
         if "exact" in name:
             node.refresh_every = 1
-        samplers[name] = build.build(node, schedule=module.schedule)
+        samplers[name] = build(node, schedule=module.schedule)
     turns = TakeTurns(samplers, rounds + 2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        trainer = build.build_trainer(cfg, path, Board(path), [turns], precision)
+        trainer = build_trainer(cfg, path, Board(path), [turns], precision)
         trainer.fit(module, data)
     return {name: times[2:] for name, times in turns.times.items()}
 
@@ -212,9 +215,9 @@ def validation(run: Path, repeats: int) -> list[float]:
     """The plain loss of the averaged net by tenth of t, 10 timesteps in each of `repeats` noises a
     sample; the same for every run."""
     trained = Trained.load(str(run))
-    data = build.build(trained.cfg.data)
+    data = build(trained.cfg.data)
     data.setup("fit")
-    precision = build.build_precision(trained.cfg, torch.device("cpu"))
+    precision = build_precision(trained.cfg, torch.device("cpu"))
     schedule: Schedule = trained.schedule
     tenths: list[list[float]] = [[] for _ in range(10)]
     for number, (x_0, y) in enumerate(data.val_dataloader()):
@@ -364,11 +367,11 @@ def curve(runs: Path, name: str, seeds: int) -> list[list[float]]:
 
 def law(run: Path) -> list[float]:
     """p(t) at the end of a run, summed over 50 groups of timesteps."""
-    from ddiff.checkpoints import find_checkpoint, load_checkpoint
+    from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
 
     checkpoint = load_checkpoint(find_checkpoint(str(run)))
     cfg = DictConfig(checkpoint["ddiff"]["config"])
-    sampler = build.build(cfg.timesteps, schedule=build.build(cfg.schedule))
+    sampler = build(cfg.timesteps, schedule=build(cfg.schedule))
     prefix = "timesteps."
     state = {
         key[len(prefix) :]: value

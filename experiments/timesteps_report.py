@@ -3,6 +3,8 @@
 import statistics
 from pathlib import Path
 
+from ddiff.pages.plotting import new_figure
+
 UNBIASED = ("uniform", "stratified", "loss_second_moment", "stratified_importance",
             "online_topk corrected")  # fmt: skip
 MEASURES = {  # name of a column: what to call it, how to print it
@@ -121,13 +123,9 @@ def costs(results: dict) -> list[str]:
 
 def draw(results: dict, path: Path) -> None:
     """Loss against uniform with every seed; by timestep; the laws; quality."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = methods(results)
     colours = {name: f"C{i}" for i, name in enumerate(names)}
-    figure = Figure(figsize=(13, 8.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 8.5, layout="constrained")
     (bars, bins), (laws, quality) = figure.subplots(2, 2)
     for i, name in enumerate(names):
         change = [100 * c for c in against_uniform(results, rows_of(results, name))]

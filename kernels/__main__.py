@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ddiff.console import console, progress
-from ddiff.errors import ConfigError, KernelError, nearest
-from ddiff.files import write_json
+from ddiff.system.console import console, progress
+from ddiff.system.errors import ConfigError, KernelError, nearest
+from ddiff.system.files import write_json
 
 if TYPE_CHECKING:
     from .compilers import Device
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
-    from ddiff.cli import one_line
+    from ddiff.config.shell import one_line
 
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     with nullcontext() if trace else one_line("kernels"):
@@ -104,7 +104,7 @@ def build(names: list[str], device: "Device") -> None:
 def measure(names: list[str], device: "Device", timed: bool, path: Path | None) -> None:
     import torch
 
-    from ddiff.environment import environment
+    from ddiff.system.environment import environment
 
     from .measuring import fastest_copy, measured
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
+from ddiff.system.files import cache_folder
 
 from . import compilers
 from .compilers import Device
@@ -77,7 +78,7 @@ def library(folder: Path, device: Device) -> Library:
     compile_ = [*command, *_flags(folder, device), "-c", str(source), "-o", "kernel.o"]
     link = [*command, "-shared", "kernel.o", "-o", "kernel.so"]
     key = _key(source, [compile_, link, compilers.version(command)])
-    path = cache_folder() / f"{folder.name}-{device}-{key[:16]}.so"
+    path = cache_folder("kernels") / f"{folder.name}-{device}-{key[:16]}.so"
     if _is_sealed(path, key):
         return Library(path, None)
     limit = compilers.time_limit()
@@ -87,14 +88,6 @@ def library(folder: Path, device: Device) -> Library:
         started = time.perf_counter()
         _write(path, _build(source, compile_, link, limit), key)
         return Library(path, time.perf_counter() - started)
-
-
-def cache_folder(name: str = "kernels") -> Path:
-    """Where ddiff keeps what it can make again, or (exported) what this user made."""
-    if cache := os.environ.get("DDIFF_CACHE"):
-        return Path(cache) / name
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ddiff" / name
 
 
 def _flags(folder: Path, device: Device) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 Device = Literal["cpu", "cuda"]
 

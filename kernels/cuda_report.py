@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 from . import compilers
 

@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from ddiff.config import OF_VERB, PLAIN, check_given, known_options, resolved
-from ddiff.from_run import offer_run
-from ddiff.rehearsal import rehearse
+from ddiff.config.trees import resolved
+from ddiff.config.validation import OF_VERB, PLAIN, check_given, known_options
+from ddiff.sampling.from_run import offer_run
+from ddiff.training.rehearsal import rehearse
 from tests.support.runs import Done, ddiff_many, job
 
 # words of a command: words that its line must hold. The exit status is 2
@@ -426,13 +427,30 @@ CASES = [
     for verb, table in tables.items()
     for words, holds in table.items()
 ]
-PRELOADED = ("ddiff.run", "ddiff.output", "ddiff.evaluation", "ddiff.scoring", "ddiff.benchmarking",
-             "ddiff.metrics.by_features", "ddiff.metrics.by_volumes", "ddiff.metrics.by_pairs",
-             "ddiff.memory", "ddiff.viewing.page", "ddiff.viewing.shading",
-             "ddiff.data.images", "ddiff.data.voxels", "ddiff.data.digits", "ddiff.data.mnist",
-             "ddiff.data.cifar", "ddiff.data.shapes", "sklearn.datasets", "ddiff.artifacts.writing",
-             "ddiff.reporting.comparison", "ddiff.reporting.page",
-             "ddiff.reporting.plots")  # fmt: skip
+PRELOADED = (
+    "ddiff.artifacts.writing",
+    "ddiff.benchmarking",
+    "ddiff.data.cifar",
+    "ddiff.data.digits",
+    "ddiff.data.images",
+    "ddiff.data.mnist",
+    "ddiff.data.shapes",
+    "ddiff.data.voxels",
+    "ddiff.memory",
+    "ddiff.metrics.by_features",
+    "ddiff.metrics.by_pairs",
+    "ddiff.metrics.by_volumes",
+    "ddiff.metrics.evaluation",
+    "ddiff.pages.report.comparison",
+    "ddiff.pages.report.page",
+    "ddiff.pages.report.plots",
+    "ddiff.pages.view.page",
+    "ddiff.pages.view.shading",
+    "ddiff.sampling.writing",
+    "ddiff.training.run",
+    "ddiff.training.scoring",
+    "sklearn.datasets",
+)  # fmt: skip
 RIGHT = [  # what looks odd and must not be refused
     "", "net.dropout=0", "optimizer.lr=1e-3", "optimizer.lr=0", "optimizer.lr=1", "seed=0",
     "sampling.clamp=null", "sampling.clamp=2", "trainer.gradient_clip_val=null",

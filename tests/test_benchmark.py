@@ -33,9 +33,9 @@ from ddiff.benchmarking.sampling import EAGER, FP32, Sampling, closeness
 from ddiff.benchmarking.table import table
 from ddiff.benchmarking.training import ALIKE, Training
 from ddiff.diffusion import solve
-from ddiff.errors import DdiffError
 from ddiff.kernels import philox
-from ddiff.random import generator, key
+from ddiff.system.errors import DdiffError
+from ddiff.system.random import generator, key
 from tests.support.runs import TINY, Done, ddiff_many, job
 
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_the_first_row_is_plain_eager(subject: Subject, monkeypatch: pytest.Monk
     y, w = torch.tensor([0, 5]), subject.cfg.guidance.scale
     net = subject.trained.net
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
+    def predict(x: Tensor, t: Tensor, _: Tensor | None) -> Tensor:
         return (1 + w) * net(x, t, y) - w * net(x, t, torch.full_like(y, -1))
 
     plan = work.generation(EAGER, FP32).plan

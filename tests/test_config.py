@@ -12,15 +12,18 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 import ddiff.conf
-from ddiff import build
-from ddiff.bounds import At, Filled, Like
-from ddiff.config import GROUPS, MANY, locate, mismatch, origin, resolved, validate
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import write_json
-from ddiff.modules import DDPM
-from ddiff.options import FOREIGN, INSTEAD, or_null
-from ddiff.precision import Precision
-from ddiff.recipe import KNOWN
+from ddiff.build import build_plan
+from ddiff.config.options import FOREIGN, INSTEAD, or_null
+from ddiff.config.resolvers import KNOWN
+from ddiff.config.targets import GROUPS, build, locate
+from ddiff.config.trees import origin, resolved
+from ddiff.config.validation import MANY, mismatch, validate
+from ddiff.system.bounds import At, Filled, Like
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import write_json
+from ddiff.system.precision import Precision
+from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import DDPM
 
 CONF = Path(next(iter(ddiff.conf.__path__)))
 FILES = {"images", "voxels", "mnist", "fashion_mnist", "cifar10"}  # need files on the disk
@@ -62,23 +65,23 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         return  # built on true files in tests/data
     if group == "metrics":
         for name, node in cfg.metrics.items():
-            assert name == "auto" or callable(build.build(node))
-    build.fill_in_data_facts(cfg, build.build(cfg.data)) if option != "conditional_ddpm" else None
+            assert name == "auto" or callable(build(node))
+    fill_in_data_facts(cfg, build(cfg.data)) if option != "conditional_ddpm" else None
     if option == "conditional_ddpm":
         cfg.net.shape, cfg.net.num_classes = [1, 64, 64, 64], 6
     if option == "precomputed_topk":
         write_json(tmp_path / "scores.json", {"origin": origin(cfg), "score": [1.0, 2.0]})
     if (group, option) == ("backend", "tensorrt"):
         with pytest.raises(DdiffError, match="cannot train"):
-            build.build_module(cfg, Precision("float32"))
+            build_module(cfg, Precision("float32"))
         return
     if option in ("gpu", "ddp") and not torch.cuda.is_available():
         with pytest.raises(DdiffError, match="there is no gpu here"):
-            build.build_module(cfg, Precision("float32"))
+            build_module(cfg, Precision("float32"))
         return
-    module = build.build_module(cfg, Precision("float32"))
+    module = build_module(cfg, Precision("float32"))
     if isinstance(module, DDPM):
-        plan = build.build_plan(cfg, module.schedule)
+        plan = build_plan(cfg, module.schedule)
         assert plan.table(module.objective).isfinite().all()
     assert module.configure_optimizers()["optimizer"].param_groups[0]["lr"] > 0
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddiff.checkpoints import load_checkpoint
-from ddiff.errors import DdiffError
+from ddiff.system.checkpoints import load_checkpoint
+from ddiff.system.errors import DdiffError
 from tests.support.runs import TINY, Done, checkpoint, ddiff_many, differences, job
 
 DIGITS = ("experiment=digits_cfg", *TINY)

@@ -16,7 +16,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from torch.utils.tensorboard import SummaryWriter
 
-from ddiff.callbacks.dashboard import CATEGORIES, layout
+from ddiff.training.callbacks.dashboard import CATEGORIES, layout
 from tests.support.runs import TINY, checkpoint, ddiff_many, job, scalars
 
 with warnings.catch_warnings(action="ignore"):  # of the HTML library that it brings along
@@ -164,7 +164,7 @@ def test_a_curve_that_nobody_knows_is_shown_too() -> None:
 FULL_DISK = """
 import resource
 import ddiff.train
-from ddiff.callbacks import Checkpoints
+from ddiff.training.callbacks import Checkpoints
 
 original = Checkpoints.on_train_batch_end
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ddiff.errors import DdiffError
-from ddiff.files import replacing
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import replacing
 
 
 def half(path: Path) -> None:

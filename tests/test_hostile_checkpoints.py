@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.core import saving
 from packaging.requirements import Requirement
 
-from ddiff.checkpoints import load_checkpoint
-from ddiff.modules import DDPM
-from ddiff.trained import load_net
+from ddiff.artifacts.trained import load_net
+from ddiff.system.checkpoints import load_checkpoint
+from ddiff.training.modules import DDPM
 from tests.support.runs import TINY, ddiff_many, job
 
 ROOT = Path(__file__).parents[1]

@@ -11,15 +11,16 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from ddiff import build
-from ddiff.config import resolved
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
 from ddiff.diffusion.timesteps.bins import Bins
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.modules import DDPM
-from ddiff.precision import Precision
-from ddiff.random import generator
-from ddiff.scoring import Scores, Subject, check_numbers, measure
-from ddiff.viewing.curves import score_picture
+from ddiff.pages.view.curves import score_picture
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.precision import Precision
+from ddiff.system.random import generator
+from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import DDPM
+from ddiff.training.scoring import Scores, Subject, check_numbers, measure
 from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
 
 OPTIONS = ("experiment=digits_cfg", *TINY, "precision=fp32", "trainer=cpu", "net.dropout=0.1",
@@ -108,10 +109,10 @@ def directly(
 ) -> list[float]:
     """The mean score of the middles of five bins over three batches: loops and autograd only."""
     cfg = composed("train", *OPTIONS, f"seed={seed}", f"budget.batch_size={batch_size}")
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    module: DDPM = build.build_module(cfg, Precision("float32"))
+    fill_in_data_facts(cfg, data)
+    module: DDPM = build_module(cfg, Precision("float32"))
     net, schedule = module.net.eval(), module.schedule
     net.load_state_dict(state or net.state_dict())
     weights = module.objective.weights(schedule)
@@ -120,7 +121,10 @@ def directly(
     for n, (x_0, y) in enumerate(batches):
         g = generator("cpu", seed, "importance", n)
         eps = torch.randn(x_0.shape, generator=g)
-        labels = module.condition(y, g)
+        labels = module.labels(y)
+        if labels is not None:
+            dropped = torch.rand(len(labels), generator=g) < module.p_uncond
+            labels = torch.where(dropped, -1, labels)
         for i, at in enumerate((101, 301, 501, 701, 901)):
             t = torch.full((len(x_0),), at)
             pred = net(schedule.add_noise(x_0, t, eps), t - 1, labels)

@@ -1,6 +1,7 @@
-"""Who may import whom: the core knows torch and the standard library, nothing else."""
+"""Each room imports only rooms on the floors below it: the table in docs/design.md decides."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -9,12 +10,26 @@ import pytest
 import ddiff
 
 PACKAGE = Path(ddiff.__file__).parent
+TABLE = Path(__file__).parents[1] / "docs/design.md"
 CORE = ["diffusion", "nets", "kernels"]
 CORE_MAY = {"torch", *sys.stdlib_module_names} | {
-    f"ddiff.{name}" for name in (*CORE, "bounds", "errors", "random")
+    f"ddiff.{name}"
+    for name in (*CORE, *(f"system.{n}" for n in ("bounds", "errors", "files", "phases", "random")))
 }
-VIEWING_MAY_NOT = {"torch", "lightning", "pytorch_lightning"}
-HYDRA_ONLY_IN = {"cli", "config"}  # and in the files at the top of the package
+WITHOUT_TORCH = ("pages", "config")
+HEAVY = {"torch", "lightning", "pytorch_lightning"}
+# a command's options reach a run as Hydra composed them; nothing else knows Hydra
+KNOW_HYDRA = ("config", "training/run.py", "training/resume.py")
+
+
+def floors() -> dict[str, int]:
+    """{room: floor}, as docs/design.md shows them."""
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", TABLE.read_text(encoding="utf-8"), re.M)
+    return {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+
+
+FLOORS = floors()
+VERBS = max(FLOORS.values())
 
 
 def imports(source: str, package: str) -> set[str]:
@@ -42,11 +57,33 @@ def imports_of(path: Path) -> set[str]:
     return imports(path.read_text(encoding="utf-8"), package)
 
 
+def room_of(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
 def modules(*folders: str) -> list:
     """Every module below these folders of the package (all modules where none is given)."""
-    roots = [PACKAGE / folder for folder in folders] or [PACKAGE]
-    paths = sorted(path for root in roots for path in root.rglob("*.py"))
-    return [pytest.param(path, id=path.relative_to(PACKAGE).as_posix()) for path in paths]
+    roots = [PACKAGE / f for f in folders] or [p for p in PACKAGE.iterdir() if p.is_dir()]
+    paths = {path for root in roots for path in root.rglob("*.py")}
+    if not folders:
+        paths |= set(PACKAGE.glob("*.py"))
+    return [pytest.param(path, id=path.relative_to(PACKAGE).as_posix()) for path in sorted(paths)]
+
+
+def test_the_table_holds_every_room():
+    there = {room_of(path.relative_to(PACKAGE).parts) for path in (p.values[0] for p in modules())}
+    assert there - {"__init__", "__main__"} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", modules())
+def test_a_room_imports_only_rooms_below_it(path):
+    parts = path.relative_to(PACKAGE).parts
+    room = room_of(parts)
+    floor = VERBS + 1 if path.name in ("__main__.py", "__init__.py") and len(parts) == 1 else 0
+    floor = floor or (VERBS if path.name == "__main__.py" else FLOORS[room])
+    names = {tuple(name.split(".")[1:]) for name in imports_of(path) if name.startswith("ddiff.")}
+    others = {room_of(name) for name in names if name} & FLOORS.keys() - {room}
+    assert {other for other in others if FLOORS[other] >= floor} - {"recipe"} == set()
 
 
 @pytest.mark.parametrize("path", modules(*CORE))
@@ -56,32 +93,32 @@ def test_the_core_imports_only_torch_and_the_standard_library(path):
     assert {name for name in imports_of(path) if not within(name, CORE_MAY)} == set()
 
 
-@pytest.mark.parametrize(
-    "path", [PACKAGE / f"{name}.py" for name in ("bounds", "errors", "random")]
-)
-def test_what_the_core_leans_on_leans_on_nothing(path):
-    allowed = {"torch", *sys.stdlib_module_names}
-    assert {name for name in imports_of(path) if not within(name, allowed)} == set()
+@pytest.mark.parametrize("path", modules(*WITHOUT_TORCH))
+def test_looking_and_checking_need_no_torch(path):
+    assert {name for name in top_level_imports(path) if within(name, HEAVY)} == set()
 
 
-@pytest.mark.parametrize("path", modules("viewing"))
-def test_viewing_needs_no_torch(path):
-    assert {name for name in imports_of(path) if within(name, VIEWING_MAY_NOT)} == set()
+def top_level_imports(path: Path) -> set[str]:
+    """What a module imports as soon as it is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return imports(ast.unparse(ast.Module(body, [])), "ddiff")
 
 
 @pytest.mark.parametrize("path", modules())
 def test_hydra_stays_at_the_entry_points(path):
-    parts = path.relative_to(PACKAGE).parts
-    if len(parts) == 1 or parts[0] in HYDRA_ONLY_IN or path.name == "__main__.py":
+    place = path.relative_to(PACKAGE).as_posix()
+    if "/" not in place or place.startswith(KNOW_HYDRA) or path.name == "__main__.py":
         return
-    assert {name for name in imports_of(path) if within(name, {"hydra"})} == set()
+    found = {name for name in imports_of(path) if within(name, {"hydra"})}
+    assert found - {"hydra.core.config_store.ConfigStore"} == set()
 
 
 def test_the_reader_of_imports_sees_every_form():
     source = """
 import os.path, numpy as np
 from torch import nn
-from ddiff import errors
+from ddiff.system import errors
 from . import schedules
 from .. import data
 from ..nets.unet import UNet
@@ -93,7 +130,7 @@ def late():
         "os.path",
         "numpy",
         "torch.nn",
-        "ddiff.errors",
+        "ddiff.system.errors",
         "ddiff.diffusion.schedules",
         "ddiff.data",
         "ddiff.nets.unet.UNet",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddiff.cli import explain
+from ddiff.config.shell import explain
 from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
 
 DIGITS = ("experiment=digits_cfg", *TINY, "budget.max_steps=2")

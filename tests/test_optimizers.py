@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.errors import ConfigError
-from ddiff.optimizers import ITERATION, ITERATIONS, Muon, orthogonal
+from ddiff.system.errors import ConfigError
+from ddiff.training.optimizers import ITERATION, ITERATIONS, Muon, orthogonal
 
 
 @pytest.mark.parametrize("size", [(32, 864), (48, 48), (200, 30)])

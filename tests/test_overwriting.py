@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import check_outputs
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import check_outputs
 from tests.artifacts.worlds import make_run
 from tests.support.runs import Done, ddiff_many, job
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddiff.checkpoints import find_checkpoint, load_checkpoint
 from ddiff.data import Images, Voxels
 from ddiff.diffusion.timesteps.topk import read_scores
-from ddiff.errors import DdiffError
 from ddiff.metrics.moments import Moments
 from ddiff.metrics.opening import opened
-from ddiff.readers import open_picture, read_array, read_header
-from ddiff.viewing.reading import read
+from ddiff.pages.view.reading import read
+from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
+from ddiff.system.errors import DdiffError
+from ddiff.system.readers import open_picture, read_array, read_header
 from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)

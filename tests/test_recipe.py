@@ -13,10 +13,13 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from ddiff import build
-from ddiff.config import resolved, validate
-from ddiff.errors import ConfigError
-from ddiff.recipe import KNOWN, choose_recipe, fit
+from ddiff.build import build_net
+from ddiff.config.resolvers import KNOWN, fit
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
+from ddiff.recipe import choose_recipe
+from ddiff.system.errors import ConfigError
 from tests.support.runs import Done, checkpoint, ddiff_many, job
 
 RNG = np.random.default_rng(0)
@@ -110,7 +113,7 @@ def test_what_is_said_wins(folders: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert cfg.net.channels == [16, 32, 64, 64]
     assert cfg.objective["_target_"].endswith("Eps")
     assert cfg.schedule["_target_"].endswith("linear")
-    assert (cfg.module["_target_"], cfg.name) == ("ddiff.modules.DDPM", "mine")
+    assert (cfg.module["_target_"], cfg.name) == ("ddiff.training.modules.DDPM", "mine")
     cfg = chosen("data=digits", "experiment=digits_cfg", cwd=folders, monkeypatch=monkeypatch)
     assert cfg.name == "digits_cfg"
     assert sys.argv[1:] == ["data=digits", "experiment=digits_cfg"]
@@ -169,7 +172,7 @@ def test_what_is_known_of_data_by_name_is_true() -> None:
         for name, facts in KNOWN.items():
             if not facts.endings:
                 node = resolved(compose("train", [f"data={name}", "experiment=pictures"])).data
-                data = build.build(node)
+                data = build(node)
                 assert len(data.shape) - 1 == facts.dims
                 assert (data.num_classes is not None) == facts.labelled
                 assert "size" in node or data.shape[-1] == facts.size
@@ -191,7 +194,7 @@ def test_a_net_of_every_size_that_has_one_can_be_built(dims: int) -> None:
                 cfg.net[option] = getattr(found, option)
             cfg.net.shape = [3] + dims * [size]
             with torch.device("meta"):
-                assert build.build_net(cfg)(torch.zeros(1, *cfg.net.shape), torch.zeros(1)).shape
+                assert build_net(cfg)(torch.zeros(1, *cfg.net.shape), torch.zeros(1)).shape
 
 
 def test_a_size_without_factors_of_two_is_told_which_would_do(
@@ -271,7 +274,7 @@ def test_it_trains(
     (run,) = [run for run in runs if config(run).data.get("root") in (None, name)]
     cfg = config(run)
     assert (cfg.net.shape, cfg.net.num_classes) == (shape, classes)
-    assert cfg.module["_target_"] == f"ddiff.modules.{module}"
+    assert cfg.module["_target_"] == f"ddiff.training.modules.{module}"
     assert checkpoint(run)["ddiff"]["overrides"][: 1 + len(words.split())] != []
     assert set(words.split()) < set(checkpoint(run)["ddiff"]["overrides"])
     samples = np.load(run / "samples/step_000002.npy")
@@ -313,7 +316,7 @@ def test_runs_resume_with_what_was_chosen(world: SimpleNamespace) -> None:
         content["ddiff"]["overrides"] = [
             word for word in words if not word.startswith(("experiment=", "module="))
         ]
-        content["ddiff"]["config"]["module"]["_target_"] = "ddiff.modules.VoxelDDPM"
+        content["ddiff"]["config"]["module"]["_target_"] = "ddiff.training.modules.VoxelDDPM"
         torch.save(content, path)
     more = ("budget.max_steps=3",)
     resumed = [
@@ -329,4 +332,4 @@ def test_runs_resume_with_what_was_chosen(world: SimpleNamespace) -> None:
         3,
     )
     assert checkpoint(cwd / "flat")["global_step"] == 3
-    assert config(cwd / "flat").module["_target_"] == "ddiff.modules.VoxelDDPM"
+    assert config(cwd / "flat").module["_target_"] == "ddiff.training.modules.VoxelDDPM"

@@ -16,14 +16,16 @@ from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddiff import build
-from ddiff.callbacks import Progress, Resources, Resumed
-from ddiff.callbacks.resources import in_words
-from ddiff.config import resolved
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
 from ddiff.data.source import Source
-from ddiff.errors import DdiffError
-from ddiff.modules.plugins import Board
-from ddiff.resources import CpuUse, Nvml, PeakMemory, allocator, disk, process_memory
+from ddiff.system.errors import DdiffError
+from ddiff.system.resources import CpuUse, Nvml, PeakMemory, allocator, disk, process_memory
+from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
+from ddiff.training.callbacks import Progress, Resources, Resumed
+from ddiff.training.callbacks.resources import in_words
+from ddiff.training.modules.plugins import Board
 from tests.support.runs import TINY, scalars
 
 SLEEP = 0.03
@@ -81,16 +83,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                "budget.log_every=2"]  # fmt: skip
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         cfg = resolved(compose("train", [o for o in options if "log_every=1" not in o]))
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
     data.train = slow = Slow(data.train)
-    build.fill_in_data_facts(cfg, data)
-    precision = build.build_precision(cfg, torch.device("cpu"))
+    fill_in_data_facts(cfg, data)
+    precision = build_precision(cfg, torch.device("cpu"))
     progress, witness, pause = Progress(B, 2, 0.0), Witness(), Pause()
     resources = Resources(path, 2, progress, seconds=0)
     callbacks = [witness, resources, progress, pause, Resumed(progress)]
-    trainer = build.build_trainer(cfg, path, Board(path), callbacks, precision)
-    trainer.fit(build.build_module(cfg, precision), data)
+    trainer = build_trainer(cfg, path, Board(path), callbacks, precision)
+    trainer.fit(build_module(cfg, precision), data)
     assert trainer.logger is not None
     trainer.logger.finalize("success")
     parts = {"progress": progress, "resources": resources, "slow": slow}
@@ -178,7 +180,7 @@ def test_memory_follows_an_allocation() -> None:
 
 def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_proc = process_memory()
-    monkeypatch.setattr("ddiff.resources.STATUS", tmp_path / "none")
+    monkeypatch.setattr("ddiff.system.resources.STATUS", tmp_path / "none")
     found = process_memory()
     assert set(found) == {"process_peak_mb"}
     assert found["process_peak_mb"] >= with_proc["process_peak_mb"] - 1
@@ -200,7 +202,7 @@ def test_the_peak_of_memory_is_that_of_what_follows() -> None:
 def test_where_the_peak_cannot_be_counted_anew_it_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ddiff.resources.RESTART", tmp_path / "none/clear_refs")
+    monkeypatch.setattr("ddiff.system.resources.RESTART", tmp_path / "none/clear_refs")
     peak = PeakMemory(torch.device("cpu"))
     assert "since it started, earlier runs included" in peak.meaning
     assert peak.mb() == process_memory()["process_peak_mb"]

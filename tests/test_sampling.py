@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.backends import Eager, Native
-from ddiff.diffusion import ClassifierFree, objectives, schedules, solvers
-from ddiff.errors import ConfigError
+from ddiff.backends import Compiled, Eager, Execution, Native
+from ddiff.diffusion import ClassifierFree, Guidance, Step, objectives, schedules, solve, solvers
 from ddiff.kernels import philox
-from ddiff.precision import Precision
-from ddiff.sampling import Generation, labels_for, row_length
+from ddiff.kernels.solver_step import reference
+from ddiff.sampling.generation import Generation, labels_for, row_length
+from ddiff.system.errors import ConfigError
+from ddiff.system.precision import Precision
+from ddiff.system.random import key
 from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, job, scalars
 from tests.support.sampling import generation, labels
 
@@ -72,6 +74,43 @@ def test_a_real_net_rounds_otherwise_in_another_batch_and_no_more(kind: str) -> 
         assert off.max() < most, (type(backend), dtype)
         assert off.mean() < on_average, (type(backend), dtype)
         assert (g.batch([8], None if y is None else y[8:9])[0] - alone).abs().max() > 0.5
+
+
+class Halved(Guidance):
+    """Guidance that no backend knows: half of the labelled prediction after the third step."""
+
+    def __call__(self, net, x, t, y, step: Step) -> torch.Tensor:
+        return net(x, t, y) * (0.5 if step.number > 2 else 1.0)
+
+
+class FirstHalf(ClassifierFree):
+    """Classifier-free guidance in the first half of the way."""
+
+    def weights(self, plan) -> torch.Tensor:
+        first = torch.arange(len(plan)) < len(plan) // 2
+        return torch.where(first, super().weights(plan), 0.0)
+
+
+@pytest.mark.parametrize("guidance", [Halved(), FirstHalf(1.5)], ids=["own", "interval"])
+@pytest.mark.parametrize("backend", [Native(), Eager(), Compiled()], ids=lambda b: b.name)
+def test_every_backend_honours_a_guidance_of_ones_own(guidance, backend) -> None:
+    y = labels("2D", 4)
+    g = generation("2D", "dpmpp_2m", backend, guidance=guidance)
+    if backend.name == "compiled":  # the compiler itself is tested elsewhere
+        execution = Execution(g.net, solver_step=reference, static=True)
+        g.__dict__["execution"] = execution
+    wanted = generation("2D", "dpmpp_2m", Eager(), guidance=guidance)
+    noise_key = key(wanted.seed, "sample")
+    noise = lambda step: philox.normal(noise_key, torch.arange(4), step + 1, wanted.shape)  # noqa: E731
+    *_, last = solve(
+        wanted.net, wanted.plan, wanted.objective, noise(-1), noise, wanted.clamp, y, guidance
+    )
+    made = g.batch(range(4), y)
+    assert (made - last.x).abs().max() < 1e-4
+    plain = generation("2D", "dpmpp_2m", Eager(), guidance=ClassifierFree(0.0)).batch(range(4), y)
+    assert (made - plain).abs().max() > 3e-3
+    expected = {"own": 50, "interval": 75}["own" if isinstance(guidance, Halved) else "interval"]
+    assert g.evaluations(labelled=True) == expected
 
 
 def test_labels() -> None:

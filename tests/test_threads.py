@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from ddiff import threads as module
-from ddiff.callbacks import AdaptThreads
-from ddiff.threads import Cores, fitting, most_threads, quota, threads
+from ddiff.system import threads as module
+from ddiff.system.threads import Cores, fitting, most_threads, quota, threads
+from ddiff.training.callbacks import AdaptThreads
 from tests.support.runs import TINY, checkpoint, ddiff
 
 DIGITS = ("experiment=digits_ddpm", *TINY)
@@ -203,8 +203,9 @@ def test_a_run_records_its_threads_and_resumes_with_them(tmp_path: Path) -> None
 def test_what_is_no_number_of_threads(word: str, said: str) -> None:
     from hydra import compose, initialize_config_module
 
-    from ddiff.config import resolved, validate
-    from ddiff.errors import ConfigError
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
+    from ddiff.system.errors import ConfigError
 
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         cfg = resolved(compose("train", [word]))

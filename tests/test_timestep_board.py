@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from ddiff.build import build
-from ddiff.callbacks.timesteps import means
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import (
     Stratified,
@@ -21,8 +20,9 @@ from ddiff.diffusion.timesteps import (
     Uniform,
     effective_sample_size,
 )
-from ddiff.modules.tenths import TENTHS
-from ddiff.random import generator
+from ddiff.system.random import generator
+from ddiff.training.callbacks.timesteps import means
+from ddiff.training.modules.tenths import TENTHS
 from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, differences, job, scalars
 
 COMMON = ("experiment=digits_ddpm", *TINY, "budget.batch_size=16", "trainer.limit_val_batches=2")

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.callbacks import Timesteps
-from ddiff.callbacks.timesteps import means
 from ddiff.diffusion.objectives import Eps
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import OnlineTopK, TimestepSampler, Uniform
-from ddiff.lr_schedules import warmup_constant
-from ddiff.modules import DDPM
-from ddiff.modules.tenths import by_tenth
-from ddiff.precision import Precision
-from ddiff.random import generator
-from ddiff.viewing.timesteps import timesteps_picture
+from ddiff.pages.view.timesteps import timesteps_picture
+from ddiff.system.precision import Precision
+from ddiff.system.random import generator
+from ddiff.training.callbacks import Timesteps
+from ddiff.training.callbacks.timesteps import means
+from ddiff.training.lr_schedules import warmup_constant
+from ddiff.training.modules import DDPM
+from ddiff.training.modules.tenths import by_tenth
 
 
 def module(sampler: Callable[..., TimestepSampler]) -> DDPM:

@@ -23,13 +23,15 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_module
 
-from ddiff import build
-from ddiff.allocator import keep_freed_memory
 from ddiff.benchmarking.training import Steps
-from ddiff.config import resolved
-from ddiff.environment import environment
-from ddiff.modules import DDPM
-from ddiff.threads import Cores, fitting
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.system.devices import keep_freed_memory
+from ddiff.system.environment import environment
+from ddiff.system.threads import Cores, fitting
+from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import DDPM
 
 HERE = Path(__file__).parent
 RECIPE, BATCH = "voxel_baseline", 8
@@ -43,10 +45,10 @@ def training() -> Callable[[], None]:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         words = [f"experiment={RECIPE}", f"budget.batch_size={BATCH}", "trainer=cpu"]
         cfg = resolved(compose("train", words))
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    module = build.build_module(cfg, build.build_precision(cfg, torch.device("cpu")))
+    fill_in_data_facts(cfg, data)
+    module = build_module(cfg, build_precision(cfg, torch.device("cpu")))
     assert isinstance(module, DDPM)
     order = iter(data.train_dataloader())
     steps = Steps(module, cfg.trainer.gradient_clip_val, *next(order))

@@ -23,10 +23,14 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ddiff import build
-from ddiff.config import resolved, validate
-from ddiff.diffusion.gradients import VALUES_AT_ONCE, Loss, Predict, batched, last_layer, looped
-from ddiff.environment import environment
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
+from ddiff.diffusion.loss import errors, noised
+from ddiff.nets.gradients import VALUES_AT_ONCE, Loss, Predict, batched, last_layer, looped
+from ddiff.system.environment import environment
+from ddiff.training.building import build_module, fill_in_data_facts
 
 HERE = Path(__file__).parent
 # of voxel_baseline when these figures were measured; today's recipe has Muon and random places
@@ -58,27 +62,20 @@ def composed(*overrides: str) -> DictConfig:
 
 def ways(cfg: DictConfig, candidates: int, device: torch.device) -> dict[str, Run]:
     """A plain training step, and every way to score `candidates` timesteps on the same batch."""
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    module = build.build_module(cfg, build.build_precision(cfg, device)).to(device)
-    net, schedule, objective, weights = (
-        module.net,
-        module.schedule,
-        module.objective,
-        module.weights,
-    )
+    fill_in_data_facts(cfg, data)
+    module = build_module(cfg, build_precision(cfg, device)).to(device)
+    net, schedule, objective = module.net, module.schedule, module.objective
     x_0 = next(iter(data.train_dataloader()))[0].to(device)
     eps = torch.randn_like(x_0)
-    optimizer = build.build(cfg.optimizer)(net.parameters())
+    optimizer = build(cfg.optimizer)(net.parameters())
     t = torch.linspace(1, schedule.T, candidates, device=device).long()
 
     def losses(predict: Predict, times: Tensor) -> Tensor:
-        x_t = schedule.add_noise(x_0, times, eps)
-        with module.precision.autocast(device):
-            pred = predict(x_t, times - 1, None)
-        error = pred.float() - objective.target(schedule, x_0, eps, times)
-        return error.square().flatten(1).mean(1) * weights[times]
+        x_t, target = noised(x_0, times, eps, schedule, objective)
+        each, _ = errors(module.predictor(predict), x_t, target, times, None)
+        return each * objective.weights_at(schedule, times)
 
     def step() -> Tensor:
         times = torch.randint(1, schedule.T + 1, (len(x_0),), device=device)
@@ -210,7 +207,7 @@ def main() -> None:
 
 
 READING = [
-    "`looped` is a backward pass a candidate. `batched` (`ddiff.diffusion.gradients`) sends as",
+    "`looped` is a backward pass a candidate. `batched` (`ddiff.nets.gradients`) sends as",
     "many candidates through the net at once as share 2^16 values of x_t, and keeps their",
     "gradients apart; a candidate of more than half of that is scored alone, as `looped` does.",
     "Convolutions cost the same either way, so on a CPU batching wins only what small operations",

@@ -18,7 +18,7 @@ import torch
 from report import written
 from rows import CAPS, Row, rows
 
-from ddiff.environment import environment
+from ddiff.system.environment import environment
 
 HERE = Path(__file__).parent
 

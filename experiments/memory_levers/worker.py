@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_module
 
-from ddiff import build
-from ddiff.config import resolved, validate
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
 from ddiff.memory import Step, Tally, predicted
+from ddiff.training.building import build_module, fill_in_data_facts
 
 
 class Subject:
@@ -20,10 +23,10 @@ class Subject:
             self.cfg = resolved(compose("train", options))
         validate(self.cfg)
         self.device = device
-        self.data: Any = build.build(self.cfg.data)
-        build.fill_in_data_facts(self.cfg, self.data)
-        precision = build.build_precision(self.cfg, device)
-        self.module = build.build_module(self.cfg, precision)
+        self.data: Any = build(self.cfg.data)
+        fill_in_data_facts(self.cfg, self.data)
+        precision = build_precision(self.cfg, device)
+        self.module = build_module(self.cfg, precision)
 
     def predict(self) -> dict[str, Any]:
         """Bytes of the training; what the dry run itself added to the process."""

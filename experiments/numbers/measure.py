@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from table import Machine, Row, Studies, page, rows
 
 from ddiff.data import Spheres
-from ddiff.environment import environment
 from ddiff.kernels.measuring import COPY_BYTES, fastest_copy
+from ddiff.system.environment import environment
 
 HERE, RUN = Path(__file__).parent, Path("runs/numbers/voxel_adaptive")
 

@@ -24,9 +24,9 @@ import surroundings
 import torch
 from lanes import Lane, race
 
-from ddiff.cli import fail
-from ddiff.environment import environment
-from ddiff.errors import DdiffError
+from ddiff.config.shell import fail
+from ddiff.system.environment import environment
+from ddiff.system.errors import DdiffError
 
 HERE = Path(__file__).parent
 

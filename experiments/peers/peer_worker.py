@@ -20,12 +20,15 @@ from lineup import Row
 from omegaconf import DictConfig
 from torch import nn
 
-from ddiff.backends import Stepper, Work
 from ddiff.benchmarking.training import Steps
-from ddiff.build import build, build_backend, build_module, build_net, build_precision
-from ddiff.config import resolved, validate
-from ddiff.modules import DDPM
-from ddiff.random import key
+from ddiff.build import build, build_backend, build_net, build_precision
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
+from ddiff.diffusion import ClassifierFree
+from ddiff.sampling.generation import Generation
+from ddiff.system.random import key
+from ddiff.training.building import build_module
+from ddiff.training.modules import DDPM
 
 CONF = Path(__file__).parent / "conf"
 PLAN = ("solver=ddim", "solver.num_steps=20", "solver.spacing=trailing")
@@ -78,21 +81,29 @@ class Sampling:
             for part in net.modules():
                 if isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
                     part.to(torch.bfloat16)
-        self.plan = build(cfg.solver)(build(cfg.schedule))
-        work = Work(self.plan, build(cfg.objective), shape, 0.0, cfg.sampling.clamp, cfg.seed)
-        execution = build_backend(cfg, device).execution(net, precision)
-        self.stepper = Stepper(execution, work, row.batch, False, device)
-        self.batch, self.done = row.batch, len(self.plan)
+        self.generation = Generation(
+            net=net,
+            shape=shape,
+            num_classes=None,
+            objective=build(cfg.objective),
+            plan=build(cfg.solver)(build(cfg.schedule)),
+            guidance=ClassifierFree(),
+            precision=precision,
+            seed=cfg.seed,
+            clamp=cfg.sampling.clamp,
+            backend=build_backend(cfg, device),
+        )
+        self.batch, self.states = row.batch, iter(())
 
     def __call__(self) -> None:
-        if self.done == len(self.plan):
-            self.stepper.start(range(self.batch), None)
-            self.done = 0
-        self.stepper.advance()
-        self.done += 1
+        for x in self.states:
+            self.x = x
+            return
+        self.states = self.generation.steps(range(self.batch))
+        self.x = next(self.states)
 
     def rest(self) -> None:
-        if not bool(self.stepper.x.isfinite().all()):
+        if not bool(self.x.isfinite().all()):
             raise RuntimeError("samples are not finite")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 HERE = Path(__file__).parent
 RUNS = HERE.parents[1] / "runs" / "peers"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -24,13 +24,17 @@ from omegaconf import DictConfig
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ddiff import build
-from ddiff.config import resolved, validate
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
 from ddiff.diffusion.timesteps import OnlineTopK
-from ddiff.environment import environment
-from ddiff.modules import DDPM
-from ddiff.modules.plugins import Board
-from ddiff.random import generator
+from ddiff.pages.plotting import new_figure
+from ddiff.system.environment import environment
+from ddiff.system.random import generator
+from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
+from ddiff.training.modules import DDPM
+from ddiff.training.modules.plugins import Board
 
 HERE = Path(__file__).parent
 STUDIES = {
@@ -69,7 +73,9 @@ class Compare(Callback):
     ) -> None:
         assert isinstance(pl_module, DDPM)
         t = outputs["t"]
-        self.watcher.update(t, outputs["losses"], pl_module.weights[t])
+        self.watcher.update(
+            t, outputs["losses"], pl_module.objective.weights_at(pl_module.schedule, t)
+        )
         if trainer.global_step in self.stops:
             stop = {"proxy": self.watcher.average.value.tolist()}
             for of in ("exact", "last_layer"):
@@ -90,14 +96,14 @@ class Compare(Callback):
 
 def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict[str, list[float]]]:
     cfg = composed(*options, f"budget.max_steps={steps}", f"budget.val_every={steps}")
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    precision = build.build_precision(cfg, torch.device("cpu"))
-    module = build.build_module(cfg, precision)
+    fill_in_data_facts(cfg, data)
+    precision = build_precision(cfg, torch.device("cpu"))
+    module = build_module(cfg, precision)
     stops = [steps // 10, steps // 2, steps]
     compare = Compare(OnlineTopK(module.schedule, bins=BINS), stops, batches)
-    build.build_trainer(cfg, folder, Board(folder), [compare], precision).fit(module, data)
+    build_trainer(cfg, folder, Board(folder), [compare], precision).fit(module, data)
     return compare.found
 
 
@@ -144,11 +150,7 @@ def table(results: dict[str, list[dict[str, list[float]]]]) -> list[str]:
 
 
 def draw(results: dict[str, list[dict[str, list[float]]]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * 3, 2.6 * len(results)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4 * 3, 2.6 * len(results), layout="constrained")
     axes = figure.subplots(len(results), 3, squeeze=False)
     for row, (name, stops) in zip(axes, results.items(), strict=True):
         for axis, when, stop in zip(row, ("start", "middle", "end"), stops, strict=True):

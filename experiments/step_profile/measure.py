@@ -24,13 +24,14 @@ from omegaconf import DictConfig
 from operations import Clock
 from parts import loaders, medians, parts
 
-from ddiff import build
-from ddiff.allocator import keep_freed_memory
 from ddiff.benchmarking.training import Steps
-from ddiff.config import resolved
-from ddiff.environment import environment
+from ddiff.build import build_precision
+from ddiff.config.trees import resolved
 from ddiff.kernels.measuring import COPY_BYTES, copies
-from ddiff.modules import DDPM
+from ddiff.system.devices import keep_freed_memory
+from ddiff.system.environment import environment
+from ddiff.training.building import build_module
+from ddiff.training.modules import DDPM
 
 HERE = Path(__file__).parent
 Net = tuple[str, int, tuple[int, ...]]  # experiment, batch, shape of a sample
@@ -50,7 +51,7 @@ def steps(experiment: str, batch: int, shape: tuple[int, ...], backend: str) -> 
     """A training step without the trainer: noise, forward, backward, clipping, optimiser, EMA."""
     cfg = composed(f"experiment={experiment}", f"backend={backend}", "precision=bf16")
     cfg.net.shape, cfg.net.num_classes = list(shape), None
-    module = build.build_module(cfg, build.build_precision(cfg, torch.device("cpu")))
+    module = build_module(cfg, build_precision(cfg, torch.device("cpu")))
     assert isinstance(module, DDPM)
     x_0 = torch.rand(batch, *shape) * 2 - 1
     return Steps(module, cfg.trainer.gradient_clip_val, x_0, None)

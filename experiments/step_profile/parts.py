@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 
-from ddiff import build
-from ddiff.config import resolved
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
 from ddiff.data.loading import CountFrom, Loader, TrainBatches, loader
 from ddiff.data.source import Stored
 from ddiff.nets.blocks import Dropout, Upsample
@@ -106,7 +106,7 @@ def configured(data: str, batch: int, workers: int) -> Loader:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         options = [f"data={data}", f"budget.batch_size={batch}", f"data.num_workers={workers}"]
         cfg = resolved(compose("train", options))
-    made = build.build(cfg.data)
+    made = build(cfg.data)
     made.setup("fit")
     return made.train_dataloader()
 

@@ -19,9 +19,9 @@ import torch
 from measure import HERE, NETS, composed, steps
 from operations import Clock
 
-from ddiff import build
-from ddiff.allocator import keep_freed_memory
-from ddiff.environment import environment
+from ddiff.config.targets import build
+from ddiff.system.devices import keep_freed_memory
+from ddiff.system.environment import environment
 
 STEP, OPERATIONS, BETWEEN = "the step, without the clock", "all operations", "between operations"
 DATA = "making the batch"
@@ -29,7 +29,7 @@ DATA = "making the batch"
 
 def batches() -> Iterator[Any]:
     cfg = composed("experiment=voxel_baseline", "budget.batch_size=8")
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
     return iter(data.train_dataloader())
 

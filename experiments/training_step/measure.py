@@ -24,11 +24,14 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
-from ddiff import build
-from ddiff.callbacks import Dashboard, Progress, Resources, Resumed
-from ddiff.config import resolved, validate
-from ddiff.environment import environment
-from ddiff.run import Run
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
+from ddiff.system.environment import environment
+from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
+from ddiff.training.callbacks import Dashboard, Progress, Resources, Resumed
+from ddiff.training.run import Run
 
 HERE = Path(__file__).parent
 # of voxel_baseline when these figures were measured; today's recipe has Muon and random places
@@ -75,14 +78,14 @@ def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
     """The same arithmetic without a framework: data, noise, forward, loss, backward, clipping,
     AdamW, averaged weights."""
     device = torch.device("cpu")
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    module = build.build_module(cfg, build.build_precision(cfg, device))
+    fill_in_data_facts(cfg, data)
+    module = build_module(cfg, build_precision(cfg, device))
     net, ema, schedule, objective = module.net, module.ema, module.schedule, module.objective
     if contiguous:
         net.to(memory_format=torch.contiguous_format)
-    optimizer = build.build(cfg.optimizer)(net.parameters())
+    optimizer = build(cfg.optimizer)(net.parameters())
     order = iter(data.train_dataloader())
     pairs = list(ema.parameters()), list(net.parameters())
     clip = cfg.trainer.gradient_clip_val
@@ -159,7 +162,7 @@ def framework_against_bare(rounds: int, *overrides: str) -> dict[str, Any]:
         words = [*quiet, *few, f"run_dir={folder}/run", *same, *overrides]
         cfg = composed(*words)
         paced = Paced(timed(bare_step(cfg.copy())), rounds)
-        make = build.build_trainer
+        make = build_trainer
 
         def with_pacer(
             cfg: DictConfig, path: Path, logger: Any, callbacks: list, *more: Any

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddiff.environment import environment
 from ddiff.nets import UNet
 from ddiff.nets.embedding import Sinusoidal
+from ddiff.system.environment import environment
 
 HERE = Path(__file__).parent
 NETS: dict[str, dict] = {

@@ -7,9 +7,9 @@ import struct
 import torch
 from torch import Tensor
 
-from ddiff.errors import KernelError
 from ddiff.kernels.building import load
 from ddiff.kernels.compilers import Device
+from ddiff.system.errors import KernelError
 
 __all__ = ["group_norm"]
 

@@ -6,7 +6,7 @@
 namespace ddiff {
 
 struct Row {  // of a plan's table
-  float p, q, a, b, c, d;
+  float p, q, a, b, c, d, w;
 };
 
 // Classifier-free guidance of a prediction with a label by one without.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 from ..building import load
 from ..compilers import Device

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 
 def check(operation: str, mistakes: Iterator[str]) -> None:

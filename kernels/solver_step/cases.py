@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..case import Case
-from . import reference, solver_step
+from . import add_noise, noise_reference, reference, solver_step
 
 LARGE, SMALL = (64, 1, 64, 64, 64), (8, 3, 32, 32)
-ROW = [1.02, -0.2, 0.7, 0.3, -0.1, 0.4]  # p, q, a, b, c, d: of the size real plans have
+ROW = [1.02, -0.2, 0.7, 0.3, -0.1, 0.4]  # p, q, a, b, c, d: of the size real plans have; then w
 KEY = 0x1234_5678_9ABC_DEF0
 
 
@@ -22,6 +22,7 @@ def cases(device: str) -> list[Case]:
         _case("64 x 1 x 64^3, bf16 pred", device, LARGE, dtype=torch.bfloat16),
         _case("8 x 3 x 32^2", device, SMALL),
         _case("8 x 3 x 32^2, guided, bf16 pred, noisy", device, SMALL, torch.bfloat16, 0.25, True),
+        *(_noise_case(device, shape) for shape in (LARGE, (8, *LARGE[1:]), SMALL)),
     ]
 
 
@@ -39,10 +40,10 @@ def _case(
     halves = 2 if scale else 1
     pred = torch.randn(halves * shape[0], *shape[1:], generator=generator, device=device).to(dtype)
     x, x_0 = start.clone(), start.clone() if multistep else None
-    table = torch.tensor([ROW], device=device)
+    table = torch.tensor([[*ROW, scale]], device=device)
     step = torch.zeros((), dtype=torch.int64, device=device)
     samples = torch.arange(shape[0], device=device)
-    rest = table, step, samples, KEY, scale, 1.0, noisy
+    rest = table, step, samples, KEY, 1.0, noisy
 
     def run(step: Callable[..., None], x: Tensor, x_0: Tensor | None) -> Sequence[Tensor]:
         step(x, pred, x_0, *rest)
@@ -82,3 +83,26 @@ def _eager(
         return new
 
     return eager
+
+
+def _noise_case(device: str, shape: tuple[int, ...]) -> Case:
+    generator = torch.Generator(device).manual_seed(1)
+    x_0 = torch.rand(shape, generator=generator, device=device) * 2 - 1
+    angle = torch.rand(shape[0], generator=generator, device=device)
+    a, b = angle.cos(), angle.sin()
+    coefficients = torch.stack([a, b, a, -b], dim=1)  # the objective is v
+    samples = torch.arange(shape[0], device=device)
+
+    def native() -> Sequence[Tensor]:
+        return add_noise(x_0, coefficients, samples, KEY, 7)
+
+    def plain() -> Sequence[Tensor]:
+        return noise_reference(x_0, coefficients, samples, KEY, 7)
+
+    def eager() -> Sequence[Tensor]:
+        eps = torch.randn_like(x_0)
+        alpha, sigma, e, s = coefficients.view(-1, 4, *[1] * (x_0.ndim - 1)).unbind(1)
+        return alpha * x_0 + sigma * eps, e * eps + s * x_0
+
+    name = f"add_noise {' x '.join(map(str, shape))}"
+    return Case(name, native, plain, eager, 12 * x_0.numel(), 5e-6)

@@ -11,7 +11,7 @@ struct Arguments {
   int64_t rows;
   const int64_t *step, *samples;
   int64_t key;
-  float scale, limit;
+  float limit;
   bool noisy;
   int64_t batch, size;
 };
@@ -20,8 +20,8 @@ template <class T, bool GUIDED, bool VECTOR>
 __global__ void __launch_bounds__(THREADS) step_kernel(const Arguments a) {
   const int64_t step = *a.step;
   if (step < 0 || step >= a.rows) return;
-  const float* t = a.table + 6 * step;
-  const Row row = {t[0], t[1], t[2], t[3], t[4], t[5]};
+  const float* t = a.table + 7 * step;
+  const Row row = {t[0], t[1], t[2], t[3], t[4], t[5], t[6]};
   const bool reads = a.x_0 && row.c != 0;  // before the first step x_0 may hold anything
   const bool noisy = a.noisy && row.d != 0;
   const T* pred = static_cast<const T*>(a.pred);
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(THREADS) step_kernel(const Arguments a) {
     if (noisy) block_normals(a.key, a.samples[sample], uint32_t(step + 1), uint32_t(first / 4), n);
     DDIFF_UNROLL
     for (int i = 0; i < 4; ++i) {
-      if constexpr (GUIDED) g[i] = guided(a.scale, g[i], unlabelled[i]);
+      if constexpr (GUIDED) g[i] = guided(row.w, g[i], unlabelled[i]);
       x[i] = solver_step(row, a.limit, x[i], g[i], previous[i], n[i], x_0[i]);
     }
     store<VECTOR>(a.x + at, left, x);
@@ -60,16 +60,46 @@ int launch_typed(int type, const Arguments& a, cudaStream_t stream) {
   return launch<Float16, GUIDED>(a, stream);
 }
 
+template <bool VECTOR>
+__global__ void __launch_bounds__(THREADS)
+    add_noise_kernel(const float* x_0, const float* coefficients, const int64_t* samples,
+                     int64_t key, uint32_t draw, float* x_t, float* target, int64_t batch,
+                     int64_t size) {
+  for_blocks(batch, size, [=](int64_t sample, int64_t first) {
+    const int64_t at = sample * size + first, left = size - first;
+    const float* c = coefficients + 4 * sample;
+    const Mix mix = {c[0], c[1], c[2], c[3]};
+    float x[4], n[4], wanted[4];
+    load<VECTOR>(x_0 + at, left, x);
+    block_normals(key, samples[sample], draw, uint32_t(first / 4), n);
+    DDIFF_UNROLL
+    for (int i = 0; i < 4; ++i) x[i] = add_noise(mix, x[i], n[i], wanted[i]);
+    store<VECTOR>(x_t + at, left, x);
+    store<VECTOR>(target + at, left, wanted);
+  });
+}
+
 }  // namespace ddiff
 
 // Does nothing where the table has no such row: the host cannot know the step without waiting.
 extern "C" int ddiff_solver_step(float* x, const void* pred, int type, bool is_guided, float* x_0,
                                  const float* table, int64_t rows, const int64_t* step,
-                                 const int64_t* samples, int64_t key, float scale, float limit,
+                                 const int64_t* samples, int64_t key, float limit,
                                  bool noisy, int64_t batch, int64_t size, void* stream) {
   using namespace ddiff;
-  const Arguments a = {x,   pred,  x_0,   table, rows,  step, samples,
-                       key, scale, limit, noisy, batch, size};
+  const Arguments a = {x,   pred,  x_0,   table, rows, step,
+                       samples, key, limit, noisy, batch, size};
   auto on = static_cast<cudaStream_t>(stream);
   return is_guided ? launch_typed<true>(type, a, on) : launch_typed<false>(type, a, on);
+}
+
+extern "C" int ddiff_add_noise(const float* x_0, const float* coefficients,
+                               const int64_t* samples, int64_t key, int64_t draw, float* x_t,
+                               float* target, int64_t batch, int64_t size, void* stream) {
+  using namespace ddiff;
+  const bool vector = size % 4 == 0 && aligned(x_0, 16) && aligned(x_t, 16) && aligned(target, 16);
+  auto kernel = vector ? add_noise_kernel<true> : add_noise_kernel<false>;
+  kernel<<<grid_for(batch, size), THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
+      x_0, coefficients, samples, key, uint32_t(draw), x_t, target, batch, size);
+  return cudaGetLastError();
 }

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 from ..building import load
 from ..convolution import dense, layout, sizes

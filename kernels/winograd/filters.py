@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 Tile = tuple[int, int]
 TILES: tuple[Tile, ...] = ((2, 2), (2, 4), (4, 4))

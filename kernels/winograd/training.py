@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddiff.errors import KernelError
+from ddiff.system.errors import KernelError
 
 from ..building import load
 from ..convolution import check, chosen_dtype, dense, direct, empty, sizes, strides

@@ -1,4 +1,4 @@
-"""Every backend on the same work, side by side."""
+"""Compares backends and precisions on the same work, side by side."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddiff.cli import entry
+from ddiff.config.shell import entry
 from ddiff.recipe import choose_recipe
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def main(cfg: DictConfig) -> None:
     building and compiling. PSNR and max error compare the row's samples with eager float32's from
     the same noise, in [-1, 1]: above 40 dB a difference is hard to see, above 100 dB it is
     float32's rounding. A row that cannot run says why. More in docs/benchmark.md."""
-    from ddiff.allocator import keep_freed_memory
     from ddiff.benchmarking import Subject, checked, compare, sampling, training
-    from ddiff.threads import threads
+    from ddiff.system.devices import keep_freed_memory
+    from ddiff.system.threads import threads
 
     keep_freed_memory()
     given = {re.split(r"[.=/@]", word.lstrip("+~"), maxsplit=1)[0]
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
 def chosen(group: str, text: str, *fixed: str) -> "Choice":
     """`compiled+regional+mode:max-autotune`: a name of conf/<group>/, then its options."""
     from ddiff.benchmarking import Choice
-    from ddiff.config import validate
+    from ddiff.config.validation import validate
 
     name, *options = text.split("+")
     pairs = (option.partition(":") for option in options)

@@ -1,57 +1,30 @@
 """From a validated, resolved config to objects."""
 
-import logging
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import nn
 
-import ddiff.recipe  # noqa: F401 (registers resolvers)
+import ddiff.config.resolvers  # noqa: F401 (registers fitted, snr_factor and data_name)
 from ddiff.backends import Auto, Backend
-from ddiff.config import build, locate, origin
-from ddiff.devices import device_for
-from ddiff.diffusion import Plan, Schedule
-from ddiff.errors import ConfigError
-from ddiff.modules import DDPM, Learner
-from ddiff.modules.plugins import AtomicCheckpointIO, GradientScaling
-from ddiff.precision import Precision
-from ddiff.profiling.loop import LoopProfiler
-from ddiff.profiling.timeline import Timeline
-from ddiff.random import key
+from ddiff.config.targets import build, locate
+from ddiff.diffusion import Guidance, Plan, Schedule
+from ddiff.diffusion.guidance import guidance_from
+from ddiff.system.precision import Precision
 
 
-def fill_in_data_facts(cfg: DictConfig, data: Any, begun: bool = False) -> None:
-    """The net's shape and number of classes come from the data, and stay in the run's config.
-
-    `begun`: the config is that of a run, which keeps the module that it was started with.
-    """
-    module = locate(cfg.module["_target_"], ("ddiff.modules",))
-    cfg.net.shape = list(data.shape)
-    cfg.net.num_classes = data.num_classes if module.conditional else None
-    if module.dims and module.dims != len(data.shape) - 1 and not begun:
-        shape = "x".join(map(str, data.shape))
-        raise ConfigError(
-            f"module: {module.__name__} is for volumes, and the data are pictures of {shape}; "
-            "use module=ddpm, or data=... without experiment= for parts that suit the data"
-        )
-    if module.conditional and data.num_classes is None:
-        raise ConfigError(
-            f"module: {module.__name__} needs labels and the data has none; "
-            "use module=ddpm or module=voxel_ddpm, or labelled data"
-        )
+def module_class(cfg: DictConfig) -> Any:
+    """The class of the config's LightningModule."""
+    return locate(cfg.module["_target_"], ("ddiff.training.modules",))
 
 
 def check_guidance(cfg: DictConfig) -> None:
     """Refuses a recipe that guides the samples of a net without labels, before anything is made."""
     if not is_generative(cfg):
         return
-    conditional = locate(cfg.module["_target_"], ("ddiff.modules",)).conditional
-    build(cfg.guidance).require_labels(1 if conditional else None, cfg.sampling.y)
+    conditional = module_class(cfg).conditional
+    build_guidance(cfg).check(1 if conditional else None, cfg.sampling.y)
 
 
 def build_net(cfg: DictConfig) -> nn.Module:
@@ -75,79 +48,14 @@ def build_backend(cfg: DictConfig, device: torch.device) -> Backend:
     return backend.on(device) if isinstance(backend, Auto) else backend
 
 
-def build_module(cfg: DictConfig, precision: Precision) -> Learner:
-    """The LightningModule, its weights drawn from the seed."""
-    torch.manual_seed(key(cfg.seed, "weights"))
-    supplied: dict[str, Any] = {
-        "net": build_net(cfg),
-        "optimizer": build(cfg.optimizer),
-        "lr_schedule": build(cfg.lr_schedule),
-        "precision": precision,
-        "seed": cfg.seed,
-    }
-    if is_generative(cfg):
-        schedule = build(cfg.schedule)
-        timesteps = build(cfg.timesteps, schedule=schedule)
-        timesteps.check(origin(cfg))
-        supplied |= {
-            "schedule": schedule,
-            "objective": build(cfg.objective),
-            "timesteps": timesteps,
-        }
-    module = build(cfg.module, **supplied)
-    backend = build_backend(cfg, device_for(cfg.trainer.accelerator))
-    backend.prepare(module.net)
-    backend.prepare(module.ema)
-    module.updates = backend.update
-    if isinstance(module, DDPM):
-        module.add_noise = backend.add_noise
-    return module
-
-
 def is_generative(cfg: DictConfig) -> bool:
-    return locate(cfg.module["_target_"], ("ddiff.modules",)).generative
+    return module_class(cfg).generative
+
+
+def build_guidance(cfg: DictConfig) -> Guidance:
+    """The guidance; a function of the user's own is wrapped."""
+    return guidance_from(build(cfg.guidance))
 
 
 def build_plan(cfg: DictConfig, schedule: Schedule) -> Plan:
     return build(cfg.solver)(schedule)
-
-
-def build_trainer(
-    cfg: DictConfig,
-    run_dir: Path,
-    logger: Any,
-    callbacks: list,
-    precision: Precision,
-    timeline: Timeline | None = None,
-) -> Trainer:
-    """Lightning's Trainer. Training is counted in optimiser steps; there are no epochs in it."""
-    _quiet()
-    options = {name: value for name, value in cfg.trainer.items() if name != "_target_"}
-    accumulate = options["accumulate_grad_batches"]
-    options["val_check_interval"] = min(cfg.budget.val_every, cfg.budget.max_steps) * accumulate
-    max_time = options.pop("max_time")
-    if max_time is not None:  # first, so that the others see that this step is the last
-        callbacks = [Timer(max_time, verbose=False), *callbacks]
-    plugins: list = [AtomicCheckpointIO()]
-    if precision.needs_scaling:
-        plugins.append(GradientScaling(device_for(cfg.trainer.accelerator)))
-    return Trainer(
-        **options,
-        default_root_dir=str(run_dir),
-        logger=logger,
-        callbacks=callbacks,
-        plugins=plugins,
-        profiler=None if timeline is None else LoopProfiler(timeline),
-    )
-
-
-def _quiet() -> None:
-    """Leaves of Lightning's remarks those that a user of ddiff can act on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # ours hold their data in memory, or chose their workers
-        ".*in eval mode at the start of training.*",  # the averaged net always is
-        ".*treespec, LeafSpec.*",
-        ".*Checkpoint directory.*exists and is not empty.*",
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from ddiff.cli import entry
-from ddiff.from_run import drop_empty, offer_run
+from ddiff.config.shell import entry
+from ddiff.sampling.from_run import drop_empty, offer_run
 
 FROM_RUN = ("solver", "guidance", "precision", "data")
 
@@ -13,7 +13,8 @@ def main(cfg: DictConfig) -> None:
     """Measures a run's samples, or anyone's (samples=), against its data, other data (data=), or a
     file or folder (reference=): a table, a JSON that carries every figure's protocol, and, for a
     run, scalars in its TensorBoard."""
-    from ddiff.config import resolved, validate
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
 
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)
@@ -21,8 +22,8 @@ def main(cfg: DictConfig) -> None:
         cfg.metrics = {}  # metrics=[]
     validate(cfg, "evaluate")
 
-    from ddiff.evaluation import evaluate
-    from ddiff.threads import threads
+    from ddiff.metrics.evaluation import evaluate
+    from ddiff.system.threads import threads
 
     with threads(cfg.threads, cfg.accelerator):
         evaluate(cfg)

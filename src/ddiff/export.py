@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig
 
-from ddiff.cli import entry
-from ddiff.errors import ConfigError
-from ddiff.from_run import drop_empty, offer_run
+from ddiff.config.shell import entry
+from ddiff.sampling.from_run import drop_empty, offer_run
+from ddiff.system.errors import ConfigError
 
 FROM_RUN = ("solver", "guidance")
 EIGHT_BITS = ("int8", "fp8")
@@ -16,7 +16,7 @@ def prepare(argv: list[str]) -> None:
     from hydra.core.config_store import ConfigStore
 
     for name in EIGHT_BITS:
-        node = {"_target_": "ddiff.precision.Precision", "dtype": name, "tf32": False}
+        node = {"_target_": "ddiff.system.precision.Precision", "dtype": name, "tf32": False}
         ConfigStore.instance().store(name=name, group="precision", node=node)
     offer_run(*FROM_RUN)(argv)
 
@@ -25,18 +25,22 @@ def prepare(argv: list[str]) -> None:
 def main(cfg: DictConfig) -> None:
     """Writes a run's net to a file (torch.export, ONNX, AOTInductor, TensorRT, TorchScript) that
     samples without the run, after comparing the two: see docs/export.md."""
-    from ddiff.config import resolved, validate
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
 
     cfg = resolved(cfg)
     numbers = cfg.pop("precision")
     drop_empty(cfg, *FROM_RUN)
     validate(cfg, "export")
 
+    from functools import partial
+
+    from ddiff.artifacts.trained import Trained
     from ddiff.artifacts.writing import export
-    from ddiff.checkpoints import find_checkpoint
-    from ddiff.console import console
-    from ddiff.precision import Precision
-    from ddiff.trained import Trained
+    from ddiff.sampling.generation import walk
+    from ddiff.system.checkpoints import find_checkpoint
+    from ddiff.system.console import console
+    from ddiff.system.precision import Precision
 
     find_checkpoint(cfg["from"])  # of all that can be sampled from, artifacts do not hold a net
     trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
@@ -46,7 +50,8 @@ def main(cfg: DictConfig) -> None:
         numbers["dtype"] = Precision().on(next(trained.net.parameters()).device).dtype
     if numbers["dtype"] not in NAMES:
         raise ConfigError(f"precision.dtype: {numbers['dtype']!r} is not one of {', '.join(NAMES)}")
-    done = export(trained, cfg, NAMES[numbers["dtype"]])
+    by_plan = partial(walk, solver=cfg.solver, guidance=cfg.guidance)
+    done = export(trained, cfg, NAMES[numbers["dtype"]], by_plan)
     found = done.facts["verified"]
     console.print(f"artifact    {done.path}  sha256 {done.sha256[:16]}")
     error = f"PSNR {found['psnr']:.0f} dB, largest error {found['max_error']:.2g}"

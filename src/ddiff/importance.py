@@ -1,4 +1,4 @@
-"""Scores for every noise level, measured on a net as it is, for timesteps=precomputed_topk."""
+"""Measures a score for every noise level, for timesteps=precomputed_topk."""
 
 import re
 from typing import TYPE_CHECKING
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddiff.cli import entry
-from ddiff.errors import ConfigError
+from ddiff.config.shell import entry
 from ddiff.recipe import choose_recipe
+from ddiff.system.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ddiff.trained import Trained
+    from ddiff.artifacts.trained import Trained
 
 OWN = ("from", "weights", "bins", "score", "relative_error", "min_batches", "max_batches",
        "batch_size", "k", "out", "overwrite", "accelerator",
@@ -23,8 +23,9 @@ OF_THE_RUN = ("name", "budget", "data", "net", "schedule", "objective", "module"
 def main(cfg: DictConfig) -> None:
     """Measures how large the loss's gradient is at every noise level, of an untrained net or of a
     run's, and writes the scores with a plot: timesteps=precomputed_topk trains by them."""
-    from ddiff.config import resolved, validate
-    from ddiff.rehearsal import rehearse
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
+    from ddiff.training.rehearsal import rehearse
 
     given = list(HydraConfig.get().overrides.task)
     trained = load_run(cfg, given)
@@ -40,8 +41,8 @@ def main(cfg: DictConfig) -> None:
     else:
         rehearse(cfg, "importance")
 
-    from ddiff.scoring import Subject, measure, report, write
-    from ddiff.threads import threads
+    from ddiff.system.threads import threads
+    from ddiff.training.scoring import Subject, measure, report, write
 
     subject = Subject.of(cfg, trained)
     with threads(cfg.threads, cfg.accelerator):
@@ -61,8 +62,8 @@ def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
     if strange:
         options = ", ".join(f"{name}=" for name in strange)
         raise ConfigError(f"from: a run is measured as it was trained; leave out {options}")
-    from ddiff.checkpoints import find_checkpoint
-    from ddiff.trained import Trained
+    from ddiff.artifacts.trained import Trained
+    from ddiff.system.checkpoints import find_checkpoint
 
     find_checkpoint(cfg["from"])  # an artifact has no gradients to measure
     trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
@@ -74,7 +75,7 @@ def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
 
 def training_options(cfg: DictConfig, given: list[str]) -> list[str]:
     """The command line of the training that the scores are for."""
-    from ddiff.checkpoints import find_checkpoint, load_checkpoint
+    from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
 
     if cfg["from"]:
         given = load_checkpoint(find_checkpoint(cfg["from"]))["ddiff"]["overrides"]

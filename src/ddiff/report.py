@@ -1,10 +1,10 @@
-"""`python -m ddiff.report runs=...`: tables and pictures of runs, and one page to explore them."""
+"""Compares runs: tables, pictures, and one page to explore them."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from ddiff.cli import entry
+from ddiff.config.shell import entry
 
 
 @entry("report")
@@ -13,14 +13,14 @@ def main(cfg: DictConfig) -> None:
     cost."""
     places, out = checked(cfg)
 
-    from ddiff.console import console
-    from ddiff.files import check_outputs, replacing
-    from ddiff.reporting.comparison import compare
-    from ddiff.reporting.markdown import CAPTIONS, markdown
-    from ddiff.reporting.page import write_report
-    from ddiff.reporting.plots import draw
-    from ddiff.reporting.showing import draw_samples, found_samples
-    from ddiff.reporting.terminal import print_table
+    from ddiff.pages.report.comparison import compare
+    from ddiff.pages.report.markdown import CAPTIONS, markdown
+    from ddiff.pages.report.page import write_report
+    from ddiff.pages.report.plots import draw
+    from ddiff.pages.report.showing import draw_samples, found_samples
+    from ddiff.pages.report.terminal import print_table
+    from ddiff.system.console import console
+    from ddiff.system.files import check_outputs, replacing
 
     page, text = (out.with_name(out.name + ending) for ending in (".html", ".md"))
     folder = out.with_name(f"{out.name}_files")

@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from ddiff.cli import entry
-from ddiff.from_run import drop_empty, offer_run
+from ddiff.config.shell import entry
+from ddiff.sampling.from_run import drop_empty, offer_run
 
 FROM_RUN = ("solver", "guidance", "precision")
 
@@ -12,10 +12,11 @@ FROM_RUN = ("solver", "guidance", "precision")
 def main(cfg: DictConfig) -> None:
     """Draws samples from a run or a checkpoint, with any solver and guidance, to .npy, a .png grid
     and, for volumes, meshes. Solver, guidance and precision are the run's own unless chosen."""
-    from ddiff.config import resolved, validate
-    from ddiff.output import write_samples
-    from ddiff.threads import threads
-    from ddiff.trained import Trained
+    from ddiff.artifacts.trained import Trained
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
+    from ddiff.sampling.writing import write_samples
+    from ddiff.system.threads import threads
 
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)

@@ -1,20 +1,20 @@
-"""`python -m ddiff.view path=...`: a still picture and an interactive page of voxels or images."""
+"""Shows voxels or images: a still picture and an interactive page."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ddiff.cli import entry
+from ddiff.config.shell import entry
 
 
 @entry("view")
 def main(cfg: DictConfig) -> None:
     """Shows voxels or images: a still picture and an interactive page."""
-    from ddiff.files import check_outputs
-    from ddiff.viewing.page import write_page
-    from ddiff.viewing.pictures import image_grid, save_png
-    from ddiff.viewing.reading import read
-    from ddiff.viewing.shading import volume_grid
+    from ddiff.pages.view.page import write_page
+    from ddiff.pages.view.pictures import image_grid, save_png
+    from ddiff.pages.view.reading import read
+    from ddiff.pages.view.shading import volume_grid
+    from ddiff.system.files import check_outputs
 
     found = read(cfg.path, cfg.num, cfg.value_range, cfg.key)
     target = _target(found.source, cfg.out)

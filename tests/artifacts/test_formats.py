@@ -12,9 +12,9 @@ from ddiff.artifacts import checking
 from ddiff.artifacts.door import Door
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import unseal
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.artifacts.trained import Trained
 from ddiff.nets.blocks import Upsample
-from ddiff.trained import Trained
+from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import SOLVERS, Make, psnr, samples
 
 FIXED: dict[str, Any] = {"dynamic_batch": False, "batch_size": 8, "out": None}

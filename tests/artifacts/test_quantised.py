@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddiff.artifacts import formats
 from ddiff.artifacts.door import Door, Inputs, Job, program
 from ddiff.artifacts.quantised import NUMBERS, Quantised, quantise, reference
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import psnr
 from tests.support.sampling import labels, unet
 

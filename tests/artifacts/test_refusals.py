@@ -13,8 +13,8 @@ from ddiff.artifacts import checking, writing
 from ddiff.artifacts.door import Door, Job
 from ddiff.artifacts.formats import TensorRT
 from ddiff.artifacts.seal import seal, unseal
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.trained import Trained
+from ddiff.artifacts.trained import Trained
+from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import Make, export_of
 
 
@@ -172,7 +172,7 @@ def test_sampling_without_onnx_runtime(exported: Make, monkeypatch: pytest.Monke
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 from tests.artifacts.worlds import export_of
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of one file

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from ddiff.artifacts.seal import seal, unseal
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 FACTS = {"name": "ä net", "n": 3, "none": None}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddiff.checkpoints import ARTIFACTS
+from ddiff.system.checkpoints import ARTIFACTS
 from tests.artifacts.worlds import make_run
 from tests.support.runs import Done, ddiff_many, job
 

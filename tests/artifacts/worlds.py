@@ -1,6 +1,7 @@
 """Runs without a training: a checkpoint of a small net none of whose layers is zero."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ddiff.artifacts.trained import Trained
 from ddiff.artifacts.writing import Exported, export
 from ddiff.build import build_net
-from ddiff.checkpoints import save_checkpoint
-from ddiff.config import resolved
-from ddiff.sampling import labels_for
-from ddiff.trained import Trained
+from ddiff.config.trees import resolved
+from ddiff.sampling.generation import generation_of, labels_for, walk
+from ddiff.system.checkpoints import save_checkpoint
 from tests.support.runs import TINY
 
 ATTENTION = ("net.mid_attention=true", "net.head_dim=8")
@@ -70,7 +71,9 @@ def export_of(
         "out": None,
         "overwrite": False,
     }
-    return export(trained, DictConfig(given | options), precision)
+    cfg = DictConfig(given | options)
+    by_plan = partial(walk, solver=cfg.solver, guidance=cfg.guidance)
+    return export(trained, cfg, precision, by_plan)
 
 
 def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
@@ -84,7 +87,7 @@ def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
         "seed": 3,
         "clamp": 1.0,
     }
-    generation = trained.generation(DictConfig(options))
+    generation = generation_of(trained, DictConfig(options))
     return generation.batch(range(size), labels_for("auto", size, generation.num_classes))
 
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from ddiff.backends import Backend, Compiled, Eager, Native, TensorRT
 from ddiff.diffusion import solve
-from ddiff.diffusion.gradients import batched, last_layer
-from ddiff.errors import DdiffError
 from ddiff.kernels import philox, winograd
 from ddiff.nets import Simple2d, Sinusoidal
-from ddiff.precision import Precision
-from ddiff.random import key
-from ddiff.sampling import Generation
+from ddiff.nets.gradients import batched, last_layer
+from ddiff.sampling.generation import Generation
+from ddiff.system.errors import DdiffError
+from ddiff.system.precision import Precision
+from ddiff.system.random import key
 from tests.support.sampling import DEVICE, PLANS, generation, labels, psnr, unet
 
 
@@ -38,10 +38,8 @@ def of_the_equations(g: Generation, samples: Tensor, y: Tensor | None) -> Tensor
     def noise(step: int) -> Tensor:
         return philox.normal(key(g.seed, "sample"), samples, step + 1, g.shape)
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        return g.guidance(g.net, x, t, None if y is None else y.to(DEVICE))
-
-    *_, last = solve(predict, g.plan, g.objective, noise(-1), noise, g.clamp)
+    y = None if y is None else y.to(DEVICE)
+    *_, last = solve(g.net, g.plan, g.objective, noise(-1), noise, g.clamp, y, g.guidance)
     return last.x
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddiff.data import CIFAR10
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 NAMES = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
 

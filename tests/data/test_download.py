@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ddiff.data.download import Archive, fetch
-from ddiff.errors import DdiffError
+from ddiff.system.downloads import Archive, fetch
+from ddiff.system.errors import DdiffError
 
 CHUNK = 1 << 16  # what the last, cut chunk held is asked for again
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

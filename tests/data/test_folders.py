@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ddiff.data import Images, Voxels
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
 
 
 def pictures(root, names, shape=(8, 8, 3)):

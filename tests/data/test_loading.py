@@ -7,7 +7,7 @@ from scipy import stats
 
 from ddiff.data import Spheres
 from ddiff.data.loading import TrainBatches, ValBatches, batches_per_epoch
-from ddiff.random import generator
+from ddiff.system.random import generator
 
 
 class Numbers:

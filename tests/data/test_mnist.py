@@ -7,7 +7,7 @@ import torch
 
 from ddiff.data import MNIST, FashionMNIST
 from ddiff.data.idx import read_idx
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
 
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_X, TEST_Y = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"

@@ -6,7 +6,7 @@ from scipy import stats
 
 from ddiff.data import Spheres
 from ddiff.data.spheres import SphereSource
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 
 def made(**options):

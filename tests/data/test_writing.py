@@ -9,7 +9,7 @@ import torch
 import ddiff.data
 from ddiff.data import Digits, Images, Shapes, Spheres, Voxels
 from ddiff.data.writing import write
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
 
 
 def read_back(data):

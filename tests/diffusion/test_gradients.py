@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddiff.diffusion import X0, Eps, V
-from ddiff.diffusion.gradients import batched, last_layer, looped
 from ddiff.diffusion.schedules import cosine
 from ddiff.nets import LogSNR, Plain3d, Simple2d, Sinusoidal, UNet
+from ddiff.nets.gradients import batched, last_layer, looped
 
 T = torch.tensor([1, 7, 40, 90, 100])
 LABELS = torch.tensor([-1, 4, 0])

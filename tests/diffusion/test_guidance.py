@@ -2,9 +2,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddiff.diffusion import NO_LABEL, X0, ClassifierFree, Eps, Objective, V
+from ddiff.diffusion import (
+    NO_LABEL,
+    X0,
+    ClassifierFree,
+    Eps,
+    Guidance,
+    Objective,
+    Plan,
+    Step,
+    V,
+    solve,
+)
+from ddiff.diffusion.guidance import combines_two, guidance_from
 from ddiff.diffusion.schedules import linear
-from ddiff.errors import ConfigError
+from ddiff.diffusion.solvers import ddim
+from ddiff.system.errors import ConfigError
 
 SCHEDULE = linear()
 MEANS = {0: -1.0, 1: 0.5, NO_LABEL: -0.25}
@@ -42,7 +55,7 @@ def test_every_objective_guides_eps(objective, scale):
     """eps = (1 + w) eps(x, t, y) - w eps(x, t, none)."""
     x, t, y = batch()
     net = GaussianNet(objective)
-    pred = ClassifierFree(scale)(net, x, t, y)
+    pred = ClassifierFree(scale)(net, x, t, y, Step(3, scale))
     with_y = net.eps(x, t, [MEANS[label] for label in y.tolist()])
     expected = (1 + scale) * with_y - scale * net.eps(x, t, [MEANS[NO_LABEL]] * 3)
     got = objective.to_eps(SCHEDULE, x, pred, t + 1)
@@ -53,7 +66,7 @@ def test_guidance_moves_the_mean_by_the_scale():
     """For equal variances (1 + w) - w is a shift: the mean becomes (1 + w) m_y - w m_none."""
     x, t, y = batch()
     net = GaussianNet(Eps())
-    pred = ClassifierFree(2.0)(net, x, t, y)
+    pred = ClassifierFree(2.0)(net, x, t, y, Step(0, 2.0))
     shifted = [3 * MEANS[label] - 2 * MEANS[NO_LABEL] for label in y.tolist()]
     torch.testing.assert_close(pred, net.eps(x, t, shifted), rtol=1e-12, atol=1e-12)
 
@@ -61,7 +74,7 @@ def test_guidance_moves_the_mean_by_the_scale():
 def test_scale_0_costs_one_evaluation():
     x, t, y = batch()
     net = GaussianNet(Eps())
-    pred = ClassifierFree()(net, x, t, y)
+    pred = ClassifierFree()(net, x, t, y, Step(0, 0.0))
     assert net.batches == [3]
     assert net.labels == [[0, 1, 0]]
     assert torch.equal(pred, GaussianNet(Eps())(x, t, y))
@@ -70,7 +83,7 @@ def test_scale_0_costs_one_evaluation():
 def test_a_scale_puts_both_halves_into_one_batch():
     x, t, y = batch()
     net = GaussianNet(Eps())
-    ClassifierFree(1.5)(net, x, t, y)
+    ClassifierFree(1.5)(net, x, t, y, Step(0, 1.5))
     assert net.batches == [6]
     assert net.labels == [[0, 1, 0] + [NO_LABEL] * 3]
 
@@ -79,7 +92,7 @@ def test_a_scale_puts_both_halves_into_one_batch():
 def test_without_labels_there_is_nothing_to_guide(scale):
     x, t, _ = batch()
     net = GaussianNet(V())
-    pred = ClassifierFree(scale)(net, x, t, None)
+    pred = ClassifierFree(scale)(net, x, t, None, Step(0, scale))
     assert net.batches == [3]
     assert net.labels == [None]
     assert torch.equal(pred, GaussianNet(V())(x, t, None))
@@ -93,10 +106,58 @@ def test_a_negative_scale_is_refused_in_one_line(scale):
 
 
 def test_guidance_without_labels_is_refused():
-    ClassifierFree(0.0).require_labels(None, "none")
-    ClassifierFree(2.0).require_labels(10, [3, 5])
+    ClassifierFree(0.0).check(None, "none")
+    ClassifierFree(2.0).check(10, [3, 5])
     with pytest.raises(ConfigError, match=r"2 guides towards labels, and this net has none"):
-        ClassifierFree(2.0).require_labels(None)
+        ClassifierFree(2.0).check(None)
     for y in (None, "none"):
         with pytest.raises(ConfigError, match=r"y=none gives none; use guidance=none"):
-            ClassifierFree(2.0).require_labels(10, y)
+            ClassifierFree(2.0).check(10, y)
+
+
+class Interval(ClassifierFree):
+    """Guidance in the middle of the way only (Kynkäänniemi et al. 2024): a table of weights."""
+
+    def weights(self, plan: Plan) -> Tensor:
+        inside = (plan.times[:-1] > 200) & (plan.times[:-1] <= 600)
+        return torch.where(inside, super().weights(plan), 0.0)
+
+
+def test_an_interval_is_a_table_of_weights():
+    plan = ddim(SCHEDULE, 5).guided_by(Interval(2.0))
+    assert plan.times.tolist() == [1000, 800, 600, 400, 200, 0]
+    assert plan.weights.tolist() == [0, 0, 2, 2, 0]
+    net, x = GaussianNet(Eps()), torch.zeros(3, 1, 2, dtype=torch.float64)
+    y = torch.tensor([0, 1, 0])
+    list(solve(net, plan, Eps(), x, lambda step: x, y=y, guidance=Interval(2.0)))
+    assert net.batches == [3, 3, 6, 6, 3]
+    assert combines_two(Interval(2.0))
+
+
+def test_solve_asks_a_guidance_of_ones_own_in_every_step():
+    asked: list[Step] = []
+
+    class Own(Guidance):
+        def weights(self, plan: Plan) -> Tensor:
+            return torch.arange(len(plan)).double()
+
+        def __call__(self, net, x, t, y, step) -> Tensor:
+            asked.append(step)
+            return 0.5 * net(x, t, y)
+
+    def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return torch.full_like(x, 4.0)
+
+    x = torch.zeros(2, 1)
+    *_, last = solve(net, ddim(SCHEDULE, 3), X0(), x, lambda step: x, guidance=Own())
+    assert asked == [Step(0, 0.0), Step(1, 1.0), Step(2, 2.0)]
+    assert last.x.flatten().tolist() == [2.0, 2.0]
+    assert not combines_two(Own())
+
+
+def test_a_plain_function_is_guidance_too():
+    half = guidance_from(lambda net, x, t, y, step: 0.5 * net(x, t, y))
+    assert half(lambda x, t, y: x, torch.ones(2), torch.zeros(2), None, Step(0, 0.0)).sum() == 1
+    assert half.weights(ddim(SCHEDULE, 3)).tolist() == [0, 0, 0]
+    assert half.evaluations(Step(0, 0.0)) == 1
+    assert guidance_from(ClassifierFree(1.0)) == ClassifierFree(1.0)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ddiff.diffusion import X0, Eps, Objective, Schedule, V
 from ddiff.diffusion.schedules import constant, cosine, linear, zero_terminal_snr
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 OBJECTIVES = [Eps, X0, V]
 

@@ -190,7 +190,7 @@ def test_monte_carlo_through_solve(solver, objective):
     def noise(step: int) -> Tensor:
         return torch.randn(B, 1, 1, generator=random, dtype=torch.float64)
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
+    def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         a, b = schedule.signal_and_noise(t + 1, x)
         k, c = data.denoiser(schedule.abar[t[0] + 1].item())
         x_0 = k * x + c

@@ -13,7 +13,7 @@ from ddiff.diffusion.schedules import (
     sigmoid,
     zero_terminal_snr,
 )
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 
 def table(*values: float) -> torch.Tensor:

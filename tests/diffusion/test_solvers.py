@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddiff.diffusion import X0, Eps, Plan, Schedule, V, solve
+from ddiff.diffusion import X0, ClassifierFree, Eps, Plan, Schedule, V, solve
 from ddiff.diffusion.schedules import constant, cosine, linear, sigmoid, zero_terminal_snr
 from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 SCHEDULES = [linear(), cosine(), sigmoid(), constant(), zero_terminal_snr(linear())]
 SPACINGS = ["linear", "trailing", "quadratic", "logsnr"]
@@ -96,7 +96,11 @@ def test_second_order_weights_by_hand():
 def test_table_is_the_objective_beside_the_solver():
     schedule = Schedule(torch.tensor([1, 0.64, 0.36], dtype=torch.float64))
     plan = ddpm(schedule)
-    assert torch.equal(plan.table(V())[:, 2:], columns(plan))
+    assert torch.equal(plan.table(V())[:, 2:6], columns(plan))
+    assert plan.table(V())[:, 6].tolist() == [0, 0]
+    guided = plan.guided_by(ClassifierFree(1.5))
+    assert guided.table(V())[:, 6].tolist() == [1.5, 1.5]
+    assert torch.equal(guided.table(V())[:, :6], plan.table(V())[:, :6])
     pq = {kind: plan.table(kind())[:, :2].flatten().tolist() for kind in (Eps, X0, V)}
     assert pq[Eps] == pytest.approx([1 / 0.6, -0.8 / 0.6, 1 / 0.8, -0.6 / 0.8], rel=1e-14)
     assert pq[X0] == [0, 1, 0, 1]
@@ -106,7 +110,7 @@ def test_table_is_the_objective_beside_the_solver():
 def truthful(schedule: Schedule, objective, x_0: Tensor):
     """A net that knows x_0 and predicts whatever the objective asks; it is fed t - 1."""
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
+    def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         assert t.dtype == torch.int64
         a, b = schedule.signal_and_noise(t + 1, x)
         return objective.target(schedule, x_0.to(x), (x - a * x_0.to(x)) / b, t + 1)
@@ -142,7 +146,9 @@ def test_float32_agrees_with_float64(solver, num_steps, objective):
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(num_steps + 1, 64, 1, 2, generator=generator, dtype=torch.float64)
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:  # of N(0.2, 0.5^2), in every precision
+    def denoise(
+        x: Tensor, t: Tensor, y: Tensor | None
+    ) -> Tensor:  # of N(0.2, 0.5^2), in every precision
         a, b = schedule.signal_and_noise(t + 1, x)
         x_0 = 0.2 + a * 0.25 / (a * a * 0.25 + b * b) * (x - a * 0.2)
         return objective.target(schedule, x_0, (x - a * x_0) / b, t + 1)
@@ -165,7 +171,7 @@ class Recorder:
         self.times: list[list[int]] = []
         self.steps: list[int] = []
 
-    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.times.append(t.tolist())
         return torch.full_like(x, 2.0)
 

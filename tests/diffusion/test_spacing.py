@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ddiff.diffusion import spaced
 from ddiff.diffusion.schedules import constant, cosine, linear, sigmoid, zero_terminal_snr
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 SPACINGS = ["linear", "trailing", "quadratic", "logsnr"]
 SCHEDULES = {

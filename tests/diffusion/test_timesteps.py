@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import LogitNormal, Stratified, TimestepSampler, Uniform
-from ddiff.errors import ConfigError
-from ddiff.random import generator
+from ddiff.system.errors import ConfigError
+from ddiff.system.random import generator
 
 DRAWS = 1_000_000
 SAMPLERS = [Uniform, Stratified, LogitNormal]

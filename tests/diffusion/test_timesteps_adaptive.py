@@ -25,8 +25,8 @@ from ddiff.diffusion.timesteps import (
     effective_sample_size,
 )
 from ddiff.diffusion.timesteps.bins import Averages, Bins
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.random import generator
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.random import generator
 
 DRAWS = 1_000_000
 T = 60

@@ -8,7 +8,7 @@ from tests.support.sampling import PLANS, generation, labels, psnr
 
 from ddiff.backends import Compiled, Eager, Native, TensorRT
 from ddiff.backends.tensorrt import installed
-from ddiff.precision import Precision
+from ddiff.system.precision import Precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 GRAPHED = {"eager": Eager(graph=True), "native": Native(), "native, no graph": Native(graph=False)}

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ddiff.diffusion.objectives import X0, Eps, Objective, V
 from ddiff.diffusion.schedules import cosine
-from ddiff.errors import KernelError
-from ddiff.kernels.add_noise import add_noise, reference
 from ddiff.kernels.philox import normal
+from ddiff.kernels.solver_step import add_noise
+from ddiff.kernels.solver_step import noise_reference as reference
+from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KEY = 0x0FED_CBA9_8765_4321

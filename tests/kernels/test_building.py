@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddiff.errors import KernelError
 from ddiff.kernels import building
 from ddiff.kernels.building import library, load, opened
+from ddiff.system.errors import KernelError
+from ddiff.system.files import cache_folder
 from tests.kernels.operations import (
     is_alive,
     scaled,
@@ -55,10 +56,10 @@ def test_it_is_built_once_and_computes(operation, tmp_path):
 def test_the_cache_follows_the_environment(operation, monkeypatch, tmp_path):
     monkeypatch.delenv("DDIFF_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert building.cache_folder() == tmp_path / "xdg" / "ddiff" / "kernels"
+    assert cache_folder("kernels") == tmp_path / "xdg" / "ddiff" / "kernels"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert building.cache_folder() == tmp_path / "home" / ".cache" / "ddiff" / "kernels"
+    assert cache_folder("kernels") == tmp_path / "home" / ".cache" / "ddiff" / "kernels"
 
 
 @pytest.mark.parametrize(

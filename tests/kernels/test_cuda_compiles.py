@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from ddiff.errors import KernelError
 from ddiff.kernels import building, cuda_report
 from ddiff.kernels.__main__ import main
 from ddiff.kernels.cuda_report import Usage, compiled, known_gpus, parse, sources
+from ddiff.system.errors import KernelError
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")

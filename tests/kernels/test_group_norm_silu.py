@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddiff.errors import KernelError
 from ddiff.kernels import group_norm_silu
 from ddiff.kernels.group_norm_silu import group_norm, reference
+from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

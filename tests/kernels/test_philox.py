@@ -9,10 +9,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ddiff.errors import KernelError
 from ddiff.kernels.building import load
 from ddiff.kernels.philox import native_normal, normal, words
 from ddiff.kernels.philox.reference import _words
+from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KEY = 0x0123_4567_89AB_CDEF

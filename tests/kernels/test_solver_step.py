@@ -10,15 +10,15 @@ from ddiff.diffusion import ClassifierFree
 from ddiff.diffusion.objectives import V
 from ddiff.diffusion.schedules import cosine
 from ddiff.diffusion.solvers import ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, solve
-from ddiff.errors import KernelError
 from ddiff.kernels.philox import normal
 from ddiff.kernels.solver_step import reference, solver_step
+from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KEY = 0x0FED_CBA9_8765_4321
 SHAPES = [(1, 1), (3, 3), (2, 5, 3, 3), (5, 3, 32, 32), (2, 1, 17, 16, 16), (1, 1, 40, 41, 43)]
 
-TABLE = [  # p, q, a, b, c, d
+TABLE = [  # p, q, a, b, c, d, and then w, the weight of guidance
     [1.1, -0.4, 0.8, 0.3, 0.0, 0.0],
     [0.9, 0.3, 0.7, 0.4, -0.2, 0.0],
     [1.3, -0.8, 0.5, 0.6, 0.0, 0.3],
@@ -31,8 +31,10 @@ def draw(shape: tuple[int, ...], seed: int, device: str, dtype: torch.dtype = to
     return torch.randn(shape, generator=generator).to(device, dtype)
 
 
-def arguments(device: str, shape: tuple[int, ...], step: int) -> tuple[Tensor, Tensor, Tensor]:
-    table = torch.tensor(TABLE, device=device)
+def arguments(
+    device: str, shape: tuple[int, ...], step: int, weight: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    table = torch.tensor([[*row, weight] for row in TABLE], device=device)
     samples = torch.arange(10, 10 + shape[0], device=device) * 12345678901
     return table, torch.tensor(step, device=device), samples
 
@@ -65,13 +67,13 @@ def test_follows_the_definition(
     run: Callable[..., None], dtype: torch.dtype, guided: bool, step: int, device: str
 ) -> None:
     for seed, shape in enumerate(SHAPES):
-        table, counter, samples = arguments(device, shape, step)
+        table, counter, samples = arguments(device, shape, step, 0.7)
         start = draw(shape, seed, device)
         pred = draw(((1 + guided) * shape[0], *shape[1:]), 100 + seed, device, dtype)
         previous = draw(shape, 200 + seed, device) if step != 2 else None
         clamp = 1.0 if seed % 2 else None
         x, x_0 = start.clone(), None if previous is None else previous.clone()
-        run(x, pred, x_0, table, counter, samples, KEY, 0.7, clamp, TABLE[step][-1] != 0)
+        run(x, pred, x_0, table, counter, samples, KEY, clamp, TABLE[step][-1] != 0)
         new, estimate = exact(start, pred, previous, step, samples, 0.7, clamp)
         torch.testing.assert_close(x.double(), new, rtol=1e-6, atol=3e-6)
         if x_0 is not None:
@@ -85,7 +87,7 @@ def test_first_step_takes_any_x_0(run: Callable[..., None], device: str) -> None
     shape = (2, 3, 5)
     x, pred = draw(shape, 0, device), draw(shape, 1, device)
     x_0 = torch.full(shape, torch.nan, device=device)
-    run(x, pred, x_0, *arguments(device, shape, 0), KEY, 0.0, 1.0, False)
+    run(x, pred, x_0, *arguments(device, shape, 0), KEY, 1.0, False)
     assert x.isfinite().all()
     assert x_0.abs().max() <= 1
 
@@ -96,11 +98,11 @@ def test_every_half_precision_number(device: str) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         pred = torch.arange(1 << 16, device=device).to(torch.int16).view(dtype)[None]
         x, x_0 = (torch.empty(pred.shape, device=device) for _ in range(2))
-        table = torch.tensor([[0.0, 1, 0, 0, 0, 0]], device=device)
+        table = torch.tensor([[0.0, 1, 0, 0, 0, 0, 0]], device=device)
         zero = torch.zeros(1, dtype=torch.int64, device=device)
         for clamp in (None, 1.0):
             x.zero_()
-            solver_step(x, pred, x_0, table, zero[0], zero, KEY, 0.0, clamp, False)
+            solver_step(x, pred, x_0, table, zero[0], zero, KEY, clamp, False)
             expected = pred.float() if clamp is None else pred.float().clamp(-1, 1)
             assert torch.equal(x_0.nan_to_num(7.7), expected.nan_to_num(7.7))
 
@@ -118,7 +120,7 @@ def test_neighbours_are_left_alone(device: str) -> None:
         pred = half[offset : offset + size].view(shape)
         pred.copy_(draw(shape, 2, device))
         rest = arguments(device, shape, 2)
-        solver_step(x, pred, x_0, *rest, KEY, 0.0, None, True)
+        solver_step(x, pred, x_0, *rest, KEY, None, True)
         new, estimate = exact(start, pred, None, 2, rest[-1], 0.0, None)
         torch.testing.assert_close(x.double(), new, rtol=1e-6, atol=3e-6)
         torch.testing.assert_close(x_0.double(), estimate, rtol=1e-6, atol=2e-6)
@@ -134,7 +136,7 @@ def test_past_the_cache(device: str) -> None:
     start, pred = draw(shape, 0, device), draw(shape, 1, device)
     x, x_0 = start.clone(), torch.full(shape, torch.nan, device=device)
     rest = arguments(device, shape, 0)
-    solver_step(x, pred, x_0, *rest, KEY, 0.0, 1.0, False)
+    solver_step(x, pred, x_0, *rest, KEY, 1.0, False)
     new, estimate = exact(start, pred, None, 0, rest[-1], 0.0, 1.0)
     torch.testing.assert_close(x.double(), new, rtol=1e-6, atol=2e-6)
     torch.testing.assert_close(x_0.double(), estimate, rtol=1e-6, atol=2e-6)
@@ -157,21 +159,23 @@ def test_runs_whole_plans(plan, scale: float, device: str) -> None:
 
     guidance = ClassifierFree(scale)
     *_, last = solve(
-        lambda x, t: guidance(net, x, t, labels),
+        net,
         made,
         V(),
         x.clone(),
         lambda step: normal(KEY, samples, step + 1, shape[1:]),
         clamp=1.0,
+        y=labels,
+        guidance=guidance,
     )
-    table = made.table(V()).float().to(device)
+    table = made.guided_by(guidance).table(V()).float().to(device)
     x_0 = torch.full_like(x, torch.nan)
     step = torch.zeros((), dtype=torch.int64, device=device)
     copies = 2 if scale else 1
     y = torch.cat([labels, torch.full_like(labels, -1)][:copies])
     for time in made.times[:-1].tolist():
         pred = net(x.repeat(copies, 1, 1, 1), torch.full((len(y),), time - 1, device=device), y)
-        solver_step(x, pred, x_0, table, step, samples, KEY, scale, 1.0, made.stochastic)
+        solver_step(x, pred, x_0, table, step, samples, KEY, 1.0, made.stochastic)
         step += 1
     torch.testing.assert_close(x, last.x, rtol=0, atol=2e-5)
 
@@ -180,7 +184,7 @@ def test_runs_whole_plans(plan, scale: float, device: str) -> None:
 def test_torch_sees_through(device: str) -> None:
     shape = (2, 3, 5)
     x, pred, x_0 = (draw(shape, seed, device) for seed in range(3))
-    rest = (*arguments(device, shape, 3), KEY, 0.0, 1.0, True)
+    rest = (*arguments(device, shape, 3), KEY, 1.0, True)
     torch.library.opcheck(torch.ops.ddiff.solver_step.default, (x, pred, x_0, *rest))
     torch.library.opcheck(torch.ops.ddiff.solver_step.default, (x, pred, None, *rest))
     results = []
@@ -196,7 +200,7 @@ def test_wrong_tensors_are_named() -> None:
     x, pred = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
     rest = arguments("cpu", (2, 3, 4), 0)
     table, step, samples = rest
-    more = (KEY, 0.0, None, False)
+    more = (KEY, None, False)
     with pytest.raises(KernelError, match=r"pred is float32 \[3, 3, 4\] .* must be .* \[2, 3, 4\]"):
         solver_step(x, torch.zeros(3, 3, 4), None, *rest, *more)
     with pytest.raises(KernelError, match="pred is float64"):
@@ -205,8 +209,8 @@ def test_wrong_tensors_are_named() -> None:
         solver_step(x.mT, pred.mT, None, *rest, *more)
     with pytest.raises(KernelError, match="x_0 is float32"):
         solver_step(x, pred, x[:1], *rest, *more)
-    with pytest.raises(KernelError, match=r"table is float32 \[4, 5\]"):
-        solver_step(x, pred, None, table[:, :5].contiguous(), step, samples, *more)
+    with pytest.raises(KernelError, match=r"table is float32 \[4, 6\]"):
+        solver_step(x, pred, None, table[:, :6].contiguous(), step, samples, *more)
     with pytest.raises(KernelError, match=r"step is int64 \[1\]"):
         solver_step(x, pred, None, table, step[None], samples, *more)
     with pytest.raises(KernelError, match=r"samples is int64 \[1\]"):
@@ -227,10 +231,10 @@ def test_replays_in_a_cuda_graph() -> None:
         table, step, samples = arguments("cuda", shape, 0)
         start, pred = draw(shape, 0, "cuda"), draw(shape, 1, "cuda")
         x, x_0 = start.clone(), torch.zeros(shape, device="cuda")
-        run(x, pred, x_0, table, step, samples, KEY, 0.0, 1.0, True)  # builds
+        run(x, pred, x_0, table, step, samples, KEY, 1.0, True)  # builds
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            run(x, pred, x_0, table, step, samples, KEY, 0.0, 1.0, True)
+            run(x, pred, x_0, table, step, samples, KEY, 1.0, True)
             step += 1
         x.copy_(start)
         expected, previous = start, None
@@ -246,5 +250,5 @@ def test_a_step_beyond_the_table_does_nothing_on_a_gpu() -> None:
     for wrong in (-1, 4):
         x, pred = draw(shape, 0, "cuda"), draw(shape, 1, "cuda")
         before = x.clone()
-        solver_step(x, pred, None, *arguments("cuda", shape, wrong), KEY, 0.0, 1.0, True)
+        solver_step(x, pred, None, *arguments("cuda", shape, wrong), KEY, 1.0, True)
         assert torch.equal(x, before)

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddiff.errors import KernelError
 from ddiff.kernels import winograd
 from ddiff.kernels.building import ROOT
 from ddiff.kernels.winograd import conv, pack, pays, reference
 from ddiff.kernels.winograd.filters import PROCESSOR, TILES, matrices, rounded
 from ddiff.kernels.winograd.training import GRADIENT, PLAIN
+from ddiff.system.errors import KernelError
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 # Root mean square error over that of the output: twice what was measured, at 8 to 40 inputs.

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from ddiff.errors import KernelError
 from ddiff.kernels.winograd import trained_conv, training, trains
 from ddiff.kernels.winograd.filters import PROCESSOR, TILES
 from ddiff.kernels.winograd.training import GRADIENT, PLAIN
+from ddiff.system.errors import KernelError
 from tests.kernels.test_winograd import CHANNELS_LAST, FP32, SIZES, drawn, error, exact
 
 # Root mean square error over that of each result: twice what was measured.

@@ -6,11 +6,14 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from ddiff import build
-from ddiff.config import resolved, validate
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
 from ddiff.data import Data
-from ddiff.modules import Learner
-from ddiff.precision import Precision
+from ddiff.system.precision import Precision
+from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import Learner
 
 CPU = torch.device("cpu")
 SMALL = ("precision=fp32", "net.channels=[16,32]", "net.num_blocks=1", "net.groups=8")
@@ -31,8 +34,8 @@ def built(
     *overrides: str, device: torch.device = CPU
 ) -> tuple[DictConfig, Data, Learner, Precision]:
     cfg = composed(*overrides)
-    data: Any = build.build(cfg.data)
+    data: Any = build(cfg.data)
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    precision = build.build_precision(cfg, device)
-    return cfg, data, build.build_module(cfg, precision), precision
+    fill_in_data_facts(cfg, data)
+    precision = build_precision(cfg, device)
+    return cfg, data, build_module(cfg, precision), precision

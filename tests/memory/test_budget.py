@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ddiff.cli import explain
-from ddiff.errors import ConfigError
+from ddiff.config.shell import explain
 from ddiff.memory import LEVERS, check_budget, predicted
 from ddiff.memory.budget import GB, largest
+from ddiff.system.errors import ConfigError
 from tests.memory.subjects import CPU, IN_2D, IN_3D, LARGE, built
 from tests.support.runs import ddiff
 

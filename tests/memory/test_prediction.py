@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddiff import build
-from ddiff.callbacks import Checkpoints, StopOnNaN
+from ddiff.build import build_plan
+from ddiff.config.targets import build
 from ddiff.memory import Tally, plan_of, predicted
-from ddiff.modules import DDPM
-from ddiff.modules.plugins import Board
-from ddiff.sampling import Generation, labels_for
+from ddiff.sampling.generation import Generation, labels_for
+from ddiff.training.building import build_trainer
+from ddiff.training.callbacks import Checkpoints, StopOnNaN
+from ddiff.training.modules import DDPM
+from ddiff.training.modules.plugins import Board
 from tests.memory.subjects import CPU, IN_2D, IN_3D, LARGE, built
 
 CASES = {
@@ -45,7 +47,7 @@ def test_the_predicted_peak_is_that_of_the_trainer(name: str, tmp_path: Path) ->
     (expected,) = [p.total for p in predicted(cfg, module, CPU) if p.phase == "training"]
     nan = StopOnNaN()
     callbacks = [nan, Checkpoints(tmp_path, {}, 2, nan)]
-    trainer = build.build_trainer(cfg, tmp_path, Board(tmp_path), callbacks, precision)
+    trainer = build_trainer(cfg, tmp_path, Board(tmp_path), callbacks, precision)
     tally = Tally()
     tally.name("weights", [*module.parameters(), *module.buffers()])
     with tally:
@@ -65,8 +67,8 @@ def test_the_predicted_peak_of_sampling_is_that_of_the_loop(name: str) -> None:
         tuple(cfg.net.shape),
         cfg.net.num_classes,
         module.objective,
-        build.build_plan(cfg, module.schedule),
-        build.build(cfg.guidance),
+        build_plan(cfg, module.schedule),
+        build(cfg.guidance),
         precision,
         cfg.seed,
     )

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from ddiff.data.download import Archive
-from ddiff.errors import DdiffError
 from ddiff.metrics import inception_v3
 from ddiff.metrics.inception_v3 import ALSO_CALLED, NAME, Inception, load_inception, resize
+from ddiff.system.downloads import Archive
+from ddiff.system.errors import DdiffError
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: refused
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from ddiff.errors import ConfigError
 from ddiff.metrics.kernel import kid, squared_mmd
+from ddiff.system.errors import ConfigError
 
 
 def normal(n: int, dim: int, seed: int, mean: float = 0.0) -> Tensor:

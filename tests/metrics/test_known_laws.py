@@ -11,13 +11,13 @@ from scipy.ndimage import gaussian_filter
 
 from ddiff.data import Digits, Shapes, Spheres
 from ddiff.data.spheres import SphereSource
-from ddiff.errors import DdiffError
 from ddiff.metrics import FID, KID, Labels, Memorisation, Pieces, PrecisionRecall, Sets, SphereLaw
 from ddiff.metrics.by_volumes import SolidFit
 from ddiff.metrics.case import Case, joined
 from ddiff.metrics.features import Extractor
 from ddiff.metrics.figures import Figure, Omitted
 from ddiff.metrics.stack import Array, Stack
+from ddiff.system.errors import DdiffError
 
 SIZE, N = 24, 150
 

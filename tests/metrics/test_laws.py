@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ddiff.data.spheres import Spheres
-from ddiff.errors import DdiffError
 from ddiff.metrics.laws import centred, drawn, same_law, uniform_test
 from ddiff.metrics.spheres import best_sphere, radius_interval
+from ddiff.system.errors import DdiffError
 
 REPEATS, EACH = 200, 6
 FIXED, RANDOM = 24, 20  # sizes; radii are uniform in 1/8 to 1/4 of these

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddiff.errors import ConfigError
 from ddiff.metrics import pairs
 from ddiff.metrics.manifold import density_coverage, precision_recall
+from ddiff.system.errors import ConfigError
 
 
 def normal(n: int, seed: int, scale: float = 1.0, mean: float = 0.0, dim: int = 4) -> Tensor:

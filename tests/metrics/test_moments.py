@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from ddiff.errors import ConfigError, DdiffError
 from ddiff.metrics.moments import Moments, frechet, frechet_bootstrap
+from ddiff.system.errors import ConfigError, DdiffError
 
 
 def moments(features: np.ndarray | Tensor, *cuts: int) -> Moments:

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from ddiff.errors import DdiffError
 from ddiff.metrics.neighbours import (
     closer_share,
     coverage,
     minimum_matching_distance,
     one_nearest_neighbour_accuracy,
 )
+from ddiff.system.errors import DdiffError
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddiff.metrics import occupancy
 from ddiff.metrics.laws import uniform_test
 from ddiff.metrics.occupancy import chamfer_distances, iou_distances, pack, surface_points, unpack
-from ddiff.random import generator
+from ddiff.system.random import generator
 
 
 def ball(size: int, radius: float, sharp: bool = True) -> Tensor:

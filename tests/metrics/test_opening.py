@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddiff.errors import DdiffError
 from ddiff.metrics.opening import opened
 from ddiff.metrics.stack import Stack
+from ddiff.system.errors import DdiffError
 
 random = np.random.default_rng(0)
 

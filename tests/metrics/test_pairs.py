@@ -8,10 +8,10 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ddiff.data.source import to_unit
-from ddiff.errors import ConfigError
 from ddiff.metrics import pairs
 from ddiff.metrics.figures import bootstrap
 from ddiff.metrics.pairs import nearest, pooled_psnr, psnr, ssim, window_for
+from ddiff.system.errors import ConfigError
 
 SHAPES = [
     (1, 32, 32), (1, 11, 40), (3, 24, 17), (1, 8, 8), (3, 7, 9),

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ddiff.errors import ConfigError
-from ddiff.modules.classifier import shifted
 from ddiff.nets import Reader
+from ddiff.system.errors import ConfigError
+from ddiff.training.modules.classifier import shifted
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 9), (1, 8, 8, 8)], ids=["2D, odd size", "3D"])

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddiff.errors import ConfigError
 from ddiff.nets import LogSNR, Sinusoidal
 from ddiff.nets.embedding import Condition
+from ddiff.system.errors import ConfigError
 
 
 def schedule(steps=50):

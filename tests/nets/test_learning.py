@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddiff.errors import ConfigError
 from ddiff.nets import LogSNR, Plain3d, Simple2d, Sinusoidal, UNet
+from ddiff.system.errors import ConfigError
 
 ABAR = torch.linspace(1, 0.02, 11, dtype=torch.float64)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ddiff.errors import ConfigError
 from ddiff.nets import Sinusoidal, UNet
+from ddiff.system.errors import ConfigError
 
 SHAPES = [(3, 8, 8), (2, 4, 8, 4)]
 FORMATS = {3: torch.channels_last, 4: torch.channels_last_3d}

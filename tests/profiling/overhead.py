@@ -19,13 +19,15 @@ from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 
-from ddiff import build
-from ddiff.config import resolved
-from ddiff.devices import device_for
-from ddiff.profiling import listening, phase
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
 from ddiff.profiling.clocks import clock_for
 from ddiff.profiling.loop import LoopProfiler
 from ddiff.profiling.timeline import Timeline
+from ddiff.system.devices import device_for
+from ddiff.system.phases import listening, phase
+from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 
 Call = tuple[str, str]  # start | stop | enter | leave, and of what
 
@@ -109,19 +111,19 @@ def main() -> None:
         words = ["experiment=digits_ddpm", "trainer.limit_val_batches=0", *given.override]
         cfg = resolved(compose("train", [*words, f"budget.max_steps={given.steps}"]))
     device = device_for(cfg.trainer.accelerator)
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.prepare_data()
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    precision = build.build_precision(cfg, device)
+    fill_in_data_facts(cfg, data)
+    precision = build_precision(cfg, device)
 
     def train(profiler: Profiler | None, listener: Any) -> float:
         watch = Stopwatch()
         with tempfile.TemporaryDirectory() as folder:
-            trainer = build.build_trainer(cfg, Path(folder), False, [watch], precision)
+            trainer = build_trainer(cfg, Path(folder), False, [watch], precision)
             trainer.profiler = profiler or PassThroughProfiler()  # pyright: ignore
             with listening(listener) if listener else nullcontext():
-                trainer.fit(build.build_module(cfg, precision), data)
+                trainer.fit(build_module(cfg, precision), data)
         return watch.step
 
     def simple() -> tuple[Profiler, Timeline]:

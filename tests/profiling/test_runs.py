@@ -10,8 +10,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
-from ddiff.errors import ConfigError
 from ddiff.profiling import Simple, Torch
+from ddiff.system.errors import ConfigError
 
 STEPS = 12
 VOLUMES = ("experiment=voxel_adaptive", "data.size=16", "data.num=24", "net.patch_size=2",

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from ddiff.profiling import listening, phase, step
 from ddiff.profiling.summary import curves, phases_of, summary
 from ddiff.profiling.timeline import Ledger, Timeline
+from ddiff.system.phases import listening, phase, step
 
 
 class Clock:

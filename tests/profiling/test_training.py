@@ -6,14 +6,17 @@ import pytest
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback
 
-from ddiff import build
-from ddiff.callbacks import StopOnNaN
-from ddiff.config import resolved, validate
-from ddiff.devices import device_for
-from ddiff.profiling import listening
+from ddiff.build import build_precision
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
 from ddiff.profiling.clocks import HostClock
 from ddiff.profiling.summary import phases_of, summary
 from ddiff.profiling.timeline import Timeline
+from ddiff.system.devices import device_for
+from ddiff.system.phases import listening
+from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
+from ddiff.training.callbacks import StopOnNaN
 
 
 class Stopwatch(Callback):
@@ -42,15 +45,15 @@ def test_phases_add_up_to_the_step_of_another_clock(case, tmp_path, monkeypatch)
         cfg = compose("train", [*CASES[case], *SMALL, "budget.max_steps=8"])
     cfg = resolved(cfg)
     validate(cfg)
-    data = build.build(cfg.data)
+    data = build(cfg.data)
     data.prepare_data()
     data.setup("fit")
-    build.fill_in_data_facts(cfg, data)
-    precision = build.build_precision(cfg, device_for("cpu"))
-    module = build.build_module(cfg, precision)
+    fill_in_data_facts(cfg, data)
+    precision = build_precision(cfg, device_for("cpu"))
+    module = build_module(cfg, precision)
     timeline, watch = Timeline(HostClock(), timed=lambda n: 2 < n < 8), Stopwatch()
     callbacks = [watch, StopOnNaN()]
-    trainer = build.build_trainer(cfg, tmp_path, False, callbacks, precision, timeline)
+    trainer = build_trainer(cfg, tmp_path, False, callbacks, precision, timeline)
     with listening(timeline):
         trainer.fit(module, data)
     timeline.close()

@@ -5,11 +5,11 @@ import pytest
 from made import ball, evaluate, figure, run, samples
 from tests.support.browser import BROWSER, browser
 
-from ddiff.reporting.columns import front
-from ddiff.reporting.comparison import compare
-from ddiff.reporting.page import write_report
-from ddiff.reporting.plots import weighed
-from ddiff.reporting.showing import found_samples
+from ddiff.pages.report.columns import front
+from ddiff.pages.report.comparison import compare
+from ddiff.pages.report.page import write_report
+from ddiff.pages.report.plots import weighed
+from ddiff.pages.report.showing import found_samples
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
 

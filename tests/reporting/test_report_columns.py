@@ -4,8 +4,8 @@ import statistics
 import pytest
 from made import evaluate, figure, run
 
-from ddiff.reporting.columns import cells_of, columns_of, costs, front, sampling, spread
-from ddiff.reporting.records import read_run
+from ddiff.pages.report.columns import cells_of, columns_of, costs, front, sampling, spread
+from ddiff.pages.report.records import read_run
 
 
 def brute(points, better):

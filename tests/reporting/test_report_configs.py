@@ -2,8 +2,8 @@ import json
 
 from made import run
 
-from ddiff.reporting.configs import differing, grouped, labelled
-from ddiff.reporting.records import read_run
+from ddiff.pages.report.configs import differing, grouped, labelled
+from ddiff.pages.report.records import read_run
 
 TOP = {"timesteps___target_": "ddiff.diffusion.timesteps.OnlineTopK", "timesteps__k": 0.5}
 

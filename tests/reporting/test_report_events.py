@@ -1,7 +1,7 @@
 import numpy as np
 from made import START, events
 
-from ddiff.reporting.events import read_scalars
+from ddiff.pages.report.events import read_scalars
 
 
 def rows(tag, *points):

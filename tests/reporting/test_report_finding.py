@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from made import run
 
-from ddiff.errors import DdiffError
-from ddiff.reporting.finding import find_runs
+from ddiff.pages.report.finding import find_runs
+from ddiff.system.errors import DdiffError
 
 
 def names(found, root):

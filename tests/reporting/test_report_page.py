@@ -6,10 +6,10 @@ import pytest
 from made import ball, evaluate, figure, run, samples
 from PIL import Image
 
-from ddiff.reporting.comparison import compare
-from ddiff.reporting.markdown import markdown, table
-from ddiff.reporting.page import write_report
-from ddiff.reporting.showing import VOLUMES, draw_samples, found_samples
+from ddiff.pages.report.comparison import compare
+from ddiff.pages.report.markdown import markdown, table
+from ddiff.pages.report.page import write_report
+from ddiff.pages.report.showing import VOLUMES, draw_samples, found_samples
 
 EVIL = '</title><script>alert(1)</script>{{data}}"<!--|'
 

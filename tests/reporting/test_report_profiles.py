@@ -6,11 +6,11 @@ import pytest
 from made import run
 from tests.support.browser import BROWSER, browser
 
-from ddiff.reporting.comparison import compare
-from ddiff.reporting.markdown import markdown
-from ddiff.reporting.page import write_report
-from ddiff.reporting.profiles import Table, changes, words
-from ddiff.reporting.terminal import print_table
+from ddiff.pages.report.comparison import compare
+from ddiff.pages.report.markdown import markdown
+from ddiff.pages.report.page import write_report
+from ddiff.pages.report.profiles import Table, changes, words
+from ddiff.pages.report.terminal import print_table
 
 
 def profile(forward, operators, peak=100.0, **more):

@@ -1,8 +1,8 @@
 import pytest
 from made import evaluate, figure, run
 
-from ddiff.errors import DdiffError
-from ddiff.reporting.records import read_run
+from ddiff.pages.report.records import read_run
+from ddiff.system.errors import DdiffError
 
 
 def test_a_run_is_read_whole(tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made import evaluate, events, figure, run
 
-from ddiff.reporting.columns import cells_of, columns_of
-from ddiff.reporting.records import read_run
-from ddiff.reporting.series import POINTS, Series, averaged, of_figure, of_scalar
+from ddiff.pages.report.columns import cells_of, columns_of
+from ddiff.pages.report.records import read_run
+from ddiff.pages.report.series import POINTS, Series, averaged, of_figure, of_scalar
 
 
 def series(steps, values, pace=1.0):

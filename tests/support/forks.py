@@ -17,7 +17,7 @@ import traceback
 import lightning.pytorch  # noqa: F401
 import torch
 
-from ddiff.modules import DDPM
+from ddiff.training.modules import DDPM
 
 
 def die_at(step: int) -> None:

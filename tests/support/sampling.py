@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ddiff.backends import Backend
 from ddiff.diffusion import ClassifierFree, Plan, objectives, schedules, solvers
 from ddiff.nets import Sinusoidal, UNet
-from ddiff.precision import Precision
-from ddiff.sampling import Generation
+from ddiff.sampling.generation import Generation
+from ddiff.system.precision import Precision
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PLANS: dict[str, Callable[..., Plan]] = {
@@ -47,9 +47,13 @@ def generation(kind: str, plan: str, backend: Backend, **options: Any) -> Genera
         num_classes=5 if kind == "2D" else None,
         objective=OBJECTIVES.get(plan, objectives.X0()),
         plan=PLANS[plan](schedules.cosine(200), num_steps=50),
-        guidance=ClassifierFree(1.5 if kind == "2D" else 0.0),
         backend=backend,
-        **{"precision": Precision("float32"), "seed": 11, **options},
+        **{
+            "precision": Precision("float32"),
+            "seed": 11,
+            "guidance": ClassifierFree(1.5 if kind == "2D" else 0.0),
+            **options,
+        },
     )
 
 

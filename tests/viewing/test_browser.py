@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from solids import ball
 
-from ddiff.viewing.page import write_page
+from ddiff.pages.view.page import write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

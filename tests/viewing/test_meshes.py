@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from solids import ball
 
-from ddiff.viewing.meshes import isosurface, mesh_tensors, smooth_normals, write_obj, write_ply
+from ddiff.pages.view.meshes import isosurface, mesh_tensors, smooth_normals, write_obj, write_ply
 
 
 def enclosed(vertices, faces):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from solids import ball
 
-from ddiff.errors import DdiffError
-from ddiff.viewing import page
-from ddiff.viewing.meshes import isosurface
-from ddiff.viewing.page import write_page
+from ddiff.pages.view import page
+from ddiff.pages.view.meshes import isosurface
+from ddiff.pages.view.page import write_page
+from ddiff.system.errors import DdiffError
 
 IMAGES = np.linspace(-1, 1, 3 * 64).reshape(3, 1, 8, 8)
 VOLUMES = np.stack([ball(5.0, 16), ball(3.0, 16, (3, -2, 4))])[:, None]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.viewing.pictures import BACKGROUND, image_grid, save_png
+from ddiff.pages.view.pictures import BACKGROUND, image_grid, save_png
+from ddiff.system.errors import ConfigError, DdiffError
 
 
 def test_grid_pixels_are_exact():

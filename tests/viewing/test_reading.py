@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.viewing.reading import read
-from ddiff.viewing.samples import signed
+from ddiff.pages.view.reading import read
+from ddiff.pages.view.samples import signed
+from ddiff.system.errors import ConfigError, DdiffError
 
 RNG = np.random.default_rng(0)
 VOLUMES = np.clip(RNG.normal(size=(3, 1, 4, 5, 6)), -1, 1).astype(np.float32)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from solids import ball
 
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.viewing.rays import Scene, camera, march
-from ddiff.viewing.shading import PAPER, shade, shade_rgba, volume_grid
+from ddiff.pages.view.rays import Scene, camera, march
+from ddiff.pages.view.shading import PAPER, shade, shade_rgba, volume_grid
+from ddiff.system.errors import ConfigError, DdiffError
 
 
 def outline(volume, size=160, azimuth=0.0, elevation=0.0):

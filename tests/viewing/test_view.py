@@ -53,6 +53,6 @@ def test_mistakes_are_one_line(tmp_path, arguments, status, words):
 
 
 def test_torch_is_not_imported():
-    code = "import sys, ddiff.view, ddiff.viewing.reading; print('torch' in sys.modules)"
+    code = "import sys, ddiff.view, ddiff.pages.view.reading; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

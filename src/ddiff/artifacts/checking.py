@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ddiff.artifacts.door import Inputs
 from ddiff.diffusion.guidance import NO_LABEL
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 # dB, of the range of the net's predictions: an artifact below it is refused
 LEAST_PSNR = {"fp32": 100.0, "fp16": 45.0, "bf16": 30.0, "int8": 25.0, "fp8": 25.0}

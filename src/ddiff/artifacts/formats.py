@@ -17,7 +17,7 @@ from torch.jit._trace import TracerWarning
 from ddiff.artifacts.door import DTYPES, Job, program
 from ddiff.artifacts.quantised import NUMBERS, load_modelopt, quantise
 from ddiff.backends.tensorrt import installed, load_library
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
 
 Run = Callable[..., Tensor]
 FP8_SINCE = (8, 9)

@@ -13,11 +13,12 @@ from ddiff.artifacts import trust
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
 from ddiff.build import build
-from ddiff.checkpoints import ARTIFACTS
-from ddiff.config import resolved, validate
-from ddiff.devices import device_for
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
 from ddiff.diffusion.guidance import NO_LABEL
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.checkpoints import ARTIFACTS
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError, DdiffError
 
 AS_IT_IS = ("ddiff.backends.Auto", "ddiff.backends.Eager")
 FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "net": str,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddiff.artifacts.door import NAMES, Inputs, Job, program
 from ddiff.artifacts.formats import Format, Run, quiet
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 QUANTISED = ["Conv", "Gemm", "MatMul"]  # ONNX Runtime has no int8 transposed convolution

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ddiff.artifacts.door import Inputs
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 

@@ -17,7 +17,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 VERSION = 1
 END = re.compile(rb'"length": "(\d{8})", "sha256": "([0-9a-f]{64})"\}\Z')

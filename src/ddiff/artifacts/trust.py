@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ddiff.errors import DdiffError
-from ddiff.kernels.building import cache_folder
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import cache_folder
 
 DIGITS = 16  # of a hash, that are enough to name a file
 

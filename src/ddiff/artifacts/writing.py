@@ -2,7 +2,7 @@
 
 import errno
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +19,11 @@ from ddiff.artifacts.door import Door, Inputs, Job
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import seal
-from ddiff.build import build
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import check_outputs, existing_parent, replacing
-from ddiff.precision import Precision
-from ddiff.sampling import labels_for
-from ddiff.trained import Trained
+from ddiff.artifacts.trained import Trained
+from ddiff.build import build, build_guidance
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import check_outputs, existing_parent, replacing
+from ddiff.system.precision import Precision
 
 EAGER = {"_target_": "ddiff.backends.Eager"}
 CALIBRATED = (8, 32)  # samples, steps of their way
@@ -37,13 +36,16 @@ class Exported:
     sha256: str
 
 
-def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
+def export(
+    trained: Trained, cfg: DictConfig, precision: str, walk: Callable[[Trained, int], None]
+) -> Exported:
     """Writes the file, unless it would differ from the net.
 
-    `cfg` holds format, solver, guidance, weights, dynamic_batch, batch_size, out and overwrite.
+    `walk` draws that many samples with a net, whose inputs then calibrate formats of 8 bits. `cfg`
+    holds format, solver, guidance, weights, dynamic_batch, batch_size, out and overwrite.
     """
     kind: Format = build(cfg.format)
-    build(cfg.guidance).require_labels(trained.cfg.net.num_classes)
+    build_guidance(cfg).check(trained.cfg.net.num_classes)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
@@ -55,7 +57,7 @@ def export(trained: Trained, cfg: DictConfig, precision: str) -> Exported:
         example, tuple(trained.cfg.net.shape), trained.schedule.T, trained.cfg.net.num_classes,
         device,
     )  # fmt: skip
-    met = partial(_met, trained, cfg, size)
+    met = partial(_met, trained, walk, size)
     job = Job(Door(trained.net, kind.plain[precision]), inputs(size), precision, batch, met)
     facts = _facts(trained, cfg, kind, precision, batch, device)
     with (
@@ -113,7 +115,7 @@ def _facts(
     assert isinstance(config, dict)
     chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["format", "solver", "guidance"]))
     assert isinstance(chosen, dict)
-    numbers = {"_target_": "ddiff.precision.Precision", "dtype": plain, "tf32": False}
+    numbers = {"_target_": "ddiff.system.precision.Precision", "dtype": plain, "tf32": False}
     names = ("x", "t") if trained.cfg.net.num_classes is None else ("x", "t", "y")
     return {
         "precision": precision,
@@ -142,20 +144,11 @@ class _Recorder(nn.Module):
         return self.net(x, t, y)
 
 
-def _met(trained: Trained, cfg: DictConfig, size: int) -> Iterator[Inputs]:
+def _met(trained: Trained, walk: Callable[[Trained, int], None], size: int) -> Iterator[Inputs]:
     """Inputs that the net meets when it samples by the plan, `size` rows at a time."""
     recorder = _Recorder(trained.net)
-    options = {
-        "solver": cfg.solver,
-        "guidance": cfg.guidance,
-        "precision": {"_target_": "ddiff.precision.Precision", "dtype": "float32"},
-        "backend": EAGER,
-        "seed": 0,
-        "clamp": trained.cfg.sampling.clamp,
-    }
     samples, steps = CALIBRATED
-    generation = replace(trained, net=recorder).generation(DictConfig(options))
-    generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
+    walk(replace(trained, net=recorder), samples)
     kept = recorder.met[:: max(1, len(recorder.met) // steps)]
     columns = [torch.cat(column) for column in zip(*kept, strict=True)]
     if len(columns[0]) < size:  # rows that repeat leave the ranges as they are

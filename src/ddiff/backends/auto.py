@@ -9,11 +9,11 @@ import torch
 from ddiff.backends.eager import Eager
 from ddiff.backends.execution import Backend
 from ddiff.backends.native import Native
-from ddiff.console import console
-from ddiff.errors import KernelError
 from ddiff.kernels.building import load
+from ddiff.system.console import console
+from ddiff.system.errors import KernelError
 
-KERNELS = ("add_noise", "adam", "group_norm_silu", "solver_step", "tile_gradient", "winograd")
+KERNELS = ("group_norm_silu", "solver_step", "winograd")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ddiff.backends.execution import Execution, at_the_door, device_of
-from ddiff.backends.update import Update
+from ddiff.backends.execution import Execution, device_of
 from ddiff.kernels.solver_step import reference
 from ddiff.nets.blocks import Block
-from ddiff.precision import Precision
+from ddiff.system.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class Compiled:
     freeze: bool = True
     name = "compiled"
     add_noise = None
-    update = Update
 
     def prepare(self, net: nn.Module) -> None:
         self._compile(net, mode=self.mode)
@@ -42,7 +40,7 @@ class Compiled:
         frozen = self.freeze and device.type == "cpu" and self.mode == "default"
         self._compile(net, **({"options": {"freezing": True}} if frozen else {"mode": self.mode}))
         step = torch.compile(reference, mode=self.mode, dynamic=False)
-        return Execution(at_the_door(net, precision, device), step, static=True)
+        return Execution(precision.with_autocast(net, device), step, static=True)
 
     def _compile(self, net: nn.Module, **how: Any) -> None:
         blocks = [part for part in net.modules() if isinstance(part, Block)]

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ddiff.backends.execution import Execution, at_the_door, device_of, graphs
-from ddiff.backends.update import Update
-from ddiff.precision import Precision
+from ddiff.backends.execution import Execution, device_of, graphs
+from ddiff.system.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,6 @@ class Eager:
     graph: bool = False
     name = "eager"
     add_noise = None
-    update = Update
 
     def prepare(self, net: nn.Module) -> None:
         """Nothing to do."""
@@ -24,7 +22,7 @@ class Eager:
     def execution(self, net: nn.Module, precision: Precision) -> Execution:
         device = device_of(net)
         return Execution(
-            at_the_door(net, precision, device),
+            precision.with_autocast(net, device),
             graph=graphs(self.graph, device),
             static=self.graph or getattr(net, "batch", None) is not None,
         )

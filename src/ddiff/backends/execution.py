@@ -6,12 +6,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from ddiff.backends.update import Update
-from ddiff.errors import ConfigError
-from ddiff.kernels.solver_step import reference
-from ddiff.precision import Precision
+from ddiff.system.errors import ConfigError
+from ddiff.system.precision import Precision
 
 # (x [B, C, *S] float32, t - 1 [B], y [B] or None) -> pred [B, C, *S]
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -19,20 +16,21 @@ Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Execution:
-    """`predict` runs the net, `solver_step` is the reference or something of its signature.
+    """`predict` runs the net. `solver_step` is an operation over fixed buffers, of the signature of
+    its reference; None: the equations as `diffusion.solve` writes them.
 
     graph: a whole step is captured in a CUDA graph and replayed. static: another batch size costs
     a compilation or is impossible, so that every batch is filled up to one size.
     """
 
     predict: Predict
-    solver_step: Callable[..., None] = reference
+    solver_step: Callable[..., None] | None = None
     graph: bool = False
     static: bool = False
 
 
 class Backend(Protocol):
-    """What executes the net and the solver step; `add_noise` is its own for training, or None."""
+    """What executes the net and the solver's step. `add_noise` is its own for training, or None."""
 
     @property
     def name(self) -> str: ...
@@ -44,24 +42,9 @@ class Backend(Protocol):
         """For training: changes how `net` executes, in place, never its keys."""
         ...
 
-    def update(self, optimizer: Optimizer, net: nn.Module, ema: nn.Module) -> Update:
-        """For training: what follows the backward pass; its optimiser's state is that of
-        `optimizer`, whose place it takes."""
-        ...
-
     def execution(self, net: nn.Module, precision: Precision) -> Execution:
         """For sampling: `net` itself stays what it is."""
         ...
-
-
-def at_the_door(net: Callable[..., Tensor], precision: Precision, device: torch.device) -> Predict:
-    """The net under its precision."""
-
-    def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        with precision.autocast(device):
-            return net(x, t, y)
-
-    return predict
 
 
 def device_of(net: nn.Module) -> torch.device:

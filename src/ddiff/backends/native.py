@@ -8,16 +8,13 @@ from typing import TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from ddiff.backends.execution import Execution, at_the_door, device_of, graphs
-from ddiff.backends.update import FusedUpdate, Update
-from ddiff.kernels import group_norm_silu, tile_gradient, winograd
-from ddiff.kernels.add_noise import add_noise
-from ddiff.kernels.solver_step import solver_step
+from ddiff.backends.execution import Execution, device_of, graphs
+from ddiff.kernels import group_norm_silu, winograd
+from ddiff.kernels.solver_step import add_noise, solver_step
 from ddiff.nets.blocks import Upsample
 from ddiff.nets.norm import Norm
-from ddiff.precision import Precision
+from ddiff.system.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,9 @@ class Native:
             if isinstance(part, Norm):
                 part.operation = group_norm_silu.group_norm
             elif _is_plain(part):
-                part._conv_forward = _convolved
+                part._conv_forward = winograd.trained_conv
             elif isinstance(part, Upsample):
                 part.forward = partial(_upsampled, part)
-
-    def update(self, optimizer: Optimizer, net: nn.Module, ema: nn.Module) -> Update:
-        if FusedUpdate.fits(optimizer):
-            return FusedUpdate(optimizer, net, ema)
-        return Update(optimizer, net, ema)
 
     def execution(self, net: nn.Module, precision: Precision) -> Execution:
         device = device_of(net)
@@ -48,19 +40,13 @@ class Native:
         self.prepare(net)
         _lower(net, precision, device)
         graph = graphs(self.graph, device)
-        return Execution(at_the_door(net, precision, device), solver_step, graph, static=graph)
-
-
-def _convolved(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if tile_gradient.trains(input, weight):
-        return tile_gradient.conv(input, weight, bias)
-    return winograd.trained_conv(input, weight, bias)
+        return Execution(precision.with_autocast(net, device), solver_step, graph, static=graph)
 
 
 def _upsampled(layer: Upsample, x: Tensor) -> Tensor:
     """As the layer is defined, where a plain convolution is faster than a transposed one. In 3D
     the transposed one multiplies less often than this one saves."""
-    if x.ndim == 4 and any(by.trains(x, layer.conv.weight) for by in (tile_gradient, winograd)):
+    if x.ndim == 4 and winograd.trains(x, layer.conv.weight):
         return layer.conv(F.interpolate(x, scale_factor=2.0))
     return Upsample.forward(layer, x)
 

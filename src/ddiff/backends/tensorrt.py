@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ddiff.backends.execution import Execution, Predict, device_of, graphs
-from ddiff.backends.update import Update
-from ddiff.bounds import At
-from ddiff.digest import digest
-from ddiff.errors import DdiffError
-from ddiff.kernels.building import cache_folder
 from ddiff.kernels.solver_step import reference, solver_step
-from ddiff.precision import Precision
+from ddiff.system.bounds import At
+from ddiff.system.checkpoints import digest
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import cache_folder
+from ddiff.system.precision import Precision
 
 DISTRIBUTIONS = ("torch-tensorrt", "torch-tensorrt-rtx")  # both import as torch_tensorrt
 
@@ -32,7 +31,6 @@ class TensorRT:
     optimization_level: Annotated[int, At(least=0, most=5)] | None = None
     name = "tensorrt"
     add_noise = None
-    update = Update
 
     def prepare(self, net: nn.Module) -> None:
         raise DdiffError("backend=tensorrt samples and cannot train; train with another backend")

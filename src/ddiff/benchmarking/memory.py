@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddiff.resources import give_back_freed, restart_peak
+from ddiff.system.resources import give_back_freed, restart_peak
 
 WHAT = {  # the words beside the figures
     "cuda": "memory: peak of torch's allocator in a batch, weights included, other rows left out",

@@ -1,6 +1,5 @@
 """The comparison as a picture: a bar for each row, what it cost in fidelity beside it."""
 
-import logging
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,8 @@ import numpy as np
 
 from ddiff.benchmarking.contest import Contest, Row
 from ddiff.benchmarking.table import milliseconds, psnr_words
-from ddiff.reporting.looks import PALETTE
+from ddiff.pages.plotting import new_figure, pixels
+from ddiff.pages.report.looks import PALETTE
 
 Group = tuple[Contest, Sequence[Row]]
 FIRST, TEXT, FAINT = "#8c8f99", "#2b2f36", "#767c87"
@@ -20,16 +20,11 @@ LABELS = 0.6  # of a panel's width beyond the longest bar, for the words beside 
 
 def picture(title: str, about: str, words: str, groups: Sequence[Group]) -> np.ndarray:
     """uint8 [H, W, 3]: a panel for each solver and batch size."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on its own caches
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = COLUMNS if len(groups) > COLUMNS else 1
     grid = [groups[i : i + columns] for i in range(0, len(groups), columns)]
     heights = [0.75 + 0.3 * max(len(rows) for _, rows in line) for line in grid]
     width, top = 4.6 + 4.4 * columns, 0.95
-    figure = Figure(figsize=(width, sum(heights) + top), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(width, sum(heights) + top, dpi=120, layout="constrained")
     height = figure.get_figheight()
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.01, 0, 0.98, 1 - top / height), hspace=0.04, wspace=0.06)
@@ -46,8 +41,7 @@ def picture(title: str, about: str, words: str, groups: Sequence[Group]) -> np.n
             _bars(panel, *group, colours)
         for panel in beside[len(line) :]:
             panel.set_axis_off()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)
 
 
 def _colours(groups: Sequence[Group]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddiff.benchmarking.memory import Memory
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 Run = Callable[[], Tensor]  # one unit of work, and what it made
 Clock = Callable[[], float]

@@ -17,11 +17,11 @@ from ddiff.benchmarking.racing import forget, race, stopwatch
 from ddiff.benchmarking.subject import Subject
 from ddiff.benchmarking.table import print_table
 from ddiff.benchmarking.training import ALIKE
-from ddiff.console import console, progress
-from ddiff.environment import environment
-from ddiff.files import check_outputs, write_json
-from ddiff.precision import Precision
-from ddiff.viewing import save_png
+from ddiff.pages.view import save_png
+from ddiff.system.console import console, progress
+from ddiff.system.environment import environment
+from ddiff.system.files import check_outputs, write_json
+from ddiff.system.precision import Precision
 
 OPTIONS = ("from", "weights", "mode", "backends", "precisions", "solvers", "num_steps",
            "batch_sizes", "repeats", "seed", "accelerator")  # fmt: skip

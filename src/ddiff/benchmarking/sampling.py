@@ -10,18 +10,20 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.benchmarking.contest import Choice, Contest, Fidelity
 from ddiff.benchmarking.racing import Contestant, Run
 from ddiff.benchmarking.subject import Subject
 from ddiff.diffusion import solve
-from ddiff.errors import DdiffError
 from ddiff.metrics.pairs import pooled_psnr, psnr
-from ddiff.sampling import Generation, labels_for
-from ddiff.trained import Trained
+from ddiff.sampling.generation import Generation, generation_of, labels_for
+from ddiff.system.errors import DdiffError
 
 EAGER = Choice("eager", DictConfig({"_target_": "ddiff.backends.Eager"}))
-FP32 = Choice("fp32", DictConfig({"_target_": "ddiff.precision.Precision", "dtype": "float32"}))
+FP32 = Choice(
+    "fp32", DictConfig({"_target_": "ddiff.system.precision.Precision", "dtype": "float32"})
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Sampling:
         options = {"solver": self.solver.node, "guidance": own.guidance, "seed": own.seed,
                    "precision": precision.node, "backend": backend.node,
                    "clamp": own.sampling.clamp}  # fmt: skip
-        return (trained or self.subject.trained).generation(DictConfig(options))
+        return generation_of(trained or self.subject.trained, DictConfig(options))
 
     @property
     def y(self) -> Tensor | None:
@@ -56,18 +58,15 @@ class Sampling:
         net, device = generation.net, device_of(generation.net)
         size = (self.batch_size, *generation.shape)
         y = None if self.y is None else self.y.to(device)
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            return generation.guidance(net, x, t, y)
+        plan, objective, guidance = generation.plan, generation.objective, generation.guidance
 
         @torch.no_grad()
         def run() -> Tensor:
             generation.precision.prepare()
             x = torch.randn(size, device=device)
-            how = {"noise": lambda step: torch.randn_like(x), "clamp": generation.clamp}
-            for state in solve(predict, generation.plan, generation.objective, x, **how):
-                x = state.x
-            return x
+            noise = lambda step: torch.randn_like(x)  # noqa: E731
+            *_, last = solve(net, plan, objective, x, noise, generation.clamp, y, guidance)
+            return last.x
 
         return run
 
@@ -122,7 +121,10 @@ def contests(
     shared = sum(p.numel() * p.element_size() for p in subject.trained.net.parameters())
     for solver, size in product(solvers, batch_sizes):
         work = Sampling(subject, solver, size)
-        steps, scale = len(work.generation(EAGER, work.first).plan), subject.cfg.guidance.scale
+        steps, scale = (
+            len(work.generation(EAGER, work.first).plan),
+            subject.cfg.guidance.get("scale", 0),
+        )
         known = [backend for backend in backends if isinstance(backend, Choice)]
         yield Contest(
             title=f"{solver.text}, {steps} steps, batch {size}"

@@ -9,14 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ddiff.artifacts.loading import ArtifactNet
-from ddiff.build import build, build_net, check_guidance, fill_in_data_facts, is_generative
-from ddiff.config import resolved, validate
-from ddiff.devices import device_for
-from ddiff.digest import short_digest
-from ddiff.errors import ConfigError
-from ddiff.random import generator, key
-from ddiff.rehearsal import rehearse
-from ddiff.trained import Trained
+from ddiff.artifacts.trained import Trained
+from ddiff.build import build, build_guidance, build_net, check_guidance, is_generative
+from ddiff.config.trees import resolved
+from ddiff.config.validation import validate
+from ddiff.system.checkpoints import short_digest
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError
+from ddiff.system.random import generator, key
+from ddiff.training.building import fill_in_data_facts
+from ddiff.training.rehearsal import rehearse
 
 OWN = ("from", "weights", "mode", "backends", "precisions", "solvers", "batch_sizes", "num_steps",
        "repeats", "accelerator", "out", "overwrite", "seed", "solver", "guidance")  # fmt: skip
@@ -64,7 +66,7 @@ def _from_run(cfg: DictConfig, given: Collection[str]) -> Subject:
             own[group] = OmegaConf.to_container(cfg[group], resolve=True)
     validate(own, bounds=False)
     if cfg.mode == "sample":
-        build(own.guidance).require_labels(own.net.num_classes)
+        build_guidance(own).check(own.net.num_classes)
     return Subject(trained, own, cfg.weights)
 
 

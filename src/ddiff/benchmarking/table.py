@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from ddiff.benchmarking.contest import Contest, Row
-from ddiff.console import console
+from ddiff.system.console import console
 
 LEFT = 2  # columns of words; the others are numbers
 Cells = list[str]

@@ -14,11 +14,14 @@ from ddiff.benchmarking.contest import Choice, Contest, Fidelity
 from ddiff.benchmarking.racing import Contestant, Run
 from ddiff.benchmarking.sampling import EAGER, FP32
 from ddiff.benchmarking.subject import Subject
-from ddiff.build import build_module, build_precision
-from ddiff.errors import ConfigError
+from ddiff.build import build_precision
+from ddiff.diffusion.loss import noised
 from ddiff.kernels import philox
-from ddiff.modules import DDPM
-from ddiff.random import generator, key
+from ddiff.system.errors import ConfigError
+from ddiff.system.random import generator, key
+from ddiff.training.building import build_module
+from ddiff.training.modules import DDPM
+from ddiff.training.updates import average, clip, decay_at
 
 UNIFORM = {"_target_": "ddiff.diffusion.timesteps.Uniform"}  # no loss decides the next timestep
 ALIKE = 5  # steps from the start with the same noise in every row, whose last loss is compared
@@ -40,8 +43,8 @@ class Steps:
     def begin(self) -> None:
         module = self.module
         module.batches_seen = 0
-        optimizer = module.optimizer(module.net.parameters())
-        self.update = module.updates(optimizer, module.net, module.ema)
+        self.optimizer = module.make_optimizer()
+        self.steps = 0
         scaling = module.precision.needs_scaling
         self.scaler = torch.amp.GradScaler(self.x_0.device.type, enabled=scaling)
 
@@ -50,33 +53,28 @@ class Steps:
         module, x_0 = self.module, self.x_0
         module.precision.prepare()
         words, g = module.next_words(x_0.device)
-        t, weight = module.timesteps.sample(len(x_0), g)
-        x_t, target = self.noised(t, words, g, alike)
-        losses, _ = module.denoise(module.net, x_t, target, t, module.condition(self.y, g))
-        loss = (losses * weight * module.weights[t]).mean()
-        self.update.optimizer.zero_grad()
+        add_noise = module.native_noise(words)
+        if add_noise is None and alike:
+            add_noise = partial(self.by_philox, words)
+        loss = module.losses((x_0, self.y), g, add_noise).total
+        self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.update.optimizer)
-        self.update.clip(self.clip)
-        self.update.decay = min(module.ema_decay, module.batches_seen / (9 + module.batches_seen))
-        self.scaler.step(self.update.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        clip(module.parameters_of_net, self.clip)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.update.average()
+        self.steps += 1
+        decay = decay_at(self.steps, module.ema_decay)
+        average(module.averages, module.parameters_of_net, decay)
         return loss.detach()
 
-    def noised(
-        self, t: Tensor, words: tuple[int | str, ...], g: torch.Generator, alike: bool
+    def by_philox(
+        self, words: tuple[int | str, ...], x_0: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x_t and target. Backends draw by torch or by Philox; `alike` is Philox for all."""
-        module, x_0 = self.module, self.x_0
-        if module.add_noise is not None:
-            return module.noised_natively(x_0, t, words)
-        if alike:
-            samples = torch.arange(len(x_0), device=x_0.device)
-            eps = philox.normal(key(*words), samples, 0, tuple(x_0.shape[1:]))
-        else:
-            eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
-        return module.noised(x_0, t, eps)
+        """x_t and target with the noise that native backends draw."""
+        samples = torch.arange(len(x_0), device=x_0.device)
+        eps = philox.normal(key(*words), samples, 0, tuple(x_0.shape[1:]))
+        return noised(x_0, t, eps, self.module.schedule, self.module.objective)
 
     def again(self, start: DDPM) -> Tensor:
         """The loss of the last of a few steps from the weights of `start`."""

@@ -1,8 +1,8 @@
-"""python -m ddiff.data data=spheres out=spheres : writes a data set to disk."""
+"""Writes a data set to disk."""
 
 from typing import TYPE_CHECKING
 
-from ddiff.cli import entry
+from ddiff.config.shell import entry
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def main(cfg: "DictConfig") -> None:
     """Writes a data set to disk: .npy volumes or .png images, in class folders where labelled."""
     from ddiff.build import build
-    from ddiff.config import resolved, validate
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
     from ddiff.data.writing import write
 
     cfg = resolved(cfg)

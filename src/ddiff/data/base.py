@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from lightning.pytorch import LightningDataModule
 
-from ddiff.bounds import At, Seed
 from ddiff.data.loading import (
     CountFrom,
     Loader,
@@ -15,7 +14,8 @@ from ddiff.data.loading import (
     loader,
 )
 from ddiff.data.source import Source
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At, Seed
+from ddiff.system.errors import ConfigError
 
 BatchSize = Annotated[int, At(least=1, most=10**6)]
 Workers = Annotated[int, At(least=0, most=1024)] | None

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Seed
 from ddiff.data.base import BatchSize, Data, Workers
-from ddiff.data.download import Archive
 from ddiff.data.source import Stored
-from ddiff.errors import DdiffError
-from ddiff.files import replacing
+from ddiff.system.bounds import Seed
+from ddiff.system.downloads import Archive
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import replacing
 
 TAR = "cifar-10-binary.tar.gz"
 TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))

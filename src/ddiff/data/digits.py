@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Seed
 from ddiff.data.base import BatchSize, Data, Pixels, Workers, at_least
+from ddiff.system.bounds import Seed
 
 NATIVE = 8
 

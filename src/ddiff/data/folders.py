@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import regular
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 VOLUMES = (".npy", ".npz")
@@ -30,7 +30,7 @@ class Listing:
 
         Where that leaves one of them empty, it gets one file; a single file is both.
         """
-        from ddiff.random import key
+        from ddiff.system.random import key
 
         rank = {file: key("val", file) / 2**63 for file in self.files}
         val = [file for file in self.files if rank[file] < val_fraction]

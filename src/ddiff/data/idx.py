@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 
 def read_idx(path: Path, dims: int) -> Tensor:

@@ -8,13 +8,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ddiff.bounds import NotNegative, Seed
 from ddiff.data.base import BatchSize, Data, Fraction, Pixels, Workers, at_least, fraction
 from ddiff.data.folders import PICTURES, listing
 from ddiff.data.source import FolderSource, each
-from ddiff.devices import cpu_count
-from ddiff.errors import ConfigError
-from ddiff.readers import open_picture
+from ddiff.system.bounds import NotNegative, Seed
+from ddiff.system.devices import cpu_count
+from ddiff.system.errors import ConfigError
+from ddiff.system.readers import open_picture
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FEW_FILES, FEW_BYTES = 20_000, 1e8  # decoded before training starts: seconds

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ddiff.data.source import Source
-from ddiff.errors import DdiffError
-from ddiff.random import generator
+from ddiff.system.errors import DdiffError
+from ddiff.system.random import generator
 
 Batch = tuple[Tensor, Tensor | None]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddiff.bounds import Seed
 from ddiff.data.base import BatchSize, Data, Workers
-from ddiff.data.download import Archive
 from ddiff.data.idx import read_idx
 from ddiff.data.source import Stored
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.bounds import Seed
+from ddiff.system.downloads import Archive
+from ddiff.system.errors import ConfigError, DdiffError
 
 TRAIN = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Count, Positive, Seed
 from ddiff.data.base import BatchSize, Data, VoxelCount, Workers, at_least
 from ddiff.data.solids import SOLIDS, rotations, unit_dims
 from ddiff.data.spheres import check_radii, place
-from ddiff.random import generator
+from ddiff.system.bounds import Count, Positive, Seed
+from ddiff.system.random import generator
 
 CLASS_NAMES = [*(solid.__name__ for solid in SOLIDS), "union"]
 UNION = len(SOLIDS)

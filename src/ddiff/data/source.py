@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddiff.data.folders import Listing
-from ddiff.devices import cpu_count
+from ddiff.system.devices import cpu_count
 
 T = TypeVar("T")
 AT_ONCE = 64  # files decoded in one go where all are looked at

@@ -6,10 +6,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Count, Positive, Seed
 from ddiff.data.base import BatchSize, Data, VoxelCount, Workers, at_least
-from ddiff.errors import ConfigError, nearest
-from ddiff.random import generator
+from ddiff.system.bounds import Count, Positive, Seed
+from ddiff.system.errors import ConfigError, nearest
+from ddiff.system.random import generator
 
 Centre = Literal["fixed", "random"]
 

@@ -9,14 +9,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from ddiff.bounds import NotNegative, Seed
-from ddiff.console import console
 from ddiff.data.base import BatchSize, Data, Fraction, VoxelCount, Workers, at_least, fraction
 from ddiff.data.folders import VOLUMES, listing
 from ddiff.data.source import FolderSource, each
-from ddiff.devices import cpu_count
-from ddiff.errors import ConfigError, DdiffError, nearest
-from ddiff.readers import read_array, read_header
+from ddiff.system.bounds import NotNegative, Seed
+from ddiff.system.console import console
+from ddiff.system.devices import cpu_count
+from ddiff.system.errors import ConfigError, DdiffError, nearest
+from ddiff.system.readers import read_array, read_header
 
 Kind = Literal["unit", "signed", "bytes"]
 Values = Literal["auto", "unit", "signed", "bytes"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ddiff.data.base import Data, at_least
 from ddiff.data.source import to_bytes
-from ddiff.errors import ConfigError, DdiffError, nearest
-from ddiff.files import replacing
+from ddiff.system.errors import ConfigError, DdiffError, nearest
+from ddiff.system.files import replacing
 
 Split = Literal["train", "val"]
 

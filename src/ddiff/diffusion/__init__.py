@@ -1,4 +1,5 @@
-from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree
+from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree, Guidance, Step
+from ddiff.diffusion.loss import Losses, loss
 from ddiff.diffusion.objectives import X0, Eps, Objective, V
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.solvers import Plan, solve, spaced
@@ -8,10 +9,14 @@ __all__ = [
     "X0",
     "ClassifierFree",
     "Eps",
+    "Guidance",
+    "Losses",
     "Objective",
     "Plan",
     "Schedule",
+    "Step",
     "V",
+    "loss",
     "solve",
     "spaced",
 ]

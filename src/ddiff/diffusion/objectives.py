@@ -9,14 +9,15 @@ b = sqrt(1 - abar_t). With x_t = a x_0 + b eps, all conversions follow from (e, 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddiff.bounds import NotNegative, Positive
 from ddiff.diffusion.schedules import Schedule
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import NotNegative, Positive
+from ddiff.system.errors import ConfigError
 
 Weighting = Literal["none", "min_snr", "p2"]
 
@@ -80,6 +81,10 @@ class Objective(ABC):
                 "(zero terminal SNR); use objective=v or objective=x0"
             )
 
+    def weights_at(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """`weights` at t [B], [B] float32 on the device of t."""
+        return _weights(self, schedule, t.device)[t]
+
     def weights(self, schedule: Schedule) -> Tensor:
         """Weight of this objective's mean square error for every t, [T + 1] (0 at t = 0)."""
         weights = torch.zeros_like(schedule.abar)
@@ -96,6 +101,11 @@ class Objective(ABC):
         e, s = self.mix(a, b)
         weights[1:] = on_x_0 / ((e * a - s * b) / b) ** 2
         return weights
+
+
+@lru_cache(maxsize=64)
+def _weights(objective: Objective, schedule: Schedule, device: torch.device) -> Tensor:
+    return objective.weights(schedule).float().to(device)
 
 
 class Eps(Objective):

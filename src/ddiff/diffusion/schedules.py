@@ -7,8 +7,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ddiff.bounds import At, NotNegative, Positive
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At, NotNegative, Positive
+from ddiff.system.errors import ConfigError
 
 Times = Annotated[int, At(least=1, most=100_000)]
 Beta = Annotated[float, At(above=0, below=1)]

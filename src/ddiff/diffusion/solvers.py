@@ -1,30 +1,33 @@
 """The reverse process. A solver fills a table (a Plan); one loop executes every plan:
 
-    x_0 = clamp(p x + q pred)                        p, q: from the objective at this t
-    x'  = a x + b x_0 + c x_0_previous + d noise     a, b, c, d: from the solver at this t
+    pred = guidance of the net's predictions, w      w: the weight of guidance in this step
+    x_0  = clamp(p x + q pred)                       p, q: from the objective at this t
+    x'   = a x + b x_0 + c x_0_previous + d noise    a, b, c, d: from the solver at this t
 
 With sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t) and lambda_t = log(alpha_t / sigma_t).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Count, Share
+from ddiff.diffusion.guidance import ClassifierFree, Guidance, Net, Step
 from ddiff.diffusion.objectives import Objective
 from ddiff.diffusion.schedules import Schedule
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import Count, Share
+from ddiff.system.errors import ConfigError
+from ddiff.system.phases import phase
 
 Spacing = Literal["linear", "trailing", "quadratic", "logsnr"]
-Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, C, *S], t - 1 [B]) -> pred [B, C, *S]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Times T >= times[0] > ... > times[N] = 0 and the four coefficients of each of the N steps."""
+    """Times T >= times[0] > ... > times[N] = 0, the four coefficients of each of the N steps, and
+    the weight of guidance in each."""
 
     schedule: Schedule
     times: Tensor  # [N + 1] int64
@@ -32,28 +35,40 @@ class Plan:
     x_0: Tensor
     x_0_previous: Tensor
     noise: Tensor
+    weight: Tensor | None = None  # None: 0 in every step
 
     def __post_init__(self) -> None:
         assert self.times[-1] == 0
         assert bool((self.times[1:] < self.times[:-1]).all())
-        columns = torch.stack([self.x, self.x_0, self.x_0_previous, self.noise])
+        named = [self.x, self.x_0, self.x_0_previous, self.noise, self.weights]
+        columns = torch.stack(named)
         assert columns.dtype == torch.float64
-        assert columns.shape == (4, len(self))
+        assert columns.shape == (5, len(self))
         assert bool(torch.isfinite(columns).all())
 
     def __len__(self) -> int:
         return len(self.times) - 1
 
     @property
+    def weights(self) -> Tensor:
+        """The weight of guidance in every step, [N] float64."""
+        return torch.zeros_like(self.x) if self.weight is None else self.weight
+
+    def guided_by(self, guidance: Guidance) -> "Plan":
+        """This plan with the weights of a guidance."""
+        return replace(self, weight=guidance.weights(self))
+
+    @property
     def stochastic(self) -> bool:
         return bool((self.noise != 0).any())
 
     def table(self, objective: Objective) -> Tensor:
-        """[N, 6] float64, a row a step: p, q, a, b, c, d."""
+        """[N, 7] float64, a row a step: p, q, a, b, c, d, w."""
         objective.check(self.schedule)
         abar = self.schedule.abar[self.times[:-1]]
         p, q = objective.coefficients(abar.sqrt(), (1 - abar).sqrt())
-        return torch.stack([p, q, self.x, self.x_0, self.x_0_previous, self.noise], dim=1)
+        columns = [p, q, self.x, self.x_0, self.x_0_previous, self.noise, self.weights]
+        return torch.stack(columns, dim=1)
 
 
 class State(NamedTuple):
@@ -65,30 +80,39 @@ class State(NamedTuple):
 
 
 def solve(
-    predict: Predict,
+    net: Net,
     plan: Plan,
     objective: Objective,
     x: Tensor,
     noise: Callable[[int], Tensor],
     clamp: float | None = None,
+    y: Tensor | None = None,
+    guidance: Guidance | None = None,
 ) -> Iterator[State]:
     """Runs the plan from x ~ N(0, I) [B, C, *S], yielding every state; the last is the sample.
 
-    `noise(step)` returns fresh noise shaped like x and is called only where the plan needs it.
+    The net is (x_t [B, C, *S], t - 1 [B], y [B] or None) -> pred [B, C, *S]. `noise(step)` returns
+    fresh noise shaped like x and is called only where the plan needs it. The weights of `guidance`
+    are the plan's, or its own where the plan has none.
     """
+    guidance = guidance or ClassifierFree()
+    plan = plan.guided_by(guidance) if plan.weight is None else plan
     times = plan.times.tolist()
     x_0_previous = None
-    for step, (p, q, a, b, c, d) in enumerate(plan.table(objective).tolist()):
+    for step, (p, q, a, b, c, d, w) in enumerate(plan.table(objective).tolist()):
         t = torch.full((len(x),), times[step] - 1, device=x.device)
-        x_0 = p * x + q * predict(x, t).to(x.dtype)
-        if clamp is not None:
-            x_0 = x_0.clamp(-clamp, clamp)
-        x = a * x + b * x_0
-        if c != 0:
-            x = x + c * x_0_previous
-        if d != 0:
-            x = x + d * noise(step)
-        x_0_previous = x_0
+        with phase("net"):
+            pred = guidance(net, x, t, y, Step(step, w)).to(x.dtype)
+        with phase("solver step"):
+            x_0 = p * x + q * pred
+            if clamp is not None:
+                x_0 = x_0.clamp(-clamp, clamp)
+            x = a * x + b * x_0
+            if c != 0:
+                x = x + c * x_0_previous
+            if d != 0:
+                x = x + d * noise(step)
+            x_0_previous = x_0
         yield State(x, x_0, times[step + 1])
 
 

@@ -1,6 +1,6 @@
+from ddiff.config.levers import LEVERS
 from ddiff.memory.budget import check_budget
 from ddiff.memory.dry import Step, drive, plan_of, predicted
-from ddiff.memory.levers import LEVERS, in_words
 from ddiff.memory.tally import Peak, Tally
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Tally",
     "check_budget",
     "drive",
-    "in_words",
     "plan_of",
     "predicted",
 ]

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 
-from ddiff import build
 from ddiff.backends import Native
-from ddiff.console import console
-from ddiff.errors import ConfigError
+from ddiff.build import build_backend, build_precision
+from ddiff.config.levers import Setting, applied, changes, checkpointings, notches, pasted
 from ddiff.memory.dry import predicted
-from ddiff.memory.levers import Setting, applied, changes, checkpointings, notches, pasted
 from ddiff.memory.tally import REST, Peak
-from ddiff.modules import Learner
 from ddiff.profiling.options import bytes_of
+from ddiff.system.console import console
+from ddiff.system.errors import ConfigError
+from ddiff.training.building import build_module
+from ddiff.training.modules import Learner
 
 GB = 1e9
 ORDER = ("weights", "averaged weights", "gradients", "optimiser", REST, "batch", "samples")
@@ -37,7 +38,7 @@ def check_budget(
         console.print(f"memory {in_words(worst)}; the budget is {cfg.memory_budget_gb:g} GB")
         return
     search = Search(cfg, device, cfg.memory_budget_gb * GB)
-    native = isinstance(build.build_backend(cfg, device), Native)
+    native = isinstance(build_backend(cfg, device), Native)
     settings = [{}] if resuming else list(changes(cfg, module.precision.dtype, native))
     found = search.nearest(settings)
     if found:
@@ -115,7 +116,7 @@ class Search:
         words = pasted(setting)
         if words not in self.known:
             cfg = applied(self.cfg, setting)
-            module = build.build_module(cfg, build.build_precision(cfg, self.device))
+            module = build_module(cfg, build_precision(cfg, self.device))
             self.known[words] = predicted(cfg, module, self.device)
         return self.known[words]
 

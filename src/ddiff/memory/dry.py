@@ -12,12 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ddiff import build
+from ddiff.build import build_plan
 from ddiff.diffusion import Plan
 from ddiff.memory.tally import Peak, Tally
-from ddiff.modules import DDPM, Learner
-from ddiff.modules.learner import Batch
-from ddiff.sampling import Generation, labels_for
+from ddiff.sampling.generation import in_training, labels_for
+from ddiff.training.modules import DDPM, Learner
+from ddiff.training.modules.learner import Batch
 
 GRANULE = {"cuda": 512}  # bytes: c10/cuda/CUDACachingAllocator.h, kMinBlockSize
 
@@ -121,17 +121,7 @@ def _sample(
     assert isinstance(module, DDPM)
     y = labels_for(cfg.sampling.y, options.num_samples, cfg.net.num_classes)
     size = min(options.batch_size, options.num_samples)
-    generation = Generation(
-        net=module.ema,
-        shape=tuple(cfg.net.shape),
-        num_classes=cfg.net.num_classes,
-        objective=module.objective,
-        plan=plan,
-        guidance=build.build(cfg.guidance),
-        precision=module.precision,
-        seed=cfg.seed,
-        clamp=cfg.sampling.clamp,
-    )
+    generation = in_training(module, cfg, plan)
     if device.type == "cpu":  # elsewhere they leave the device
         made = torch.empty(options.num_samples, *cfg.net.shape)
         tally.name("samples", [made])
@@ -142,7 +132,7 @@ def plan_of(cfg: DictConfig, module: Learner) -> Plan | None:
     """The first step of a run's solver, one in the middle, its last; None: no samples."""
     if not isinstance(module, DDPM):
         return None
-    plan = build.build_plan(cfg, module.schedule)
+    plan = build_plan(cfg, module.schedule)
     n = len(plan)
     kept = sorted({0, n // 2, n - 1})
     fields = ("x", "x_0", "x_0_previous", "noise")

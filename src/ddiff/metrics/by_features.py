@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ddiff.bounds import At, Count
 from ddiff.metrics.case import Case, labels
 from ddiff.metrics.figures import Figure, centred_bootstrap, mean_figure, share_figure
 from ddiff.metrics.kernel import kid
 from ddiff.metrics.labels import class_law_p, classifier_score, label_accuracy, total_variation
 from ddiff.metrics.manifold import density_coverage, precision_recall
 from ddiff.metrics.moments import frechet, frechet_bootstrap
+from ddiff.system.bounds import At, Count
 
 
 class FID:

@@ -6,8 +6,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Count
-from ddiff.errors import ConfigError, nearest
 from ddiff.metrics.case import Case, joined
 from ddiff.metrics.figures import Figure, Omitted, mean_figure, share_figure
 from ddiff.metrics.neighbours import closer_share
@@ -15,6 +13,8 @@ from ddiff.metrics.occupancy import iou_distances, pack
 from ddiff.metrics.pairs import nearest as nearest_pixels
 from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
 from ddiff.metrics.stack import Stack
+from ddiff.system.bounds import Count
+from ddiff.system.errors import ConfigError, nearest
 
 By = Literal["index", "nearest"]
 MOST_COPIES = 0.1  # of the held-out samples: a copier scores 0.95 or more

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.bounds import At, Count, Share
 from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
 from ddiff.metrics.by_pairs import packed
@@ -24,7 +23,8 @@ from ddiff.metrics.solids import best_solid
 from ddiff.metrics.spheres import Sphere, best_sphere, radius_interval
 from ddiff.metrics.stack import Stack
 from ddiff.metrics.topology import topology
-from ddiff.random import generator
+from ddiff.system.bounds import At, Count, Share
+from ddiff.system.random import generator
 
 
 class SphereLaw:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ddiff.data.base import Data
-from ddiff.errors import DdiffError
 from ddiff.metrics.features import Extractor, Features
 from ddiff.metrics.figures import Figure, Omitted
 from ddiff.metrics.stack import Stack
+from ddiff.system.errors import DdiffError
 
 
 @dataclass(frozen=True, eq=False)

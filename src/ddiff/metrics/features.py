@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddiff.checkpoints import config_of, find_checkpoint, load_checkpoint
-from ddiff.config import flat, identity
-from ddiff.digest import short_digest
-from ddiff.errors import DdiffError
-from ddiff.files import replacing
+from ddiff.artifacts.trained import load_net
+from ddiff.config.trees import config_of, flat, identity
 from ddiff.metrics.inception_v3 import load_inception
 from ddiff.metrics.moments import Moments
 from ddiff.metrics.stack import Stack
-from ddiff.trained import load_net
+from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import replacing
 
 KEPT = 10_000  # samples of which features are kept, for all that is not a mean or a covariance
 
@@ -108,7 +107,7 @@ def _newest(runs: Path, data: Mapping[str, Any]) -> Path | None:
     best = sorted(runs.glob("**/checkpoints/best.ckpt"), key=lambda p: -p.stat().st_mtime)
     for path in best:
         text = path.parent.parent / "config.yaml"
-        if not text.is_file() or "ddiff.modules.Classifier" not in text.read_text():
+        if not text.is_file() or "modules.Classifier" not in text.read_text():
             continue
         cfg = config_of(load_checkpoint(path))
         if identity(flat({"data": cfg.data})) == wanted:

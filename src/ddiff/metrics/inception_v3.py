@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddiff.data.download import Archive
 from ddiff.data.source import to_bytes
-from ddiff.errors import DdiffError
+from ddiff.system.downloads import Archive
+from ddiff.system.errors import DdiffError
 
 NAME = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 
 def kid(

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import ks_1samp, ks_2samp, uniform
 
-from ddiff.errors import DdiffError
+from ddiff.system.errors import DdiffError
 
 
 def uniform_test(values: np.ndarray, low: float, high: float) -> tuple[float, float]:

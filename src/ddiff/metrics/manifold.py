@@ -7,8 +7,8 @@ The results are per sample, so that their means are the figures and `bootstrap` 
 import torch
 from torch import Tensor
 
-from ddiff.errors import ConfigError
 from ddiff.metrics.pairs import distance_blocks
+from ddiff.system.errors import ConfigError
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:

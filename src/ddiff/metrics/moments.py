@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.errors import ConfigError, DdiffError
-from ddiff.files import regular, replacing
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import regular, replacing
 
 CHUNK = 4096  # samples at a time
 

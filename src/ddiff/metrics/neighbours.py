@@ -7,8 +7,8 @@ one that counts is any of them with equal probability, and the number is the exp
 
 import numpy as np
 
-from ddiff.errors import DdiffError
 from ddiff.metrics.figures import bootstrap
+from ddiff.system.errors import DdiffError
 
 
 def minimum_matching_distance(d_ref_gen: np.ndarray) -> np.ndarray:

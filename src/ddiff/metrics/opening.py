@@ -12,11 +12,11 @@ from ddiff.data.folders import PICTURES, VOLUMES, Listing, listing
 from ddiff.data.images import read_image
 from ddiff.data.source import FolderSource
 from ddiff.data.voxels import read_volume
-from ddiff.errors import DdiffError
-from ddiff.files import natural
 from ddiff.metrics.stack import Array, Stack, decided, to_signed
-from ddiff.readers import read_array, read_header
-from ddiff.value_range import Values
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import natural
+from ddiff.system.readers import read_array, read_header
+from ddiff.system.value_range import Values
 
 CHANNELS = (1, 2, 3, 4)  # an axis of another size is no axis of channels
 SURVEYED = 16  # files of a folder, spread over it, that say what its numbers mean

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 DATA_RANGE = 1.0  # of intensities
 ROWS, FEATURES = 2048, 4096  # of each side of a block of distances, at a time

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddiff.data.solids import SOLIDS, rotations, unit_dims
-from ddiff.random import generator
+from ddiff.system.random import generator
 
 STARTS = 512
 # how far a pose moves at scale 1: centre and logarithm of the radius, proportions, rotation

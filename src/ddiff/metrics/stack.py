@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ddiff.data.source import Source
-from ddiff.errors import DdiffError
-from ddiff.value_range import RANGES, Values
+from ddiff.system.errors import DdiffError
+from ddiff.system.value_range import RANGES, Values
 
 CHUNK = 2**26  # bytes of float32 at a time
 

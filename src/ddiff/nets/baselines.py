@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddiff.bounds import Count
 from ddiff.nets.checks import check_divides, check_input, checked_shape
 from ddiff.nets.embedding import Condition
+from ddiff.system.bounds import Count
 
 
 class Plain3d(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ddiff.errors import ConfigError
+from ddiff.system.errors import ConfigError
 
 
 def checked_shape(shape: Sequence[int], dims: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:

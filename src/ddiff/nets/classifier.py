@@ -6,12 +6,12 @@ from typing import Annotated
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddiff.bounds import At, Count, Filled
-from ddiff.errors import ConfigError
 from ddiff.nets.blocks import conv
 from ddiff.nets.checks import check_divides, check_input, checked_shape
 from ddiff.nets.norm import Norm
 from ddiff.nets.patches import space_to_depth
+from ddiff.system.bounds import At, Count, Filled
+from ddiff.system.errors import ConfigError
 
 
 class Reader(nn.Module):

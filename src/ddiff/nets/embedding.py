@@ -6,8 +6,8 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddiff.bounds import At
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At
+from ddiff.system.errors import ConfigError
 
 Width = Annotated[int, At(least=4, most=65_536)]
 

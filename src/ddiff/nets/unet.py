@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddiff.bounds import At, Count, Filled
 from ddiff.nets.blocks import Block, Downsample, Modulation, Upsample, conv, zeroed
 from ddiff.nets.checks import check_divides, check_input, check_unet, checked_shape
 from ddiff.nets.embedding import Condition
 from ddiff.nets.norm import Norm
 from ddiff.nets.patches import depth_to_space, space_to_depth
+from ddiff.system.bounds import At, Count, Filled
 
 
 class UNet(nn.Module):

@@ -2,8 +2,8 @@
 
 from lightning.pytorch.profilers import Profiler
 
-from ddiff.profiling.marks import STEP
 from ddiff.profiling.timeline import OTHER, Timeline
+from ddiff.system.phases import STEP
 
 CALLBACKS = {"Samples": "samples", "Evaluations": "evaluations", "Checkpoints": "checkpoints"}
 # where steps and their parts begin or end: words of actions

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ddiff.bounds import At, Count
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At, Count
+from ddiff.system.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

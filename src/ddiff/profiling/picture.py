@@ -1,14 +1,14 @@
 """Memory over time as a picture."""
 
-import logging
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddiff.pages.plotting import new_figure, pixels
+from ddiff.pages.view import save_png
 from ddiff.profiling.memory import TEMPORARY, Memory
-from ddiff.viewing import save_png
 
 COLOURS = ("#3b5b92", "#6f8fc4", "#a9bfe3", "#5b9a8b", "#d98c3f", "#b8568a", "#8f7fc9",
            "#7f9c3b", "#4f9fb8", "#a39a8b")  # fmt: skip
@@ -19,12 +19,7 @@ BAND = ("#dbe6f7", "#fbe3cb", "#d5ebe1", "#eadcf0", "#f6eec9", "#e3e3e0")
 
 def draw(memory: Memory, path: Path) -> np.ndarray:
     """Writes the picture and returns it, [H, W, 3]."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on its own caches
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(11, 5, dpi=120, layout="constrained")
     band, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 12])
     times, sizes = memory.times / 1e3, memory.sizes / 1e6
     end = memory.phases[-1][1] / 1e3
@@ -45,10 +40,9 @@ def draw(memory: Memory, path: Path) -> np.ndarray:
     axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0),
                 frameon=False)  # fmt: skip
     _draw_phases(memory, band, end)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    save_png(pixels, path)
-    return pixels
+    drawn = pixels(figure)
+    save_png(drawn, path)
+    return drawn
 
 
 def _draw_phases(memory: Memory, band: Any, end: float) -> None:

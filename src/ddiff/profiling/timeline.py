@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from ddiff.profiling.clocks import Clock
-from ddiff.profiling.marks import STEP
+from ddiff.system.phases import STEP
 
 OTHER = "other"
 # beside the steps, not in them

@@ -5,16 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ddiff.console import console
-from ddiff.files import write_json
 from ddiff.profiling import tables
 from ddiff.profiling.clocks import clock_for
-from ddiff.profiling.marks import listening
 from ddiff.profiling.memory import Memory, memory_in
 from ddiff.profiling.options import Subject
 from ddiff.profiling.recording import Recording, marked_in, operators
 from ddiff.profiling.summary import curves, phases_of, summary
 from ddiff.profiling.timeline import Timeline
+from ddiff.system.console import console
+from ddiff.system.files import write_json
+from ddiff.system.phases import listening
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ddiff.bounds import At
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At
+from ddiff.system.errors import ConfigError
 
 Number = Annotated[int, At(least=1, most=10_000)] | None
 Decay = Annotated[float, At(least=0, below=1)]

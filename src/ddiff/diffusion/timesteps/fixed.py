@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from ddiff.bounds import Positive
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import Positive
+from ddiff.system.errors import ConfigError
 
 
 class Uniform(TimestepSampler):

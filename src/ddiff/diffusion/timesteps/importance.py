@@ -5,11 +5,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ddiff.bounds import At, Count
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler, stratified
 from ddiff.diffusion.timesteps.bins import Averages, Bins, Decay, Number
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At, Count
+from ddiff.system.errors import ConfigError
 
 
 class LossSecondMoment(TimestepSampler):

@@ -7,10 +7,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ddiff.bounds import At, Count, Positive
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import TimestepSampler, quantile
-from ddiff.errors import ConfigError
+from ddiff.system.bounds import At, Count, Positive
+from ddiff.system.errors import ConfigError
 
 Weight = Annotated[float, At(least=0.5, most=1)]
 FLAT = 0.1  # per unit of t / T: below this slope of the noise level, training has converged areas

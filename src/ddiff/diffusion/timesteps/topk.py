@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ddiff.bounds import At, Count, Share
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.timesteps.base import Gradient, GradientNorms, TimestepSampler
 from ddiff.diffusion.timesteps.bins import Averages, Bins, Decay, Number
-from ddiff.errors import ConfigError, DdiffError
+from ddiff.system.bounds import At, Count, Share
+from ddiff.system.errors import ConfigError, DdiffError
 
 Score = Literal["proxy", "calibrated", "exact", "last_layer"]
 

@@ -1,0 +1,48 @@
+"""`python -m ddiff <verb> key=value ...`, also installed as the command `ddiff`."""
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+VERBS = ("train", "sample", "evaluate", "report", "view", "benchmark", "importance", "export",
+         "data")  # fmt: skip
+
+
+def main() -> None:
+    """Runs the verb that the command line names, as `python -m ddiff.<verb>` does."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text())
+        return
+    verb = words[0]
+    if verb not in VERBS:
+        from ddiff.system.errors import nearest
+
+        _refuse(f"there is no verb {verb!r}{nearest(verb, list(VERBS))}; ddiff --help lists them")
+    sys.argv = [f"ddiff {verb}", *words[1:]]
+    runpy.run_module(f"ddiff.{verb}", run_name="__main__", alter_sys=True)
+
+
+def help_text() -> str:
+    """Every verb and the first line of what it says of itself, without importing any."""
+    lines = ["ddiff <verb> key=value ...", ""]
+    lines += [f"  {verb:<12}{_about(verb)}" for verb in VERBS]
+    return "\n".join([*lines, "", "ddiff <verb> --help explains every option."])
+
+
+def _about(verb: str) -> str:
+    folder = Path(__file__).parent
+    file = folder / f"{verb}.py"
+    source = (file if file.is_file() else folder / verb / "__main__.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"ddiff: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A trained net, out of a run or a checkpoint, ready to sample from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from ddiff.artifacts import loading
+from ddiff.build import build, build_net, is_generative
+from ddiff.config.trees import config_of, resolved
+from ddiff.config.validation import validate
+from ddiff.diffusion import Objective, Schedule
+from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError, DdiffError
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The net on its device, and what its predictions mean."""
+
+    net: nn.Module
+    schedule: Schedule
+    objective: Objective
+    cfg: DictConfig  # the run's
+    run_dir: Path
+    step: int
+    digest: str  # of the net's numbers
+    spent: dict[str, Any]  # seconds and images of the training
+
+    @classmethod
+    def load(cls, source: str, weights: str = "ema", accelerator: str = "auto") -> "Trained":
+        if loading.is_artifact(source):
+            return cls._exported(Path(source), weights, accelerator)
+        path = find_checkpoint(source)
+        net, cfg, checkpoint = load_net(path, weights)
+        if not is_generative(cfg):
+            raise DdiffError(f"{source} is a classifier; it makes no samples")
+        return cls(
+            net=net.to(device_for(accelerator)),
+            schedule=build(cfg.schedule),
+            objective=build(cfg.objective),
+            cfg=cfg,
+            run_dir=run_of(path),
+            step=checkpoint["global_step"],
+            digest=short_digest(net),
+            spent=checkpoint.get("spent", {}),
+        )
+
+    @classmethod
+    def _exported(cls, path: Path, weights: str, accelerator: str) -> "Trained":
+        """Its outputs go into a folder beside the artifact, of its name."""
+        found = loading.load(path, weights, accelerator)
+        return cls(
+            net=found.net,
+            schedule=build(found.cfg.schedule),
+            objective=build(found.cfg.objective),
+            cfg=found.cfg,
+            run_dir=path.with_name(path.name.replace(".", "_")),
+            step=found.facts["step"],
+            digest=found.facts["net"],
+            spent=found.facts["spent"],
+        )
+
+
+def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, dict[str, Any]]:
+    """The net of a checkpoint, on the CPU and frozen, the run's config, and the checkpoint.
+
+    Reads tensors and plain values only; the config in the file is validated like any.
+    """
+    if weights not in ("ema", "net"):
+        raise ConfigError(f"weights: {weights!r} is not one of ema (averaged), net (raw)")
+    checkpoint = load_checkpoint(path)
+    cfg = resolved(config_of(checkpoint))
+    validate(cfg, bounds=False)
+    net = build_net(cfg)
+    prefix = f"{weights}."
+    state = checkpoint["state_dict"]
+    own = {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        raise DdiffError(f"{path} does not fit its own config: {_first(error)}") from error
+    return net.requires_grad_(False).eval(), cfg, checkpoint
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint lies in."""
+    inside = checkpoint.parent.name == "checkpoints"
+    return checkpoint.parent.parent if inside else checkpoint.parent
+
+
+def _first(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(lines[:2])

@@ -1,0 +1,1 @@
+"""The shell around every verb: composing, checking and storing options."""

@@ -1,0 +1,93 @@
+"""What makes a training smaller: the one list, for a budget that is too small and for a device
+that ran out of memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+Setting = dict[str, Any]  # options of the command line
+
+CHECKPOINT, PATCH, BATCH = "net.checkpoint_levels", "net.patch_size", "budget.batch_size"
+ACCUMULATE = "trainer.accumulate_grad_batches"
+
+LEVERS = {  # what it is called on the command line: what it does
+    f"{CHECKPOINT}=[0]": "recomputes a level's activations, the same numbers",
+    f"{ACCUMULATE}=2 with half the {BATCH}": "the same batch in two parts",
+    "backend=native": "fused norms keep less; needs a compiler",
+    "precision=bf16": "half the activations",
+    f"{PATCH}=2 or 4": "another net: 4 to 64 times fewer positions",
+    "sampling.batch_size": "where samples are what does not fit",
+}
+NODES = {  # what these words stand for in a config
+    "backend=native": {"_target_": "ddiff.backends.Native", "graph": None},
+    "precision=bf16": {
+        "_target_": "ddiff.system.precision.Precision",
+        "dtype": "bfloat16",
+        "tf32": False,
+    },
+}
+
+
+def levers_in_words() -> str:
+    """The levers and what each does, in one line."""
+    return "; ".join(f"{name} ({about})" for name, about in LEVERS.items())
+
+
+@dataclass(frozen=True)
+class Notch:
+    """A setting that keeps the arithmetic; the batch is cut in so many more parts than now."""
+
+    setting: Setting
+    parts: int
+
+
+def checkpointings(cfg: DictConfig) -> list[Setting]:
+    """As it is, then ever more levels from the largest maps on."""
+    if "checkpoint_levels" not in cfg.net:
+        return [{}]
+    now = set(cfg.net.checkpoint_levels)
+    every = (list(range(n)) for n in range(1, len(cfg.net.channels) + 1))
+    return [{}, *({CHECKPOINT: levels} for levels in every if now < set(levels))]
+
+
+def notches(cfg: DictConfig, checkpointing: Setting) -> Iterator[Notch]:
+    """Whole batches, halves, quarters, as long as the parts are equal."""
+    batch, accumulate = cfg.budget.batch_size, cfg.trainer.accumulate_grad_batches
+    parts = 1
+    while batch % parts == 0:
+        cut = {ACCUMULATE: accumulate * parts, BATCH: batch // parts} if parts > 1 else {}
+        yield Notch({**checkpointing, **cut}, parts)
+        parts *= 2
+
+
+def changes(cfg: DictConfig, dtype: str, native: bool) -> Iterator[Setting]:
+    """What changes the arithmetic, or the net: none first, the net's patches last."""
+    kernels = [{}] if native else [{}, {"backend": "native"}]
+    bf16 = [{}] if dtype in ("bfloat16", "float16") else [{}, {"precision": "bf16"}]
+    patches: list[Setting] = [{}]
+    if "patch_size" in cfg.net:
+        skip = {} if cfg.net.input_skip else {"net.input_skip": True}
+        patches += [{PATCH: size, **skip} for size in (2, 4) if size > cfg.net.patch_size]
+    for patch, number, kernel in product(patches, bf16, kernels):
+        yield {**kernel, **number, **patch}
+
+
+def applied(cfg: DictConfig, setting: Setting) -> DictConfig:
+    """The config that these options would have given."""
+    cfg = cfg.copy()
+    for name, value in setting.items():
+        node = NODES.get(f"{name}={value}")
+        OmegaConf.update(cfg, name, value if node is None else node, merge=False)
+    cfg.data.batch_size = cfg.budget.batch_size
+    return cfg
+
+
+def pasted(setting: Setting) -> str:
+    """As on the command line."""
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else str(value).replace(' ', '')}"
+        for name, value in setting.items()
+    )

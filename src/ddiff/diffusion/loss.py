@@ -1,0 +1,80 @@
+"""The loss that training minimises: the mean square error of the net's prediction."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion.guidance import Net, without_some
+from ddiff.diffusion.objectives import Objective
+from ddiff.diffusion.schedules import Schedule
+from ddiff.diffusion.timesteps import TimestepSampler
+from ddiff.system.phases import phase
+
+# (x_0 [B, C, *S], t [B]) -> x_t and the target, both like x_0
+AddNoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Losses(NamedTuple):
+    """The loss of a batch, and what it is made of."""
+
+    total: Tensor  # []: what is minimised
+    each: Tensor  # [B]: the plain mean square error of every sample
+    t: Tensor  # [B]: the timesteps that were drawn
+
+
+def loss(
+    net: Net,
+    x_0: Tensor,
+    y: Tensor | None,
+    schedule: Schedule,
+    objective: Objective,
+    timesteps: TimestepSampler,
+    generator: torch.Generator,
+    *,
+    p_uncond: float = 0.0,
+    add_noise: AddNoise | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Losses:
+    """The loss of a batch x_0 [B, C, *S] with labels y [B] or None.
+
+    total = mean over the batch of  weight(t) w(t) |net(x_t, t - 1, y) - target|^2,
+    with `weight` from the law that draws t, and w from the objective.
+
+    Labels are dropped with probability `p_uncond`. `add_noise` replaces the noise that is drawn
+    from `generator` by noise of its own. `rank` and `world_size`: of processes that draw together.
+    """
+    with phase("timesteps"):
+        t, weight = timesteps.sample(len(x_0), generator, rank, world_size)
+    with phase("noise"):
+        if add_noise:
+            x_t, target = add_noise(x_0, t)
+        else:
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            x_t, target = noised(x_0, t, eps, schedule, objective)
+        if y is not None:
+            y = without_some(y, p_uncond, generator)
+    each, _ = errors(net, x_t, target, t, y)
+    with phase("loss"):
+        total = (each * weight * objective.weights_at(schedule, t)).mean()
+    return Losses(total, each, t)
+
+
+def noised(
+    x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """x_t, and what the net should say of it, [B, C, *S] both."""
+    return schedule.add_noise(x_0, t, eps), objective.target(schedule, x_0, eps, t)
+
+
+def errors(
+    net: Net, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The plain mean square error of every sample [B], and the prediction [B, C, *S]."""
+    with phase("forward"):
+        pred = net(x_t, t - 1, y)
+    with phase("loss"):
+        pred = pred.float()
+        return (pred - target).square().flatten(1).mean(1), pred

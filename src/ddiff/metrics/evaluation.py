@@ -1,0 +1,256 @@
+"""From samples and data to figures: what `evaluate` and its callback share."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from ddiff.artifacts.trained import Trained
+from ddiff.config.targets import build
+from ddiff.config.trees import flat
+from ddiff.data import Data
+from ddiff.metrics.case import Case, Metric
+from ddiff.metrics.figures import Figure, Omitted
+from ddiff.metrics.opening import holds_volumes, opened
+from ddiff.metrics.stack import Stack
+from ddiff.sampling.generation import Generation, generation_of
+from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of
+from ddiff.system.console import console
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError
+from ddiff.system.files import check_outputs, write_json
+
+BETTER = {"lower": "↓", "higher": "↑", None: ""}
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Everything that `python -m ddiff.evaluate` does with a valid config."""
+    if bool(cfg["from"]) == bool(cfg.samples):
+        raise ConfigError("give either from=<run or checkpoint> or samples=<file or folder>")
+    if not cfg.get("data") and not cfg.reference:
+        raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
+    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator) if cfg["from"] else None
+    generation = generation_of(trained, cfg) if trained else None
+    path = _samples_file(trained, generation, cfg) if trained and generation else Path(cfg.samples)
+    made = _made(trained, cfg, path) if trained else {}
+    out = _target(cfg, trained, path)
+    before = _before(out, made) if cfg.out is None else None
+    if trained and generation and not made:
+        beside = [path, path.with_suffix(".json")]
+        check_outputs(beside, cfg.overwrite, "other samples have this name: rename them")
+    if before is None:
+        check_outputs([out], cfg.overwrite)
+    data = _data(cfg)
+    if trained and generation and not made:
+        made = draw(trained, generation, cfg, path)
+    samples, reference = _opened(path, cfg, data)
+    train, held_out = data_stacks(data, cfg.data) if data else (None, reference)
+    if reference:
+        train, held_out = None, reference
+    case = case_for(cfg, cfg.cache, cfg.accelerator, samples, train, held_out, data)
+    opened_as = {"samples": samples.read_as, "reference": reference.read_as if reference else ""}
+    read_as = {name: words for name, words in opened_as.items() if words}
+    facts = {"source": str(path), "read_as": read_as, **_facts(made)}
+    found = facts | measured(case, cfg.metrics)
+    if before and not cfg.overwrite:
+        found = _with_older(found, before)
+    write_json(out, found)
+    if trained:
+        _to_board(trained, path.stem, found["figures"])
+    print_figures(f"{samples} against {case.reference}", found)
+    console.print(f"figures     {out}")
+
+
+def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics that can be measured, and why the others cannot: under `auto` these are left
+    out, else the first is an error."""
+    if not nodes:
+        raise ConfigError("metrics: none chosen; metrics=auto, or a list like [fid,labels]")
+    metrics: dict[str, Metric] = {
+        str(name): build(node) for name, node in nodes.items() if name != "auto"
+    }
+    found = {name: metric.obstacle(case) for name, metric in metrics.items()}
+    obstacles = {name: why for name, why in found.items() if why}
+    if obstacles and "auto" not in nodes:
+        name, why = next(iter(obstacles.items()))
+        raise ConfigError(f"metrics: {name}: {why}")
+    return {n: m for n, m in metrics.items() if n not in obstacles}, obstacles
+
+
+def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
+    """{"figures": [...], "omitted": {metric or figure: why}}."""
+    metrics, omitted = suited(nodes, case)
+    found = [one for metric in metrics.values() for one in metric(case)]
+    omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
+    return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
+
+
+def _data(cfg: DictConfig) -> Data | None:
+    if not cfg.get("data"):
+        return None
+    data = build(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _samples_file(trained: Trained, generation: Generation, cfg: DictConfig) -> Path:
+    out = default_out(trained, generation, cfg)
+    return out.with_name(out.name + ".npy")
+
+
+def _made(trained: Trained, cfg: DictConfig, npy: Path) -> dict[str, Any]:
+    """How the samples in `npy` were made, if nothing that decides them differs; {} otherwise."""
+    beside = npy.with_suffix(".json")
+    made = _object(beside)
+    if not npy.is_file() or not isinstance(made.get("options"), dict):
+        return {}
+    found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
+    same = json.loads(json.dumps(origin_of(trained, cfg)))
+    if any(found.get(name) != value for name, value in same.items()):
+        return {}
+    console.print(f"samples     {npy} (there already)")
+    return made
+
+
+def _before(out: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The figures that `out` holds of these very samples, None where it holds anything else."""
+    found = _object(out)
+    facts = json.loads(json.dumps(_facts(made))) if made else None
+    same = facts and all(found.get(name) == value for name, value in facts.items())
+    return found if same and isinstance(found.get("figures"), list) else None
+
+
+def _with_older(found: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """`found`, and the figures of the same samples that other metrics left before."""
+    new = {(figure["name"], figure["protocol_id"]) for figure in found["figures"]}
+    older = [f for f in before["figures"] if (f["name"], f["protocol_id"]) not in new]
+    return {**found, "figures": [*found["figures"], *older]}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stack | None]:
+    """Samples and, where there is one, reference, of one shape: the data's, or else that of a
+    folder of volumes, or of an array. What was assumed of them is printed."""
+    shape = tuple(data.shape) if data else None
+    ours = {"samples": (path, "signed" if cfg["from"] else cfg.value_range)}
+    if cfg.reference:
+        ours["reference"] = (Path(cfg.reference), cfg.value_range)
+    found: dict[str, Stack] = {}
+
+    def tells_least(item: tuple[str, tuple[Path, str]]) -> int:
+        place = item[1][0]
+        return 0 if holds_volumes(place) else 2 if place.is_dir() else 1
+
+    for name, (place, values) in sorted(ours.items(), key=tells_least):
+        found[name] = opened(place, shape, values)
+        shape = found[name].shape
+        if found[name].read_as:
+            console.print(f"{name:<12}{place}: {found[name].read_as}")
+    return found["samples"], found.get("reference")
+
+
+def case_for(
+    cfg: DictConfig,
+    cache: str | None,
+    accelerator: str,
+    samples: Stack,
+    train: Stack | None,
+    held_out: Stack | None,
+    data: Data | None,
+) -> Case:
+    assert held_out is not None
+    return Case(
+        samples=samples,
+        train=train,
+        held_out=held_out,
+        make_extractor=partial(
+            build,
+            cfg.extractor,
+            shape=samples.shape,
+            data=OmegaConf.to_container(cfg.data) if data else {},
+            device=device_for(accelerator),
+        ),
+        data=data,
+        paired=train is None,
+        cache=Path(cache).expanduser() if cache else None,
+        seed=cfg.seed,
+    )
+
+
+def data_stacks(data: Data, node: DictConfig) -> tuple[Stack, Stack]:
+    name = str(node["_target_"]).rpartition(".")[2].lower()
+    return Stack(data.train, f"{name} train"), Stack(data.val, f"{name} held out")
+
+
+def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the samples come from, for reports."""
+    if not made:
+        return {"step": None, "images_seen": None, "train_seconds": None, "sampling": None}
+    options = made["options"]
+    spent = made["spent"]
+    return {
+        "step": made["step"],
+        "images_seen": spent.get("images"),
+        "train_seconds": spent.get("seconds"),
+        "sampling": {
+            "solver": options["solver"]["_target_"].rpartition(".")[2],
+            "num_steps": options["solver"]["num_steps"],
+            "guidance": options["guidance"].get("scale"),
+            "evaluations": made["evaluations"],
+            "seconds_per_sample": made["seconds_per_sample"],
+            "weights": options["weights"],
+            "precision": made["precision"],
+            "seed": options["seed"],
+            "options": flat(options["solver"]),
+        },
+    }
+
+
+def _target(cfg: DictConfig, trained: Trained | None, path: Path) -> Path:
+    if cfg.out:
+        return Path(cfg.out)
+    if trained:
+        return trained.run_dir / "evaluations" / f"{path.stem}.json"
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}.evaluation.json")
+
+
+def _to_board(trained: Trained, name: str, figures: list[dict[str, Any]]) -> None:
+    with SummaryWriter(str(trained.run_dir / "tensorboard")) as board:
+        for figure in figures:
+            board.add_scalar(f"evaluate/{name}/{figure['name']}", figure["value"], trained.step)
+
+
+def print_figures(title: str, found: Mapping[str, Any]) -> None:
+    """A table whose last column names the protocol, and the protocols below it."""
+    protocols: list[str] = []
+    table = Table(title=title, title_justify="left")
+    for column in ("figure", "value", "95%", "n", "protocol"):
+        table.add_column(column, justify="right" if column in ("value", "n") else "left")
+    for f in found["figures"]:
+        interval = "" if f["low"] is None else f"{f['low']:.4g} .. {f['high']:.4g}"
+        how = ", ".join(f"{name} {value}" for name, value in f["protocol"].items())
+        if how not in protocols:
+            protocols.append(how)
+        name = f"{f['name']} {BETTER[f['better']]}"
+        table.add_row(name, f"{f['value']:.4g}", interval, str(f["n"]), f"{protocols.index(how)}")
+    console.print(table)
+    for number, how in enumerate(protocols):
+        console.print(f"protocol {number}  {how}")
+    omitted: dict[str, str] = found["omitted"]
+    for why in dict.fromkeys(omitted.values()):
+        names = ", ".join(name for name, reason in omitted.items() if reason == why)
+        console.print(f"left out    {names}: {why}")

@@ -1,0 +1,190 @@
+"""What differs between configs; which runs differ in their seed alone; what to call them."""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddiff.pages.report.records import Record
+
+PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
+MEASURING = ("evaluation.", "metrics.", "extractor.", "profiler.")  # what was measured on the way
+UNSAID = (*MEASURING, "trainer.", "sampling.", "budget.log_every.", "budget.val_every.",
+          "budget.sample_every.", "budget.save_every.", "data.num_workers.", "memory_budget_gb.",
+          "experiment.", "name.", *(f"{place}." for place in PLACES))  # fmt: skip
+MOST_WORDS = 3  # of a label, about what was changed of the recipe
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Options that go together, the shortest first, and their value in each config."""
+
+    names: list[str]
+    values: list[Any]
+    implied: bool  # follows from the target of the group it belongs to
+
+    @property
+    def title(self) -> str:
+        return self.names[0].removesuffix("._target_")
+
+    @property
+    def plain(self) -> bool:
+        """Whether its values speak for themselves: names of experiments and of targets."""
+        return self.names[0] == "name" or self.names[0].endswith("_target_")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are equal but for their seed."""
+
+    label: str
+    options: dict[str, Any]
+    runs: list[Record]
+
+
+def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference], list[str]]:
+    """Groups in order of their first run, in what their configs differ, and what several groups
+    all changed of their recipes."""
+    members: dict[Hashable, list[Record]] = {}
+    for record in records:
+        key = tuple(sorted((name, str(value)) for name, value in _identity(record).items()))
+        members.setdefault(key, []).append(record)
+    options = [_identity(runs[0]) for runs in members.values()]
+    differences = differing(options)
+    labels = labelled(differences, [str(o.get("name", "run")) for o in options])
+    changes = [changed(runs, o) for runs, o in zip(members.values(), options, strict=True)]
+    words = [set(change.items()) for change in changes]
+    shared = set.intersection(*words) if len(words) > 1 else set()
+    labels = [
+        " ".join([label, *_more(i, change, differences, label, shared)])
+        for i, (label, change) in enumerate(zip(labels, changes, strict=True))
+    ]
+    parts = zip(labels, options, members.values(), strict=True)
+    return [Group(*part) for part in parts], differences, sorted(w for _, w in shared)
+
+
+def changed(runs: Sequence[Record], options: dict[str, Any]) -> dict[str, str]:
+    """What a group's command changed of its recipe, as words of a label: `net.patch_size` ->
+    `net.patch_size=1`. How it was measured and where it ran is left out."""
+    overrides = next((run.overrides for run in runs if run.overrides), {})
+    found = {}
+    for name, value in overrides.items():
+        if f"{name}.".startswith(UNSAID):
+            continue
+        if name in options:
+            found[name] = f"{name}={shown(name, options[name])}"
+        elif f"{name}._target_" in options:  # a choice; of a sweep its name is not known
+            target = shown("_target_", options[f"{name}._target_"])
+            found[name] = f"{name}={target if ',' in value else value}"
+    return found
+
+
+def _more(
+    config: int,
+    change: Mapping[str, str],
+    differences: Sequence[Difference],
+    label: str,
+    shared: Collection[tuple[str, str]],
+) -> list[str]:
+    """The changes that the label does not tell and not all groups share, the first MOST_WORDS."""
+    said = {
+        name
+        for difference in differences
+        if f" {_word(difference, difference.values[config])} " in f" {label} "
+        for name in difference.names
+    }
+    words = [
+        word
+        for name, word in change.items()
+        if (name, word) not in shared and not {name, f"{name}._target_"} & said
+    ]
+    more = [f"and {len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS + 1 else []
+    return [*words[:MOST_WORDS], *more] if more else words
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    follows = {"data.seed"} if record.options.get("data.seed") == record.seed else set()
+    return {
+        name: value
+        for name, value in record.options.items()
+        if name not in PLACES and name not in follows and not name.startswith(MEASURING)
+    }
+
+
+def differing(configs: Sequence[dict[str, Any]]) -> list[Difference]:
+    """The experiment's name first, then what was chosen for a whole group, then numbers."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    values: dict[tuple[str, ...], list[Any]] = {}
+    for name in dict.fromkeys(name for config in configs for name in config):
+        row = [shown(name, config.get(name, ABSENT)) for config in configs]
+        key = tuple(map(str, row))
+        if len(set(key)) > 1:
+            together.setdefault(key, []).append(name)
+            values[key] = row
+    chosen = {n: key for key, names in together.items() for n in names if n.endswith("_target_")}
+    found = []
+    for key, names in together.items():
+        names.sort(key=lambda name: (_rank(name), len(name)))
+        implied = all(_implied(name, key, chosen) for name in names)
+        found.append(Difference(names, values[key], implied))
+    return sorted(found, key=lambda d: (d.implied, _rank(d.names[0])))
+
+
+def _rank(name: str) -> int:
+    ranks = (name == "name", name.endswith("_target_"), name.startswith("budget."), True)
+    return ranks.index(True)
+
+
+def _implied(name: str, values: tuple[str, ...], chosen: dict[str, tuple[str, ...]]) -> bool:
+    """Whether configs of one target, above this option, all have one value."""
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        target = ".".join([*parts[:depth], "_target_"])
+        if target in chosen and target != name:
+            return len(set(zip(chosen[target], values, strict=True))) == len(set(chosen[target]))
+    return False
+
+
+def shown(name: str, value: Any) -> Any:
+    """As YAML says it; a target by its last name."""
+    if name.endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), value)
+
+
+def labelled(differences: Sequence[Difference], names: Sequence[str]) -> list[str]:
+    """The fewest options that tell the configs apart; a number that most share goes unsaid."""
+    chosen = _telling(differences, len(names))
+    rows = [[_word(difference, value) for value in difference.values] for difference in chosen]
+    for i, difference in enumerate(chosen):
+        rest = rows if difference.plain else [*rows[:i], _unusual(rows[i]), *rows[i + 1 :]]
+        rows = rest if _told_apart(rest) == _told_apart(rows) else rows
+    labels = [" ".join(filter(None, words)) for words in zip(*rows, strict=True)] or list(names)
+    return [label or name for label, name in zip(labels, names, strict=True)]
+
+
+def _telling(differences: Sequence[Difference], count: int) -> list[Difference]:
+    """The experiments' names; then, one by one, what tells most configs apart, until all are."""
+    chosen = [d for d in differences if d.names[0] == "name"]
+
+    def gain(difference: Difference) -> int:
+        return _told_apart([d.values for d in (*chosen, difference)])
+
+    while _told_apart([d.values for d in chosen]) < count and len(chosen) < len(differences):
+        chosen.append(max((d for d in differences if d not in chosen), key=gain))
+    return sorted(chosen, key=differences.index)
+
+
+def _told_apart(rows: Sequence[Sequence[Any]]) -> int:
+    return max(1, len(set(zip(*(map(str, row) for row in rows), strict=True))))
+
+
+def _unusual(words: list[str]) -> list[str]:
+    usual = max(words, key=lambda word: (word != "") * words.count(word))
+    return ["" if word == usual and words.count(word) > 1 else word for word in words]
+
+
+def _word(difference: Difference, value: Any) -> str:
+    if value == ABSENT or difference.plain:
+        return "" if value == ABSENT else str(value)
+    return f"{difference.names[0].rpartition('.')[2]}={value}"

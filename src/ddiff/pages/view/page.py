@@ -1,0 +1,148 @@
+"""One self-contained HTML page of samples: nothing is fetched, it opens from a disk or a mail."""
+
+import base64
+import html
+import io
+import json
+import zlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddiff.pages.view.fields import halved, limited
+from ddiff.pages.view.meshes import isosurface, smooth_normals
+from ddiff.pages.view.pictures import to_pixels
+from ddiff.pages.view.rays import AZIMUTH, ELEVATION
+from ddiff.pages.view.samples import as_images, as_volumes, kind_of
+from ddiff.pages.view.shading import shade_rgba
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import replacing
+
+SIDE = 96  # voxels: the longest side that is embedded
+FACES = 200_000  # triangles of one volume that are embedded
+THUMBNAIL = 160  # pixels
+SCRIPTS = {
+    "images": ("thumbnails.js", "images.js"),
+    "volumes": ("thumbnails.js", "stage.js", "solid.js", "volumes.js", "bench.js"),
+}
+Item = dict[str, Any]
+
+
+def write_page(
+    samples: Any,
+    path: str | Path,
+    title: str,
+    captions: Sequence[str] | None = None,
+    azimuth: float = AZIMUTH,
+    elevation: float = ELEVATION,
+) -> Path:
+    """Images [N, C, H, W] as a grid to enlarge, volumes [N, 1, D, H, W] to turn and slice.
+
+    Volumes beyond 96 voxels a side or 200,000 triangles are halved, and the page says so.
+    """
+    array = np.asarray(samples)
+    kind = kind_of(array.shape)
+    array = as_images(array) if kind == "images" else as_volumes(array)
+    names = [f"#{i}" for i in range(len(array))] if captions is None else list(captions)
+    if len(names) != len(array):
+        raise DdiffError(f"{len(names)} captions for {len(array)} samples")
+    if kind == "images":
+        items = _image_items(array)
+    else:
+        items = [_volume_item(volume, azimuth, elevation) for volume in array]
+    for item, name in zip(items, names, strict=True):
+        item["caption"] = str(name)
+    view = {"azimuth": azimuth, "elevation": elevation}
+    data = {"kind": kind, "view": view, "items": items}
+    text = filled(title, kind, data, asset("page.css"), asset(*SCRIPTS[kind]))
+    with replacing(Path(path), "w") as file:
+        file.write(text)
+    return Path(path)
+
+
+def filled(title: str, kind: str, data: Item, style: str, script: str) -> str:
+    """The template, its placeholders replaced in one pass: values are never searched again."""
+    head, *rest = asset("page.html").split("{{")
+    values = {
+        "title": html.escape(title),
+        "kind": kind,
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "style": style,
+        "base": asset("base.js"),
+        "script": script,
+    }
+    parts = (part.partition("}}") for part in rest)
+    return head + "".join(values[name] + after for name, _, after in parts)
+
+
+def asset(*names: str) -> str:
+    """The text of files beside this one, one after the other."""
+    folder = files("ddiff.pages.view")
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def _image_items(images: np.ndarray) -> list[Item]:
+    size = list(images.shape[2:])
+    return [{"picture": png_uri(pixels), "size": size} for pixels in to_pixels(images)]
+
+
+def _volume_item(volume: np.ndarray, azimuth: float, elevation: float) -> Item:
+    """A thumbnail, facts, and what `solid_item` says."""
+    facts = {
+        "picture": png_uri(shade_rgba(volume, THUMBNAIL, azimuth, elevation)),
+        "size": list(volume.shape),
+        "filled": float((volume > 0).mean()),
+        "range": [float(volume.min()), float(volume.max())],
+    }
+    return {**facts, **solid_item(volume, SIDE, FACES)}
+
+
+def solid_item(volume: np.ndarray, side: int, most: int, slices: bool = True) -> Item:
+    """A deflated blob: voxels, vertices, normals with sky, faces. Halved until it has at most
+    `side` voxels a side and `most` triangles; without `slices` a voxel is but solid or not."""
+    coarse = limited(volume, side)
+    vertices, faces = isosurface(coarse)
+    while len(faces) > most:
+        coarse = halved(coarse)
+        vertices, faces = isosurface(coarse)
+    voxels = coarse if slices else np.where(coarse > 0, 1, -1)
+    blob = zlib.compress(_blob(coarse, voxels, vertices, faces), 9)
+    return {
+        "shown": list(coarse.shape),
+        "vertices": len(vertices),
+        "faces": len(faces),
+        "blob": base64.b64encode(blob).decode(),
+    }
+
+
+def _blob(volume: np.ndarray, values: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> bytes:
+    """Little-endian and as differences, which deflate well: uint8 [D H W], int16 [V, 3] in units of
+    (longest side + 2) / 65534 voxels from the centre, int8 [V, 4], uint16 or uint32 [F, 3]."""
+    voxels = np.rint((np.clip(values, -1, 1) + 1) * 127.5).astype(np.uint8).ravel()
+    middle = (np.array(volume.shape[::-1], np.float32) - 1) / 2
+    half = (max(volume.shape) + 2) / 2
+    places = np.rint((vertices - middle) / half * 32767).astype("<i2")
+    if len(faces):
+        normals, sky = smooth_normals(volume, vertices)
+    else:
+        normals, sky = np.zeros((0, 3)), np.zeros(0)
+    bent = np.rint(np.column_stack([normals, sky]) * 127).astype(np.int8)
+    corners = faces.astype("<u2" if len(vertices) <= 65536 else "<u4")
+    return b"".join(_differences(part).tobytes() for part in (voxels, places, bent, corners))
+
+
+def _differences(array: np.ndarray) -> np.ndarray:
+    """Row minus the row before, wrapping; the first row as it is."""
+    out = array.copy()
+    out[1:] = array[1:] - array[:-1]
+    return out
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

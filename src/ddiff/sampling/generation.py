@@ -1,0 +1,224 @@
+"""From a trained net to samples, keyed by (seed, sample index).
+
+The noise of sample 17 has the same bits in a batch of 1 and of 64, on one rank and on eight. The
+sample is the same up to the rounding of the net's arithmetic, which may depend on the batch's size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ddiff.artifacts.loading import ArtifactNet
+from ddiff.artifacts.trained import Trained
+from ddiff.backends import Backend, Eager, Execution, device_of
+from ddiff.build import build, build_backend, build_guidance, build_precision
+from ddiff.diffusion import Guidance, Objective, Plan, Step, solve
+from ddiff.kernels import philox
+from ddiff.sampling.stepper import Stepper, Work
+from ddiff.system.errors import ConfigError
+from ddiff.system.phases import phase, step
+from ddiff.system.precision import Precision
+from ddiff.system.random import key
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Everything that turns noise into samples."""
+
+    net: nn.Module
+    shape: tuple[int, ...]  # [C, *S]
+    num_classes: int | None
+    objective: Objective
+    plan: Plan
+    guidance: Guidance
+    precision: Precision
+    seed: int
+    clamp: float | None = 1.0
+    backend: Backend = field(default_factory=Eager)
+
+    def __post_init__(self) -> None:
+        self.guidance.check(self.num_classes)
+        object.__setattr__(self, "plan", self.plan.guided_by(self.guidance))
+
+    def batches(
+        self,
+        num_samples: int,
+        batch_size: int,
+        y: Tensor | None = None,
+        on_step: Callable[[int], None] = lambda samples: None,
+    ) -> Iterator[Tensor]:
+        """Samples 0 .. num_samples - 1 in order, [<= batch_size, C, *S] at a time. Another
+        `batch_size` changes a sample by rounding only.
+
+        `y` holds one label a sample. `on_step(samples)` is told of every solver step.
+        """
+        for first in range(0, num_samples, batch_size):
+            wanted = min(batch_size, num_samples - first)
+            size = batch_size if self.execution.static else wanted
+            labels = None if y is None else y[first : first + wanted]
+            if labels is not None and wanted < size:  # one batch size for all
+                labels = torch.cat([labels, labels[-1:].expand(size - wanted)])
+            indices = range(first, first + size)
+            yield self.batch(indices, labels, lambda _, n=wanted: on_step(n))[:wanted]
+
+    def batch(
+        self,
+        indices: Sequence[int],
+        y: Tensor | None = None,
+        on_step: Callable[[int], None] = lambda samples: None,
+    ) -> Tensor:
+        """The samples with these indices, float32 [B, C, *S] on the net's device."""
+        was_training = self.net.training
+        self.net.eval()
+        with phase("start"):
+            states = self.steps(indices, y)
+        x = torch.empty(0)
+        for _ in range(len(self.plan)):
+            with step():
+                x = next(states)
+                with phase("logging"):
+                    on_step(len(indices))
+        self.net.train(was_training)
+        return x.clone()
+
+    def steps(self, indices: Sequence[int], y: Tensor | None = None) -> Iterator[Tensor]:
+        """The batch x after every step of the plan. Another step may overwrite it."""
+        if self.execution.solver_step is None and not self.execution.graph:
+            return self._by_equations(indices, y)
+        stepper = self._stepper(len(indices), y is not None)
+        stepper.start(indices, y)
+        return (stepper.advance() for _ in range(len(self.plan)))
+
+    def _by_equations(self, indices: Sequence[int], y: Tensor | None) -> Iterator[Tensor]:
+        """As `diffusion.solve` writes them."""
+        noise_key, device = key(self.seed, "sample"), device_of(self.net)
+        samples = torch.tensor(indices, device=device)
+        y = None if y is None else y.to(device)
+
+        def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            return self.execution.predict(x, t, y).contiguous()
+
+        def noise(number: int) -> Tensor:
+            return philox.normal(noise_key, samples, number + 1, self.shape)
+
+        states = solve(
+            net, self.plan, self.objective, noise(-1), noise, self.clamp, y, self.guidance
+        )
+        for _ in range(len(self.plan)):
+            with torch.no_grad():
+                state = next(states)
+            yield state.x
+
+    def evaluations(self, labelled: bool) -> int:
+        """Evaluations of the net for one sample."""
+        weights = self.plan.weights.tolist()
+        if not labelled:
+            return len(weights)
+        return sum(self.guidance.evaluations(Step(i, w)) for i, w in enumerate(weights))
+
+    @cached_property
+    def execution(self) -> Execution:
+        return self.backend.execution(self.net, self.precision)
+
+    @cached_property
+    def _steppers(self) -> dict[tuple[int, bool], Stepper]:
+        return {}
+
+    def _stepper(self, size: int, labelled: bool) -> Stepper:
+        if (size, labelled) not in self._steppers:
+            noise = key(self.seed, "sample")
+            work = Work(self.plan, self.objective, self.shape, self.guidance, self.clamp, noise)
+            device = device_of(self.net)
+            self._steppers[size, labelled] = Stepper(self.execution, work, size, labelled, device)
+        return self._steppers[size, labelled]
+
+
+def generation_of(trained: Trained, cfg: DictConfig) -> Generation:
+    """How to sample with a trained net. `cfg` holds solver, guidance, precision, backend, seed and
+    clamp."""
+    device = device_of(trained.net)
+    if isinstance(trained.net, ArtifactNet):
+        trained.net.check_options(cfg)
+        backend: Backend = Eager()
+    else:
+        backend = build_backend(cfg, device)
+    guidance = build_guidance(cfg)
+    guidance.check(trained.cfg.net.num_classes, cfg.get("y", "auto"))
+    return Generation(
+        net=trained.net,
+        shape=tuple(trained.cfg.net.shape),
+        num_classes=trained.cfg.net.num_classes,
+        objective=trained.objective,
+        plan=build(cfg.solver)(trained.schedule),
+        guidance=guidance,
+        precision=build_precision(cfg, device),
+        seed=cfg.seed,
+        clamp=cfg.clamp,
+        backend=backend,
+    )
+
+
+def in_training(module: Any, cfg: DictConfig, plan: Plan) -> Generation:
+    """How a training samples with the averaged net of its module. `cfg` is the run's."""
+    return Generation(
+        net=module.ema,
+        shape=tuple(cfg.net.shape),
+        num_classes=cfg.net.num_classes,
+        objective=module.objective,
+        plan=plan,
+        guidance=build_guidance(cfg),
+        precision=module.precision,
+        seed=cfg.seed,
+        clamp=cfg.sampling.clamp,
+    )
+
+
+def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfig) -> None:
+    """Draws a few samples in float32 and drops them: what a net meets is what it is measured on."""
+    options = {
+        "solver": solver,
+        "guidance": guidance,
+        "precision": {"_target_": "ddiff.system.precision.Precision", "dtype": "float32"},
+        "backend": {"_target_": "ddiff.backends.Eager"},
+        "seed": 0,
+        "clamp": trained.cfg.sampling.clamp,
+    }
+    generation = generation_of(trained, DictConfig(options))
+    generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
+
+
+def labels_for(
+    wanted: str | int | Sequence[int] | None, num_samples: int, num_classes: int | None
+) -> Tensor | None:
+    """Labels [num_samples] from the option `y`: one label, a list to repeat, `each` (equal shares
+    in order, so that a square grid has a class a row), `none`, or `auto` (`each` where there are
+    classes)."""
+    if wanted == "auto":
+        wanted = None if num_classes is None else "each"
+    if wanted is None or wanted == "none":
+        return None
+    if num_classes is None:
+        raise ConfigError("y: this run was trained without labels; leave y out")
+    if wanted == "each":
+        return torch.arange(num_samples) * num_classes // num_samples
+    labels = list(wanted) if isinstance(wanted, Sequence) else [wanted]
+    wrong = [y for y in labels if type(y) is not int or not 0 <= y < num_classes]
+    if wrong or not labels:
+        raise ConfigError(
+            f"y: {wanted!r} is not a label; choose from 0..{num_classes - 1}, a list, "
+            "each, none or auto"
+        )
+    return torch.tensor(labels).repeat(-(-num_samples // len(labels)))[:num_samples]
+
+
+def row_length(y: Tensor | None) -> int | None:
+    """Samples a class, where all labels come in equal shares in order: a picture's row each."""
+    if y is None:
+        return None
+    shares = y.unique_consecutive(return_counts=True)[1].tolist()
+    return shares[0] if len(shares) > 1 and shares[0] > 1 and len(set(shares)) == 1 else None

@@ -1,0 +1,132 @@
+"""Sampling over fixed buffers, for backends that need them: CUDA graphs and fused solver steps.
+
+Eager sampling runs `diffusion.solve`, as the equations are written; a test holds both together.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddiff.backends.execution import Execution
+from ddiff.diffusion import NO_LABEL, Guidance, Objective, Plan, Step
+from ddiff.diffusion.guidance import combines_two, doubled
+from ddiff.kernels import philox
+from ddiff.kernels.solver_step import reference
+from ddiff.system.phases import phase
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Everything about a sampling but the net and the samples' numbers."""
+
+    plan: Plan
+    objective: Objective
+    shape: tuple[int, ...]  # [C, *S]
+    guidance: Guidance
+    clamp: float | None
+    key: int  # of the noise
+
+
+class Stepper:
+    """The state of one batch, in place: x, the last estimate of x_0, the number of the step.
+
+    Nothing in a step depends on a number the host must wait for.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        work: Work,
+        batch: int,
+        labelled: bool,
+        device: torch.device,
+    ) -> None:
+        self.work = work
+        self.predict, self.solver_step = execution.predict, execution.solver_step or reference
+        table = work.plan.table(work.objective)
+        # two predictions that the solver's step combines; any other guidance is called
+        self.doubled = (
+            labelled and combines_two(work.guidance) and bool((work.plan.weights != 0).any())
+        )
+        self.called = not combines_two(work.guidance)
+        self.weights, self.number = work.plan.weights.tolist(), 0
+        self.table = table.float().to(device)
+        self.times = (work.plan.times[:-1] - 1).to(device)  # as the net is told
+        self.noisy = work.plan.stochastic
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.samples = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.y = torch.full_like(self.samples, NO_LABEL) if labelled else None
+        self.x = torch.zeros(batch, *work.shape, device=device)
+        self.x_0 = torch.zeros_like(self.x) if bool((table[:, 4] != 0).any()) else None
+        self.run: Callable[[], None] = self._run
+        if execution.graph and not self.called:
+            self.run = self._captured()
+
+    def start(self, indices: Sequence[int], y: Tensor | None) -> None:
+        """Noise of these samples of the key, before the first step."""
+        self.samples.copy_(torch.tensor(indices))
+        if self.y is not None:
+            assert y is not None
+            self.y.copy_(y)
+        self.x.copy_(philox.normal(self.work.key, self.samples, 0, self.work.shape))
+        if self.x_0 is not None:
+            self.x_0.zero_()
+        self.step.zero_()
+        self.number = 0
+
+    def advance(self) -> Tensor:
+        """Makes a step and returns x, which the next step overwrites."""
+        self.run()
+        return self.x
+
+    @torch.no_grad()
+    def _run(self) -> None:
+        x, y = self.x, self.y
+        t = self.times.index_select(0, self.step.view(1)).expand(len(x))
+        if self.doubled:
+            with phase("guidance"):
+                assert y is not None
+                x, t, y = doubled(x, t, y)
+        with phase("net"):
+            if self.called:
+                step = Step(self.number, self.weights[self.number])
+                pred = self.work.guidance(self.predict, x, t, y, step).contiguous()
+                self.number += 1
+            else:
+                pred = self.predict(x, t, y).contiguous()
+        with phase("solver step"):
+            self.solver_step(
+                self.x,
+                pred,
+                self.x_0,
+                self.table,
+                self.step,
+                self.samples,
+                self.work.key,
+                self.work.clamp,
+                self.noisy,
+            )
+            self.step.add_(1)
+
+    def _captured(self) -> Callable[[], None]:
+        """A replay of `_run`. The runs before the capture let libraries choose and allocate."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step.zero_()
+                self._run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        self.step.zero_()
+        with torch.cuda.graph(graph):
+            self._run()
+        self.graph = graph  # owns the memory of the step
+
+        def replay() -> None:
+            with phase("replay"):
+                graph.replay()
+
+        return replay

@@ -1,0 +1,179 @@
+"""Samples onto the disk: numbers streamed batch by batch, pictures and meshes of the first ones."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ddiff.artifacts.trained import Trained
+from ddiff.backends import device_of
+from ddiff.build import build
+from ddiff.profiling import Off, Subject
+from ddiff.profiling.options import bytes_of
+from ddiff.sampling.generation import Generation, generation_of, labels_for, row_length
+from ddiff.system.console import console, progress
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import check_outputs, write_json
+from ddiff.system.phases import phase
+
+PICTURED = {4: 100, 5: 16}  # by dimensions of [N, C, *S]
+SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
+            "solver", "guidance", "precision", "backend")  # fmt: skip
+
+
+def write_samples(trained: Trained, cfg: DictConfig) -> None:
+    """Writes <out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
+    <out>_0000.ply ...; says where they are. Files that exist are refused unless cfg.overwrite."""
+    if cfg.mesh not in ("ply", "obj", "none", None):
+        raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
+    generation = generation_of(trained, cfg)
+    out = Path(cfg.out) if cfg.out else default_out(trained, generation, cfg)
+    out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
+    npy = out.with_name(out.name + ".npy")
+    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    profiler, subject = build(cfg.profiler), _subject(generation, out)
+    written = [out.with_name(out.name + ending) for ending in (".npy", ".json", ".png")]
+    written += [] if isinstance(profiler, Off) else [subject.folder / "profile.json"]
+    check_outputs(written, cfg.overwrite)
+    meshes = _meshes(out)
+    check_outputs(meshes, cfg.overwrite)
+    with profiler.watching(subject):
+        draw(trained, generation, cfg, npy)
+    for mesh in meshes:  # of the samples that were replaced
+        mesh.unlink()
+    first = np.load(npy, mmap_mode="r")
+    _pictures(first[: PICTURED[first.ndim]], out, cfg.mesh, row_length(y))
+
+
+def _meshes(out: Path) -> list[Path]:
+    """The meshes that lie beside samples of this name."""
+    name = re.compile(re.escape(out.name) + r"_\d{4}\.(ply|obj)")
+    folder = out.parent.iterdir() if out.parent.is_dir() else ()
+    return sorted(path for path in folder if name.fullmatch(path.name))
+
+
+def _subject(generation: Generation, out: Path) -> Subject:
+    """What a profile of the sampling is of, and where it goes: beside the samples."""
+    folder = out.with_name(out.name + "_profile")
+
+    def board() -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder / "tensorboard"))
+
+    def held() -> dict[str, int]:
+        return {"weights": bytes_of(generation.net)}
+
+    return Subject("sampling", device_of(generation.net), folder, board, held)
+
+
+def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -> dict[str, Any]:
+    """Streams samples to `npy`, and writes beside it the .json that tells how they were made, and
+    returns that."""
+    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    started = time.perf_counter()
+    _stream(generation, cfg, y, npy, (cfg.num_samples, *generation.shape))
+    seconds = (time.perf_counter() - started) / cfg.num_samples
+    made = {
+        **origin_of(trained, cfg),
+        "y": None if y is None else y.tolist(),
+        "precision": generation.precision.dtype,
+        "backend": generation.backend.name,
+        "evaluations": generation.evaluations(y is not None),
+        "seconds_per_sample": seconds,
+    }
+    write_json(npy.with_suffix(".json"), made)
+    console.print(f"samples     {npy}  {[cfg.num_samples, *generation.shape]}")
+    return made
+
+
+def origin_of(trained: Trained, cfg: DictConfig) -> dict[str, Any]:
+    """What decides the samples: the options, the net, and where its training stood."""
+    return {
+        "options": OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(SAMPLING))),
+        "net": trained.digest,
+        "step": trained.step,
+        "spent": trained.spent,
+    }
+
+
+def default_out(trained: Trained, generation: Generation, cfg: DictConfig) -> Path:
+    return trained.run_dir / "samples" / _name(generation, cfg)
+
+
+def _name(generation: Generation, cfg: DictConfig) -> str:
+    """`ddim50_w2_seed1_64`: what differs most often, so that samples lie side by side."""
+    solver = cfg.solver["_target_"].rpartition(".")[2]
+    scale = cfg.guidance.get("scale", 0)
+    guided = f"_w{scale:g}" if scale else ""
+    seeded = f"_seed{cfg.seed}" if cfg.seed else ""
+    return f"{solver}{len(generation.plan)}{guided}{seeded}_{cfg.num_samples}"
+
+
+def sampled(
+    generation: Generation, num_samples: int, batch_size: int, y: Tensor | None
+) -> Iterator[Tensor]:
+    """The batches of `generation`, with a progress bar over all solver steps."""
+    done = 0
+    with progress("sampling", num_samples * len(generation.plan)) as meter:
+
+        def on_step(samples: int) -> None:
+            nonlocal done
+            done += samples
+            meter(done)
+
+        yield from generation.batches(num_samples, batch_size, y, on_step)
+
+
+def _stream(
+    generation: Generation, cfg: DictConfig, y: Tensor | None, path: Path, shape: tuple[int, ...]
+) -> None:
+    """Writes all samples, holding one batch in memory."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(part)
+        row = 0
+        for batch in sampled(generation, shape[0], cfg.batch_size, y):
+            with phase("transfer"):
+                numbers = batch.cpu().numpy()
+            with phase("writing"):
+                array[row : row + len(batch)] = numbers
+            row += len(batch)
+        array.flush()
+        del array
+        os.replace(part, path)
+    except OSError as error:
+        raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _reserve(path: Path) -> None:
+    """Asks for the disk space now: a full disk shows before the work, and as an error, not as a
+    killed process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _pictures(samples: np.ndarray, out: Path, mesh: str | None, columns: int | None) -> None:
+    from ddiff.pages.view import isosurface, picture, save_png, write_obj, write_ply
+
+    png = out.with_name(out.name + ".png")
+    save_png(picture(samples, columns), png)
+    console.print(f"picture     {png}")
+    if samples.ndim == 5 and mesh in ("ply", "obj"):
+        write = write_ply if mesh == "ply" else write_obj
+        for i, volume in enumerate(samples[:, 0]):
+            write(out.with_name(f"{out.name}_{i:04d}.{mesh}"), *isosurface(volume))
+        console.print(f"meshes      {out}_0000.{mesh} ...")
+    npy = out.with_name(out.name + ".npy")
+    console.print(f"look        python -m ddiff.view path={npy}")

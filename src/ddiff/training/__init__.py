@@ -1,0 +1,1 @@
+"""Training: a run, its modules, callbacks, optimisers."""

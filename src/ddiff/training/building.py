@@ -1,0 +1,113 @@
+"""From a validated, resolved config to a module and a Trainer."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+from omegaconf import DictConfig
+
+from ddiff.build import build_backend, build_net, is_generative, module_class
+from ddiff.config.targets import build
+from ddiff.config.trees import origin
+from ddiff.profiling.loop import LoopProfiler
+from ddiff.profiling.timeline import Timeline
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError
+from ddiff.system.precision import Precision
+from ddiff.system.random import key
+from ddiff.training.modules import DDPM, Learner
+from ddiff.training.modules.plugins import AtomicCheckpointIO, GradientScaling
+
+
+def fill_in_data_facts(cfg: DictConfig, data: Any, begun: bool = False) -> None:
+    """The net's shape and number of classes come from the data, and stay in the run's config.
+
+    `begun`: the config is that of a run, which keeps the module that it was started with.
+    """
+    module = module_class(cfg)
+    cfg.net.shape = list(data.shape)
+    cfg.net.num_classes = data.num_classes if module.conditional else None
+    if module.dims and module.dims != len(data.shape) - 1 and not begun:
+        shape = "x".join(map(str, data.shape))
+        raise ConfigError(
+            f"module: {module.__name__} is for volumes, and the data are pictures of {shape}; "
+            "use module=ddpm, or data=... without experiment= for parts that suit the data"
+        )
+    if module.conditional and data.num_classes is None:
+        raise ConfigError(
+            f"module: {module.__name__} needs labels and the data has none; "
+            "use module=ddpm or module=voxel_ddpm, or labelled data"
+        )
+
+
+def build_module(cfg: DictConfig, precision: Precision) -> Learner:
+    """The LightningModule, its weights drawn from the seed."""
+    torch.manual_seed(key(cfg.seed, "weights"))
+    supplied: dict[str, Any] = {
+        "net": build_net(cfg),
+        "optimizer": build(cfg.optimizer),
+        "lr_schedule": build(cfg.lr_schedule),
+        "precision": precision,
+        "seed": cfg.seed,
+    }
+    if is_generative(cfg):
+        schedule = build(cfg.schedule)
+        timesteps = build(cfg.timesteps, schedule=schedule)
+        timesteps.check(origin(cfg))
+        supplied |= {
+            "schedule": schedule,
+            "objective": build(cfg.objective),
+            "timesteps": timesteps,
+        }
+    module = build(cfg.module, **supplied)
+    backend = build_backend(cfg, device_for(cfg.trainer.accelerator))
+    backend.prepare(module.net)
+    backend.prepare(module.ema)
+    if isinstance(module, DDPM):
+        module.add_noise = backend.add_noise
+    return module
+
+
+def build_trainer(
+    cfg: DictConfig,
+    run_dir: Path,
+    logger: Any,
+    callbacks: list,
+    precision: Precision,
+    timeline: Timeline | None = None,
+) -> Trainer:
+    """Lightning's Trainer. Training is counted in optimiser steps; there are no epochs in it."""
+    _quiet()
+    options = {name: value for name, value in cfg.trainer.items() if name != "_target_"}
+    accumulate = options["accumulate_grad_batches"]
+    options["val_check_interval"] = min(cfg.budget.val_every, cfg.budget.max_steps) * accumulate
+    max_time = options.pop("max_time")
+    if max_time is not None:  # first, so that the others see that this step is the last
+        callbacks = [Timer(max_time, verbose=False), *callbacks]
+    plugins: list = [AtomicCheckpointIO()]
+    if precision.needs_scaling:
+        plugins.append(GradientScaling(device_for(cfg.trainer.accelerator)))
+    return Trainer(
+        **options,
+        default_root_dir=str(run_dir),
+        logger=logger,
+        callbacks=callbacks,
+        plugins=plugins,
+        profiler=None if timeline is None else LoopProfiler(timeline),
+    )
+
+
+def _quiet() -> None:
+    """Leaves of Lightning's remarks those that a user of ddiff can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # ours hold their data in memory, or chose their workers
+        ".*in eval mode at the start of training.*",  # the averaged net always is
+        ".*treespec, LeafSpec.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,23 @@
+from ddiff.training.callbacks.checkpoints import AtStart, Checkpoints
+from ddiff.training.callbacks.dashboard import Dashboard
+from ddiff.training.callbacks.evaluations import Evaluations
+from ddiff.training.callbacks.finite import StopOnNaN
+from ddiff.training.callbacks.progress import Progress, Resumed
+from ddiff.training.callbacks.resources import Resources
+from ddiff.training.callbacks.samples import Samples
+from ddiff.training.callbacks.threads import AdaptThreads
+from ddiff.training.callbacks.timesteps import Timesteps
+
+__all__ = [
+    "AdaptThreads",
+    "AtStart",
+    "Checkpoints",
+    "Dashboard",
+    "Evaluations",
+    "Progress",
+    "Resources",
+    "Resumed",
+    "Samples",
+    "StopOnNaN",
+    "Timesteps",
+]

@@ -1,0 +1,44 @@
+"""How good the samples are while training goes on: figures at intervals."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ddiff.system.files import write_json
+from ddiff.training.callbacks.progress import Progress
+from ddiff.training.callbacks.samples import due
+from ddiff.training.modules import DDPM
+
+Found = dict[str, Any]  # as evaluations/*.json
+
+
+class Evaluations(Callback):
+    """Every `every` steps, and after the last: `measure(module)` to <folder>/step_000500.json and
+    TensorBoard."""
+
+    def __init__(
+        self, folder: Path, every: int, measure: Callable[[DDPM], Found], progress: Progress
+    ) -> None:
+        self.folder, self.every, self.measure, self.progress = folder, every, measure, progress
+        self.last: Found | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not due(trainer, batch_idx, self.every):
+            return
+        assert isinstance(pl_module, DDPM)
+        step = trainer.global_step
+        self.last = {
+            "step": step,
+            "images_seen": self.progress.images,
+            "train_seconds": round(self.progress.seconds, 3),
+            **self.measure(pl_module),
+        }
+        write_json(self.folder / f"step_{step:06d}.json", self.last)
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        figures = {f"quality/{figure['name']}": figure["value"] for figure in self.last["figures"]}
+        trainer.logger.log_metrics(figures, step)

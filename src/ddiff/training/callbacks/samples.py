@@ -1,0 +1,62 @@
+"""Samples to look at while training: a picture, the numbers, and a TensorBoard mesh for volumes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ddiff.system.files import replacing
+from ddiff.training.modules import DDPM
+
+
+class Samples(Callback):
+    """Every `every` steps, and after the last."""
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        generate: Callable[[DDPM], np.ndarray],
+        columns: int | None = None,
+    ) -> None:
+        self.folder, self.every, self.generate, self.columns = folder, every, generate, columns
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if due(trainer, batch_idx, self.every):
+            assert isinstance(pl_module, DDPM)
+            self.show(trainer, trainer.global_step, self.generate(pl_module))
+
+    def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:
+        from ddiff.pages.view import mesh_tensors, picture, save_png
+
+        grid = picture(samples, self.columns)
+        save_png(grid, self.folder / f"step_{step:06d}.png")
+        with replacing(self.folder / f"step_{step:06d}.npy") as file:
+            np.save(file, samples)
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        board = trainer.logger.experiment
+        board.add_image("samples", grid, step, dataformats="HWC")
+        if samples.ndim == 5:
+            vertices, faces, colors = mesh_tensors(samples[:4])
+            board.add_mesh(
+                "volumes",
+                torch.from_numpy(vertices),
+                torch.from_numpy(colors),
+                torch.from_numpy(faces),
+                global_step=step,
+            )
+        board.flush()
+
+
+def due(trainer: Trainer, batch_idx: int, every: int) -> bool:
+    """Whether rank 0 acts now: after every so many optimiser steps, and after the last."""
+    step = trainer.global_step
+    stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    last = step >= trainer.max_steps or trainer.should_stop
+    return trainer.is_global_zero and stepped and (step % every == 0 or last)

@@ -1,0 +1,172 @@
+"""The training step as Lightning wants it. Glue only: the mathematics is in ddiff.diffusion."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddiff.diffusion import Losses, Objective, Schedule, loss
+from ddiff.diffusion.guidance import Net, without_some
+from ddiff.diffusion.loss import AddNoise, errors, noised
+from ddiff.diffusion.objectives import X0
+from ddiff.diffusion.timesteps import Stratified, TimestepSampler
+from ddiff.diffusion.timesteps.base import Gradient
+from ddiff.nets.gradients import batched, last_layer
+from ddiff.system.errors import ConfigError
+from ddiff.system.phases import phase
+from ddiff.system.random import generator, key
+from ddiff.training.modules.learner import Batch, Learner
+from ddiff.training.modules.tenths import TENTHS, by_tenth
+
+# (x_0, coefficients [B, 4], samples [B], key, draw) -> (x_t, target)
+NoiseOperation = Callable[[Tensor, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
+
+
+class DDPM(Learner):
+    """Unconditional denoising diffusion in 2D and 3D. Labels in the batch are ignored."""
+
+    p_uncond = 0.0  # share of the labels that are dropped
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        objective: Objective,
+        timesteps: TimestepSampler,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        objective.check(schedule)
+        if getattr(self.net, "bounded", False) and not isinstance(objective, X0):
+            raise ConfigError(
+                f"net.bounded=true keeps predictions between -1 and 1, and "
+                f"{type(objective).__name__.lower()} is not; use objective=x0 or net.bounded=false"
+            )
+        self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
+        a, b = schedule.abar.sqrt(), (1 - schedule.abar).sqrt()
+        table = torch.stack(torch.broadcast_tensors(a, b, *objective.mix(a, b)), dim=1)
+        self.coefficients: Tensor  # [T + 1, 4]: x_t = alpha x_0 + sigma eps, target = e eps + s x_0
+        self.register_buffer("coefficients", table.float(), persistent=False)
+        self.add_noise: NoiseOperation | None = None  # of a backend that has its own
+
+    def labels(self, y: Tensor | None) -> Tensor | None:
+        """The labels that the net is told of; None where it knows none."""
+        return y if self.conditional else None
+
+    def predictor(self, net: Net) -> Net:
+        """`net` under this module's precision."""
+        return self.precision.with_autocast(net, self.device)
+
+    def losses(self, batch: Batch, g: torch.Generator, add_noise: AddNoise | None = None) -> Losses:
+        """The loss of a training batch, its random numbers from `g` (or the noise's from
+        `add_noise`)."""
+        x_0, y = batch
+        return loss(
+            self.predictor(self.net),
+            x_0,
+            self.labels(y),
+            self.schedule,
+            self.objective,
+            self.timesteps,
+            g,
+            p_uncond=self.p_uncond,
+            add_noise=add_noise,
+            rank=self.global_rank,
+            world_size=self.world_size,
+        )
+
+    def native_noise(self, words: tuple[int | str, ...]) -> AddNoise | None:
+        """The backend's own noise under this key, in one pass over memory; None where it has
+        none."""
+        operation = self.add_noise
+        if operation is None:
+            return None
+
+        def add_noise(x_0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            samples = torch.arange(len(x_0), device=x_0.device)
+            return operation(x_0, self.coefficients[t], samples, key(*words), 0)
+
+        return add_noise
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        with phase("noise"):
+            words, g = self.next_words(batch[0].device)
+        with phase("timesteps"):
+            self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
+        found = self.losses(batch, g, self.native_noise(words))
+        self.latest["train/loss"] = found.total.detach()
+        each = found.each.detach()
+        if self.timesteps.watches:
+            with phase("timesteps"):
+                t, losses = self.everywhere(found.t), self.everywhere(each)
+                self.timesteps.update(t, losses, self.objective.weights_at(self.schedule, t))
+        return {"loss": found.total, "losses": each, "t": found.t}
+
+    @property
+    def world_size(self) -> int:
+        return self._trainer.world_size if self._trainer else 1
+
+    def everywhere(self, value: Tensor) -> Tensor:
+        """[B] of this rank -> [W B] of all, so that ranks agree."""
+        if self.world_size == 1:
+            return value
+        gathered = self.all_gather(value)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten()
+
+    def losses_at(self, batch: Batch, g: torch.Generator) -> Callable[[Net, Tensor], Tensor]:
+        """(predict, t []) -> plain losses [B], every sample of the batch at t, on noise of g."""
+        x_0, y = batch
+        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        y = self.labels(y)
+        labels = None if y is None else without_some(y, self.p_uncond, g)
+
+        def losses(predict: Net, t: Tensor) -> Tensor:
+            t = t.expand(len(x_0))
+            x_t, target = noised(x_0, t, eps, self.schedule, self.objective)
+            return errors(self.predictor(predict), x_t, target, t, labels)[0]
+
+        return losses
+
+    def gradient_norms(self, batch: Batch, g: torch.Generator, t: Tensor, of: Gradient) -> Tensor:
+        """Norm of the gradient of the batch's loss where every sample is at t[k], [K]."""
+        losses = self.losses_at(batch, g)
+
+        def at_one(predict: Net, at: Tensor) -> Tensor:
+            return losses(predict, at).mean() * self.objective.weights_at(self.schedule, at)
+
+        return (batched if of == "exact" else last_layer)(self.net, at_one, t)
+
+    def mean_norms(
+        self, batch: Batch, words: tuple[int | str, ...], t: Tensor, of: Gradient
+    ) -> Tensor:
+        """`gradient_norms`, their mean over ranks."""
+        g = generator(batch[0].device, *words, "score")
+        norms = self.gradient_norms(batch, g, t, of)
+        return self.everywhere(norms).view(-1, len(t)).mean(0)
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_sums = torch.zeros(2, len(TENTHS), device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The uniformly weighted loss of the averaged net, on the same noise every time."""
+        x_0, y = batch
+        g = generator(x_0.device, self.seed, "val", self.global_rank, batch_idx)
+        t, _ = Stratified(self.schedule).sample(len(x_0), g)
+        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        x_t, target = noised(x_0, t, eps, self.schedule, self.objective)
+        losses, pred = errors(self.predictor(self.ema), x_t, target, t, self.labels(y))
+        x_0_hat = self.objective.to_x_0(self.schedule, x_t, pred, t)
+        metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
+        self.log_dict(metrics, batch_size=len(x_0), sync_dist=True)
+        self.val_sums += by_tenth(t, self.schedule.T, losses)
+
+    def on_validation_epoch_end(self) -> None:
+        total, count = self.trainer.strategy.reduce(self.val_sums, reduce_op="sum")
+        tenths = zip(TENTHS, total / count, (count > 0).tolist(), strict=True)
+        self.log_dict({f"val_loss/{n}": mean for n, mean, seen in tenths if seen}, sync_dist=True)
+
+    def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
+        """More to log from one denoising step, by kind of data."""
+        return {}

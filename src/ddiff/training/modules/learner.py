@@ -1,0 +1,100 @@
+"""A net that learns, and what makes its training exact: averaged weights, keys, rates."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ddiff.system.bounds import Share
+from ddiff.system.phases import phase
+from ddiff.system.precision import Precision
+from ddiff.system.random import generator, seed
+from ddiff.training.updates import average, clip, decay_at
+
+Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B] or None
+
+
+class Learner(LightningModule):
+    """`ema` is the averaged copy of `net`, used to validate; both are in the state dict."""
+
+    conditional = False  # whether it needs labels
+    generative = True  # whether it makes samples
+    dims: int | None = None  # 3: for volumes alone
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        lr_schedule: Callable[[Optimizer], LambdaLR],
+        precision: Precision,
+        seed: int,
+        ema_decay: Share = 0.999,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.ema = copy.deepcopy(net).requires_grad_(False).eval()
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.precision = precision
+        self.seed, self.ema_decay = seed, ema_decay
+        self.latest: dict[str, Tensor] = {}  # of the last step, by tag; read when it is reported
+        self.batches_seen = 0  # micro-batches on this rank; the key of noise and of batch order
+
+    def next_words(self, device: torch.device) -> tuple[tuple[int | str, ...], torch.Generator]:
+        """The key of this micro-batch and rank, and its generator; dropout is seeded from it."""
+        words = (self.seed, "train", self.global_rank, self.batches_seen)
+        self.batches_seen += 1
+        seed(device, "dropout", *words)
+        return words, generator(device, *words)
+
+    def make_optimizer(self) -> Optimizer:
+        """The optimiser at its full rate."""
+        self.parameters_of_net: list[Tensor] = list(self.net.parameters())
+        self.averages: list[Tensor] = list(self.ema.parameters())
+        return self.optimizer(self.net.parameters())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer()
+        schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            gradient_clip_val = None
+        self.latest["train/grad_norm"] = clip(self.parameters_of_net, gradient_clip_val)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.trainer.global_step + 1
+        super().optimizer_step(*args, **kwargs)
+        with phase("EMA"):
+            average(self.averages, self.parameters_of_net, decay_at(step, self.ema_decay))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_seen"] = self.batches_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_seen = checkpoint["batches_seen"]
+        self._obey_config(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0])
+
+    def _obey_config(self, optimizer_state: dict[str, Any], lr_state: dict[str, Any]) -> None:
+        """Rates and the like are this config's, moments the checkpoint's; under an unchanged config
+        that alters no bit."""
+        optimizer = self.optimizer(self.net.parameters())
+        factor = self.lr_schedule(optimizer).lr_lambdas[0](lr_state["last_epoch"])
+        for saved, group in zip(
+            optimizer_state["param_groups"], optimizer.param_groups, strict=True
+        ):
+            options = {name: value for name, value in group.items() if name != "params"}
+            saved.update(options, lr=group["initial_lr"] * factor)
+        lr_state["base_lrs"] = [g["initial_lr"] for g in optimizer.param_groups]
+        lr_state["_last_lr"] = [g["lr"] for g in optimizer_state["param_groups"]]

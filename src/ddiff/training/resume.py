@@ -1,0 +1,250 @@
+"""Continuing from a checkpoint: its own config, plus what the command line says now."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ddiff.config.sweeps import name_of
+from ddiff.config.trees import config_of, flat, resolved
+from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.training.rehearsal import rehearse
+
+# What does not change the training, and what the data fill in. A checkpoint's config may differ
+# here from what its own options give today, without a word.
+FREE = ("budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver", "guidance",
+        "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler",
+        "threads", "optimized_metric", "net.shape", "net.num_classes")  # fmt: skip
+# What a run may change on its way, in its own directory: how it goes on, not what its past was.
+GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
+            "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
+            "data.download", "data.cache_gb")  # fmt: skip
+PLACES = ("ckpt_path", "run_dir", "runs")  # where a run was made is not where it is now
+ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape", "net.num_classes")
+
+Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
+
+
+def checked(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
+    """The config to train with, resolved and validated, and the point to resume from if any.
+
+    With `ckpt_path`, and for a job of a sweep that was begun before, that is the config of the run
+    on the disk, under this command's options.
+    """
+    for name in ("ckpt_path", "run_dir"):
+        if cfg[name] == "":
+            raise ConfigError(
+                f"{name}: is empty (an unset shell variable?); leave it out, or give a path"
+            )
+    source = cfg.ckpt_path or begun_job(cfg)
+    point = ResumePoint.at(str(source), cfg.run_dir) if source else None
+    cfg = resolved(point.cfg if point else cfg)
+    if point:
+        rehearse(cfg, done=point.step, unbounded=point.unchanged(cfg))
+        point.check(cfg)
+    else:
+        rehearse(cfg)
+    return cfg, point
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint to resume from, and the config to resume with."""
+
+    path: Path
+    step: int
+    cfg: DictConfig  # composed anew, not resolved
+    overrides: list[str]
+    run_dir: Path  # to write in
+    in_place: bool  # whether that is the checkpoint's own run
+    trained: DictConfig  # the config of the past
+    kept: list[str]  # options of it that the same command line would set otherwise today
+    shapes: dict[str, tuple[int, ...]]  # of the state dict
+    written: int  # when the file was, in ns
+    threads: int | None  # that computed it; None: not known, of an older ddiff
+
+    @classmethod
+    def at(cls, source: str, run_dir: str | None) -> "ResumePoint":
+        """The run's own overrides come first, then this command's."""
+        path = find_checkpoint(source)
+        written = path.stat().st_mtime_ns
+        checkpoint = load_checkpoint(path)
+        own, in_place = _place(path, run_dir)
+        facts = checkpoint["ddiff"]
+        now = [o for o in HydraConfig.get().overrides.task if name_of(o) != "ckpt_path"]
+        then = [o for o in facts["overrides"] if name_of(o) not in PLACES]
+        names = {name_of(o) for o in now}
+        overrides = [o for o in then if name_of(o) not in names] + now
+        step = checkpoint["global_step"]
+        if in_place:
+            _refuse_the_past(path, step)
+        trained = config_of(checkpoint)
+        cfg = compose("train", overrides)
+        said = tuple(name_of(o).split("/")[0] for o in now)
+        kept = {k: v for k, v in _as_trained(then, trained).items() if not k.startswith(said)}
+        for name, value in kept.items():
+            now_said = {s: OmegaConf.select(cfg, s) for s in said if s.startswith(f"{name}.")}
+            for option, choice in ({name: value} | now_said).items():
+                OmegaConf.update(cfg, option, choice, merge=False)
+        shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        return cls(
+            path=path,
+            step=step,
+            cfg=cfg,
+            overrides=overrides,
+            run_dir=own,
+            in_place=in_place,
+            trained=trained,
+            kept=[f"{name}={value}" for name, value in kept.items()],
+            shapes=shapes,
+            written=written,
+            threads=facts.get("threads"),
+        )
+
+    def check(self, cfg: DictConfig) -> None:
+        """Raise where the config does not fit what was trained. `cfg` is resolved."""
+        changes = self.changes(cfg)
+        if "optimizer._target_" in changes:
+            before, now = (t.rpartition(".")[2] for t in changes["optimizer._target_"])
+            raise ConfigError(
+                f"optimizer: the checkpoint's moments are {before}'s and mean nothing to {now}; "
+                "keep the optimiser, or start a new run"
+            )
+        if not self.in_place:
+            return
+        other = [name for name in changes if not name.startswith(GOING_ON)]
+        if other:
+            said = ", ".join(f"{n} ({changes[n][0]} -> {changes[n][1]})" for n in other[:4])
+            more = f" and {len(other) - 4} more" if len(other) > 4 else ""
+            raise ConfigError(
+                f"{self.run_dir} was trained with other options: {said}{more}; they would change "
+                "what its past means. A fork may: add run_dir=NEW"
+            )
+
+    def unchanged(self, cfg: DictConfig) -> set[str]:
+        """The options that are as they were trained, of those that a run cannot change at will."""
+        before, now = flat(self.trained), flat(cfg)
+        same = (name for name in before if before[name] == now.get(name))
+        return {name for name in same if not name.startswith(FREE)}
+
+    def changes(self, cfg: DictConfig) -> Changes:
+        """The options that are other than before, of those that matter."""
+        before, now = flat(self.trained), flat(cfg)
+        return {
+            name: (before[name], now.get(name))
+            for name in sorted(before)
+            if before[name] != now.get(name) and not name.startswith(FREE)
+        }
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise where the module's state dict is of other names or shapes than the checkpoint's."""
+        now = {name: tuple(value.shape) for name, value in state.items()}
+        if now == self.shapes:
+            return
+        wrong = sorted(n for n in now.keys() | self.shapes if now.get(n) != self.shapes.get(n))
+        before, after = self.shapes.get(wrong[0]), now.get(wrong[0])
+        said = f"{wrong[0]} is {_words(before)} in the checkpoint and {_words(after)} now"
+        more = f", and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        raise ConfigError(f"{self.path} does not fit these options: {said}{more}")
+
+    def refuse_if_changed(self) -> None:
+        """Raise where another process has gone on with the run since the checkpoint was read."""
+        if self.path.stat().st_mtime_ns != self.written:
+            raise DdiffError(f"{self.path} was written by another process just now; try again")
+
+
+def begun_job(cfg: DictConfig) -> Path | None:
+    """The directory of this job of a sweep, where an earlier start of the sweep left a run of the
+    same options. Raises where it holds another run."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or cfg.run_dir:
+        return None
+    path = Path(hydra.runtime.output_dir)
+    last = path / "checkpoints/last.ckpt"
+    if not last.is_file():
+        return None
+    before = [o for o in load_checkpoint(last)["ddiff"]["overrides"] if name_of(o) not in PLACES]
+    now = [o for o in hydra.overrides.task if name_of(o) not in PLACES]
+    if sorted(before) != sorted(now):
+        raise ConfigError(
+            f"{path} holds a run of other options ({' '.join(before)}); "
+            "give the sweep a directory of its own: hydra.sweep.dir=..."
+        )
+    return path
+
+
+def _words(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+def _place(path: Path, run_dir: str | None) -> tuple[Path, bool]:
+    """The directory to write in, and whether it is the checkpoint's own run."""
+    own = path.parent.parent if path.parent.name == "checkpoints" else None
+    if run_dir:
+        return Path(run_dir), own is not None and Path(run_dir).resolve() == own.resolve()
+    if own is None:
+        raise ConfigError(f"ckpt_path: {path} does not lie in a run; add run_dir=NEW")
+    return own, True
+
+
+def _refuse_the_past(path: Path, step: int) -> None:
+    """An older checkpoint would replace the newer one of its run."""
+    last = path.with_name("last.ckpt")
+    if path.name == last.name or not last.is_file():
+        return
+    newest = load_checkpoint(last)["global_step"]
+    if newest > step:
+        raise ConfigError(
+            f"{path} stands at step {step} and its run has gone on to step {newest}, which would "
+            "be lost; add run_dir=NEW to go on from here, or resume the run's last.ckpt"
+        )
+
+
+def _as_trained(then: list[str], trained: DictConfig) -> dict[str, Any]:
+    """Options of the run that its own command line would set otherwise today (another default,
+    another recipe), and what they were."""
+    cfg, before = compose("train", then), flat(trained)
+    kept: dict[str, Any] = {}
+    # budget first: other options refer to it
+    for name in sorted(before, key=lambda name: (not name.startswith("budget"), name)):
+        now = flat(resolved(cfg))
+        if name not in now or before[name] == now[name] or name.startswith(ELSEWHERE):
+            continue
+        group = name.partition(".")[0]
+        target = f"{group}._target_"
+        whole = before.get(target) != now.get(target)  # another choice of the group
+        name = group if whole else name
+        kept[name] = OmegaConf.select(trained, name)
+        OmegaConf.update(cfg, name, kept[name], merge=False)
+    return kept
+
+
+def finished(cfg: DictConfig) -> float | None:
+    """The figure of this job of a sweep, where an earlier start of the sweep has finished it."""
+    from ddiff.training.resume import begun_job
+
+    path = begun_job(cfg)
+    if path is None:
+        return None
+    from ddiff.system.checkpoints import load_checkpoint
+    from ddiff.system.console import console
+
+    try:
+        metrics = json.loads((path / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if metrics.get("step") != load_checkpoint(path / "checkpoints/last.ckpt")["global_step"]:
+        return None
+    console.print(f"job {HydraConfig.get().job.num} is finished already: {path}")
+    wanted = cfg.optimized_metric or "val/loss"
+    noted = metrics.get("optimized", {})
+    figure = noted.get("value") if noted.get("name") == wanted else metrics.get(wanted)
+    return float(figure) if isinstance(figure, int | float) else float("nan")

@@ -1,0 +1,233 @@
+"""How much every noise level moves a net: scores measured batch by batch, and their file."""
+
+import math
+import shlex
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+from torch import Tensor
+
+from ddiff.artifacts.trained import Trained
+from ddiff.build import build, build_precision
+from ddiff.config.trees import origin
+from ddiff.data import Data
+from ddiff.diffusion.timesteps import PrecomputedTopK, effective_sample_size
+from ddiff.diffusion.timesteps.bins import Bins
+from ddiff.diffusion.timesteps.topk import best, how_many
+from ddiff.system.console import console, progress
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import check_outputs, write_json
+from ddiff.system.random import generator
+from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import DDPM
+from ddiff.training.modules.ddpm import Batch
+
+Kind = Literal["exact", "last_layer", "proxy"]
+KINDS = {
+    "exact": "gradient norm",
+    "last_layer": "gradient norm of the last layer",
+    "proxy": "weighted root of the loss",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is measured: a net in its module, and the data it learns from."""
+
+    module: DDPM  # on its device, the net in eval mode
+    data: Data
+    weights: str
+
+    @classmethod
+    def of(cls, cfg: DictConfig, trained: Trained | None = None) -> "Subject":
+        """The net of a validated config: untrained, as training would begin, or that of a run.
+
+        Fills in the facts of the data. Raises for what would only show after the measurement.
+        """
+        check_numbers(cfg)
+        path = score_file(cfg)
+        check_outputs([path, path.with_suffix(".png")], cfg.overwrite)
+        device = device_for(cfg.accelerator)
+        cfg.data.batch_size = cfg.batch_size
+        data = build(cfg.data)
+        data.prepare_data()
+        data.setup("fit")
+        fill_in_data_facts(cfg, data, begun=trained is not None)
+        module = build_module(cfg, build_precision(cfg, device)).to(device)
+        if not isinstance(module, DDPM):
+            raise ConfigError("module: a classifier has no timesteps to score")
+        weights = "fresh"
+        if trained:
+            module.net.load_state_dict(trained.net.state_dict())
+            weights = f"{cfg.weights} of {trained.run_dir} at step {trained.step}"
+        module.net.eval()
+        how_many(cfg.k, Bins(module.schedule.T, cfg.bins).number)
+        return cls(module, data, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of all bins [N] on each of R batches."""
+
+    bins: Bins
+    each: Tensor  # [R, N] float64
+    seconds: float
+
+    @property
+    def mean(self) -> Tensor:
+        return self.each.mean(0)
+
+    @property
+    def standard_error(self) -> Tensor:
+        return self.each.std(0) / len(self.each) ** 0.5
+
+    @property
+    def relative_error(self) -> float:
+        """Of the worst bin."""
+        return float((self.standard_error / self.mean.clamp(min=1e-300)).max())
+
+    def marked(self, k: int | float) -> Tensor:
+        """1 where t is in one of the k best bins, else 0, [T]; as training will choose them."""
+        return best(self.mean.float(), how_many(k, self.bins.number))[self.bins.of]
+
+    def chosen(self, k: int | float) -> list[tuple[int, int]]:
+        """First and last timestep of every stretch that the k best bins make up."""
+        steps = torch.nn.functional.pad(self.marked(k), (1, 1)).diff()
+        first, last = (steps > 0).nonzero()[:, 0] + 1, (steps < 0).nonzero()[:, 0]
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def measure(subject: Subject, cfg: DictConfig) -> Scores:
+    """Scores on one training batch after another, until the error of every bin is small enough."""
+    module, started = subject.module, time.perf_counter()
+    device = module.device
+    bins = Bins(module.schedule.T, cfg.bins)
+    t = bins.middles().to(device)
+    scores = Scores(bins, torch.empty(0, bins.number, dtype=torch.float64), 0.0)
+    console.print(
+        f"{cfg.name}, {subject.weights}: {KINDS[cfg.score]} at {bins.number} noise levels, "
+        f"{module.precision.dtype} on {device.type}"
+    )
+    with progress("measuring", cfg.max_batches) as meter:
+        for n, (x_0, y) in enumerate(islice(subject.data.train_dataloader(), cfg.max_batches)):
+            batch = x_0.to(device), None if y is None else y.to(device)
+            g = generator(device, cfg.seed, "importance", n)
+            found = score(module, batch, g, t, cfg.score).cpu().double()
+            if not found.isfinite().all():
+                bad = int(t[(~found.isfinite()).nonzero()[0, 0]])
+                raise DdiffError(
+                    f"the score at t={bad} is not a finite number "
+                    f"({module.precision.dtype}); try precision=fp32"
+                )
+            each = torch.cat([scores.each, found[None]])
+            scores = Scores(bins, each, time.perf_counter() - started)
+            meter(n + 1, f"relative error {scores.relative_error:.3f}" if n else "")
+            if n + 1 >= cfg.min_batches and scores.relative_error <= cfg.relative_error:
+                break
+    return scores
+
+
+def score(module: DDPM, batch: Batch, g: torch.Generator, t: Tensor, kind: Kind) -> Tensor:
+    """Of one batch, all of its samples at t[n] with the same noise, [N].
+
+    exact, last_layer: || d/dtheta w_t mean_b L_b ||; proxy: w_t mean_b sqrt(L_b).
+    """
+    if kind != "proxy":
+        return module.gradient_norms(batch, g, t, kind)
+    losses = module.losses_at(batch, g)
+    with torch.no_grad():
+        means = [losses(module.net, at).sqrt().mean() for at in t.unbind()]
+    return torch.stack(means) * module.objective.weights_at(module.schedule, t)
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    if not 0 < cfg.relative_error < math.inf:
+        raise ConfigError(f"relative_error: {cfg.relative_error} is not above 0")
+    if not 2 <= cfg.min_batches <= cfg.max_batches:
+        raise ConfigError(
+            f"min_batches: {cfg.min_batches} must lie between 2, which an error needs, and "
+            f"max_batches, {cfg.max_batches}"
+        )
+
+
+def score_file(cfg: DictConfig) -> Path:
+    if not cfg.out:
+        raise ConfigError("out: needs the name of a file")
+    path = Path(cfg.out)
+    return path.with_suffix(".json") if path.suffix in ("", ".json", ".png") else path
+
+
+def write(scores: Scores, subject: Subject, cfg: DictConfig) -> None:
+    """The file that timesteps=precomputed_topk reads, and a picture of it."""
+    from ddiff.pages.view import save_png
+    from ddiff.pages.view.curves import score_picture
+
+    path, chosen, T = score_file(cfg), scores.chosen(cfg.k), subject.module.schedule.T
+    facts = {
+        "weights": subject.weights,
+        "kind": cfg.score,
+        "T": T,
+        "bins": scores.bins.number,
+        "batches": len(scores.each),
+        "batch_size": cfg.batch_size,
+        "relative_error": scores.relative_error,
+        "precision": subject.module.precision.dtype,
+        "seed": cfg.seed,
+        "k": cfg.k,
+        "chosen": chosen,
+    }
+    mean, error = scores.mean.tolist(), scores.standard_error.tolist()
+    write_json(path, {**facts, "origin": origin(cfg), "score": mean, "standard_error": error})
+    grid = score_picture(
+        f"{cfg.name}, {subject.weights}: {len(scores.each)} batches of {cfg.batch_size}",
+        np.cumsum([0, *scores.bins.size.int().tolist()]),
+        scores.mean.numpy(),
+        scores.standard_error.numpy(),
+        chosen,
+        KINDS[cfg.score],
+    )
+    save_png(grid, path.with_suffix(".png"))
+
+
+def report(scores: Scores, subject: Subject, cfg: DictConfig, options: list[str]) -> None:
+    """A table by tenths of t, and what to do next. `options`: of the training they are for."""
+    path, T = score_file(cfg), len(scores.bins.of)
+    sampler, corrected = (
+        PrecomputedTopK(subject.module.schedule, str(path), cfg.k, correct=correct)
+        for correct in (False, True)
+    )
+    table = Table("t", KINDS[cfg.score], "chosen", "p(t), 1 = uniform")
+    columns = (torch.arange(T) + 1, scores.mean[scores.bins.of], scores.marked(cfg.k))
+    tenths = (x.tensor_split(10) for x in (*columns, T * sampler.law()))
+    for t, values, share, p in zip(*tenths, strict=True):
+        if len(t):
+            cells = f"{values.mean():.4g}", f"{share.mean():.0%}", f"{p.mean():.2f}"
+            table.add_row(f"{t[0]}..{t[-1]}", *cells)
+    console.print(table)
+    console.print(
+        f"sampling    effective sample size {effective_sample_size(sampler):.2f}, "
+        f"{effective_sample_size(corrected):.2f} with timesteps.correct=true; "
+        f"exploration {sampler.exploration():.2f}"
+    )
+    use = ["timesteps=precomputed_topk", f"timesteps.path={path}", f"timesteps.k={cfg.k}"]
+    batches, reached = len(scores.each), scores.relative_error
+    if reached > cfg.relative_error:
+        console.print(
+            f"not reached relative_error={cfg.relative_error:g} in max_batches={batches}; "
+            f"it is {reached:.3g}: raise max_batches or batch_size"
+        )
+    console.print(
+        f"measured    {batches} batches of {cfg.batch_size} in {scores.seconds:.1f} s, "
+        f"relative error {reached:.3g}"
+    )
+    console.print(f"scores      {path}")
+    console.print(f"picture     {path.with_suffix('.png')}")
+    console.print(f"train       python -m ddiff.train {shlex.join([*options, *use])}")
