@@ -154,7 +154,7 @@ def measure(name: str, study: Study) -> dict[str, Any]:
     rows = []
     for i, row in enumerate(study.rows):
         out = runs[row.run] / "evaluations" / f"{name}_{i:03d}.json"
-        call("evaluate", f"from={runs[row.run]}", *study.always, *row.options, *extractor,
+        call("evaluate", f"run={runs[row.run]}", *study.always, *row.options, *extractor,
              f"metrics={study.metrics}", f"out={out}", "overwrite=true")  # fmt: skip
         rows.append({"label": row.label, **json.loads(out.read_text())})
     first = next(iter(runs.values()))

@@ -153,7 +153,7 @@ def costs(options: list[str], names: list[str], rounds: int) -> dict[str, list[f
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, torch.device("cpu"))
+    precision = build_precision(cfg.precision, torch.device("cpu"))
     module = build_module(cfg, precision)
     samplers = {}
     for name in names:
@@ -206,7 +206,7 @@ def train(options: list[str], folder: Path) -> Path:
 def importance(run: Path, file: Path) -> Path:
     """Scores from the averaged net of a short uniform run."""
     if not file.exists():
-        alone("-m", "ddiff.importance", f"from={run}", f"out={file}", "relative_error=0.1")
+        alone("-m", "ddiff.importance", f"run={run}", f"out={file}", "relative_error=0.1")
     return file
 
 
@@ -217,7 +217,7 @@ def validation(run: Path, repeats: int) -> list[float]:
     trained = Trained.load(str(run))
     data = build(trained.cfg.data)
     data.setup("fit")
-    precision = build_precision(trained.cfg, torch.device("cpu"))
+    precision = build_precision(trained.cfg.precision, torch.device("cpu"))
     schedule: Schedule = trained.schedule
     tenths: list[list[float]] = [[] for _ in range(10)]
     for number, (x_0, y) in enumerate(data.val_dataloader()):

@@ -5,6 +5,7 @@ imported everything, so that a case takes a fraction of a second.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from ddiff.config.trees import resolved
-from ddiff.config.validation import OF_VERB, PLAIN, check_given, known_options
+from ddiff.config.options import Train, typed
+from ddiff.config.trees import flat, resolved
+from ddiff.config.validation import check_given, known_options
 from ddiff.sampling.from_run import offer_run
 from ddiff.training.rehearsal import rehearse
 from tests.support.runs import Done, ddiff_many, job
@@ -471,6 +473,9 @@ RIGHT = [  # what looks odd and must not be refused
 ]  # fmt: skip
 
 
+MAY_BE_ABSENT = {"metrics"}  # Hydra drops an empty list of choices
+
+
 def composed(verb: str, *overrides: str) -> DictConfig:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         return compose(verb, list(overrides))
@@ -561,9 +566,9 @@ def test_what_is_right_is_not_refused(words: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("sample", "from=a y=[1,2] clamp=null num_samples=3"),
-        ("sample", "from=a y=3 out=x mesh=none"),
-        ("export", "from=a format=onnx batch_size=2"),
+        ("sample", "run=a y=[1,2] clamp=null num_samples=3"),
+        ("sample", "run=a y=3 out=x mesh=none"),
+        ("export", "run=a format=onnx batch_size=2"),
         ("report", "runs=[a,b] title=3"),
         ("view", "path=a elevation=-90 azimuth=1.5 columns=3"),
         ("data", "out=a num=5 data=shapes"),
@@ -576,7 +581,22 @@ def test_what_other_verbs_take_is_not_refused(verb: str, words: str) -> None:
     check_given(composed(verb, *words.split()), verb)
 
 
-def test_every_option_outside_the_groups_has_a_type() -> None:
-    for verb in ("train", *OTHERS):
-        plain, _ = known_options(verb)
-        assert sorted(plain - {*PLAIN, *OF_VERB.get(verb, {})}) == []
+@pytest.mark.parametrize("verb", ["train", *OTHERS])
+def test_options_in_the_yaml_are_those_of_the_class(verb: str) -> None:
+    """An option is said twice, with its meaning in the YAML and with its type in the class."""
+    offer_run("solver", "guidance", "precision", "data")([])
+    tree = OmegaConf.to_container(composed(verb), resolve=False)
+    assert isinstance(tree, dict)
+    plain, groups = known_options(verb)
+    in_yaml = {k for k in flat({k: v for k, v in tree.items() if k not in groups}) if k[0] != "_"}
+    assert in_yaml == plain
+    assert tree.keys() & groups == groups - (MAY_BE_ABSENT - tree.keys())
+
+
+def test_a_verb_gets_its_options_as_a_class() -> None:
+    options = typed(Train, resolved(composed("train", "experiment=digits_cfg", "seed=3")))
+    assert (options.seed, options.budget.max_steps, options.sampling.clamp) == (3, 1500, 1.0)
+    assert options.net["_target_"] == "ddiff.nets.UNet"
+    assert options.evaluation.every is None
+    with pytest.raises(FrozenInstanceError):
+        options.seed = 4  # pyright: ignore

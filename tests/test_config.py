@@ -81,7 +81,7 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         return
     module = build_module(cfg, Precision("float32"))
     if isinstance(module, DDPM):
-        plan = build_plan(cfg, module.schedule)
+        plan = build_plan(cfg.solver, module.schedule)
         assert plan.table(module.objective).isfinite().all()
     assert module.configure_optimizers()["optimizer"].param_groups[0]["lr"] > 0
 

@@ -194,7 +194,7 @@ def test_a_net_of_every_size_that_has_one_can_be_built(dims: int) -> None:
                 cfg.net[option] = getattr(found, option)
             cfg.net.shape = [3] + dims * [size]
             with torch.device("meta"):
-                assert build_net(cfg)(torch.zeros(1, *cfg.net.shape), torch.zeros(1)).shape
+                assert build_net(cfg.net)(torch.zeros(1, *cfg.net.shape), torch.zeros(1)).shape
 
 
 def test_a_size_without_factors_of_two_is_told_which_would_do(

@@ -87,7 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data.setup("fit")
     data.train = slow = Slow(data.train)
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, torch.device("cpu"))
+    precision = build_precision(cfg.precision, torch.device("cpu"))
     progress, witness, pause = Progress(B, 2, 0.0), Witness(), Pause()
     resources = Resources(path, 2, progress, seconds=0)
     callbacks = [witness, resources, progress, pause, Resumed(progress)]

@@ -113,6 +113,24 @@ def test_every_backend_honours_a_guidance_of_ones_own(guidance, backend) -> None
     assert g.evaluations(labelled=True) == expected
 
 
+def test_guidance_combines_float32() -> None:
+    """Two predictions in bfloat16 lose half of their digits where they are combined as such."""
+    y = labels("2D", 4)
+    bf16 = generation("2D", "ddim", Eager(), precision=Precision("bfloat16"))
+    seen: list[torch.dtype] = []
+
+    class Looking(ClassifierFree):
+        def __call__(self, net, x, t, y, step: Step) -> torch.Tensor:
+            seen.append(net(x, t, y).dtype)
+            return super().__call__(net, x, t, y, step)
+
+    for backend in (Eager(), Native()):
+        options = {"precision": Precision("bfloat16"), "guidance": Looking(1.5)}
+        made = generation("2D", "ddim", backend, **options).batch(range(4), y)
+        assert (made - bf16.batch(range(4), y)).abs().mean() < 0.02
+    assert set(seen) == {torch.float32}
+
+
 def test_labels() -> None:
     assert labels_for("each", 6, 3).tolist() == [0, 0, 1, 1, 2, 2]
     assert labels_for("auto", 3, 3).tolist() == [0, 1, 2]

@@ -48,7 +48,7 @@ def training() -> Callable[[], None]:
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    module = build_module(cfg, build_precision(cfg, torch.device("cpu")))
+    module = build_module(cfg, build_precision(cfg.precision, torch.device("cpu")))
     assert isinstance(module, DDPM)
     order = iter(data.train_dataloader())
     steps = Steps(module, cfg.trainer.gradient_clip_val, *next(order))

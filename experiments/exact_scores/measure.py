@@ -65,7 +65,7 @@ def ways(cfg: DictConfig, candidates: int, device: torch.device) -> dict[str, Ru
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    module = build_module(cfg, build_precision(cfg, device)).to(device)
+    module = build_module(cfg, build_precision(cfg.precision, device)).to(device)
     net, schedule, objective = module.net, module.schedule, module.objective
     x_0 = next(iter(data.train_dataloader()))[0].to(device)
     eps = torch.randn_like(x_0)

@@ -25,7 +25,7 @@ class Subject:
         self.device = device
         self.data: Any = build(self.cfg.data)
         fill_in_data_facts(self.cfg, self.data)
-        precision = build_precision(self.cfg, device)
+        precision = build_precision(self.cfg.precision, device)
         self.module = build_module(self.cfg, precision)
 
     def predict(self) -> dict[str, Any]:

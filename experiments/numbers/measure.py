@@ -78,7 +78,7 @@ def demo() -> Demo:
         call("train", f"run_dir={RUN}")
     out = RUN / "evaluations/numbers.json"
     if not out.is_file():
-        call("evaluate", f"from={RUN}", "num_samples=100", "metrics=[sphere_law]", f"out={out}")
+        call("evaluate", f"run={RUN}", "num_samples=100", "metrics=[sphere_law]", f"out={out}")
     (valid,) = (f for f in json.loads(out.read_text())["figures"] if f["name"] == "validity")
     minutes = json.loads((RUN / "metrics.json").read_text())["seconds"] / 60
     return Demo(minutes, valid["value"], valid["low"])

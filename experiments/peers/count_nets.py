@@ -22,7 +22,7 @@ def counted(net: str, shape: Sequence[int]) -> dict[str, int]:
     """Parameters, and FLOPs of a forward of one sample."""
     cfg = composed(Row("", PEER, net, 1, "fp32"), tuple(shape))
     with torch.device("meta"), FlopCounterMode(display=False) as flops, torch.no_grad():
-        built = build_net(cfg).eval()
+        built = build_net(cfg.net).eval()
         built(torch.empty(1, *shape), torch.zeros(1, dtype=torch.long), None)
     count = sum(p.numel() for p in built.parameters())
     return {"parameters": count, "flops": flops.get_total_flops()}

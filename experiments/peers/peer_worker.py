@@ -51,7 +51,7 @@ class Training:
 
     def __init__(self, row: Row, shape: tuple[int, ...], device: torch.device) -> None:
         cfg = composed(row, shape)
-        module = build_module(cfg, build_precision(cfg, device)).to(device)
+        module = build_module(cfg, build_precision(cfg.precision, device)).to(device)
         assert isinstance(module, DDPM)
         if row.contiguous:
             module.net.to(memory_format=torch.contiguous_format)  # pyright: ignore
@@ -72,9 +72,9 @@ class Sampling:
 
     def __init__(self, row: Row, shape: tuple[int, ...], device: torch.device) -> None:
         cfg = composed(row, shape)
-        precision = build_precision(cfg, device)
+        precision = build_precision(cfg.precision, device)
         torch.manual_seed(key(cfg.seed, "weights"))
-        net = build_net(cfg).requires_grad_(False).eval().to(device)
+        net = build_net(cfg.net).requires_grad_(False).eval().to(device)
         if row.contiguous:
             net.to(memory_format=torch.contiguous_format)  # pyright: ignore
         if row.bf16_weights:
@@ -91,7 +91,7 @@ class Sampling:
             precision=precision,
             seed=cfg.seed,
             clamp=cfg.sampling.clamp,
-            backend=build_backend(cfg, device),
+            backend=build_backend(cfg.backend, device),
         )
         self.batch, self.states = row.batch, iter(())
 

@@ -58,7 +58,7 @@ def trained_and_judged(
         )  # fmt: skip
     out = run / "spheres.json"
     call(
-        "evaluate", f"from={run}", f"num_samples={SAMPLES}", "batch_size=4",
+        "evaluate", f"run={run}", f"num_samples={SAMPLES}", "batch_size=4",
         "data.num_val=1000", "metrics=[sphere_law,pieces]", f"out={out}",
         "overwrite=true",
     )  # fmt: skip

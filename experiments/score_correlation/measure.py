@@ -99,7 +99,7 @@ def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, torch.device("cpu"))
+    precision = build_precision(cfg.precision, torch.device("cpu"))
     module = build_module(cfg, precision)
     stops = [steps // 10, steps // 2, steps]
     compare = Compare(OnlineTopK(module.schedule, bins=BINS), stops, batches)

@@ -51,7 +51,7 @@ def steps(experiment: str, batch: int, shape: tuple[int, ...], backend: str) -> 
     """A training step without the trainer: noise, forward, backward, clipping, optimiser, EMA."""
     cfg = composed(f"experiment={experiment}", f"backend={backend}", "precision=bf16")
     cfg.net.shape, cfg.net.num_classes = list(shape), None
-    module = build_module(cfg, build_precision(cfg, torch.device("cpu")))
+    module = build_module(cfg, build_precision(cfg.precision, torch.device("cpu")))
     assert isinstance(module, DDPM)
     x_0 = torch.rand(batch, *shape) * 2 - 1
     return Steps(module, cfg.trainer.gradient_clip_val, x_0, None)

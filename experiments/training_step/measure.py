@@ -81,7 +81,7 @@ def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    module = build_module(cfg, build_precision(cfg, device))
+    module = build_module(cfg, build_precision(cfg.precision, device))
     net, ema, schedule, objective = module.net, module.ema, module.schedule, module.objective
     if contiguous:
         net.to(memory_format=torch.contiguous_format)

@@ -8,54 +8,54 @@ from torch import nn
 
 import ddiff.config.resolvers  # noqa: F401 (registers fitted, snr_factor and data_name)
 from ddiff.backends import Auto, Backend
+from ddiff.config.options import Train
 from ddiff.config.targets import build, locate
 from ddiff.diffusion import Guidance, Plan, Schedule
 from ddiff.diffusion.guidance import guidance_from
 from ddiff.system.precision import Precision
 
 
-def module_class(cfg: DictConfig) -> Any:
-    """The class of the config's LightningModule."""
-    return locate(cfg.module["_target_"], ("ddiff.training.modules",))
+def module_class(node: DictConfig) -> Any:
+    """The class of a LightningModule."""
+    return locate(node["_target_"], ("ddiff.training.modules",))
 
 
-def check_guidance(cfg: DictConfig) -> None:
+def check_guidance(cfg: DictConfig | Train) -> None:
     """Refuses a recipe that guides the samples of a net without labels, before anything is made."""
-    if not is_generative(cfg):
+    if not is_generative(cfg.module):
         return
-    conditional = module_class(cfg).conditional
-    build_guidance(cfg).check(1 if conditional else None, cfg.sampling.y)
+    conditional = module_class(cfg.module).conditional
+    build_guidance(cfg.guidance).check(1 if conditional else None, cfg.sampling.y)
 
 
-def build_net(cfg: DictConfig) -> nn.Module:
+def build_net(node: DictConfig) -> nn.Module:
     """The net, its weights channels last: convolutions then run so from end to end."""
-    volumes = len(cfg.net.shape) == 4
-    return build(cfg.net).to(
-        memory_format=torch.channels_last_3d if volumes else torch.channels_last
-    )
+    volumes = len(node.shape) == 4
+    return build(node).to(memory_format=torch.channels_last_3d if volumes else torch.channels_last)
 
 
-def build_precision(cfg: DictConfig, device: torch.device) -> Precision:
+def build_precision(node: DictConfig, device: torch.device) -> Precision:
     """The precision, decided for this device, with torch set to it."""
-    precision = build(cfg.precision).on(device)
+    precision = build(node).on(device)
     precision.prepare()
     return precision
 
 
-def build_backend(cfg: DictConfig, device: torch.device) -> Backend:
+def build_backend(node: DictConfig, device: torch.device) -> Backend:
     """The backend, `auto` decided for this device."""
-    backend = build(cfg.backend)
+    backend = build(node)
     return backend.on(device) if isinstance(backend, Auto) else backend
 
 
-def is_generative(cfg: DictConfig) -> bool:
-    return module_class(cfg).generative
+def is_generative(node: DictConfig) -> bool:
+    """Return True if a module of this class makes samples."""
+    return module_class(node).generative
 
 
-def build_guidance(cfg: DictConfig) -> Guidance:
+def build_guidance(node: DictConfig) -> Guidance:
     """The guidance; a function of the user's own is wrapped."""
-    return guidance_from(build(cfg.guidance))
+    return guidance_from(build(node))
 
 
-def build_plan(cfg: DictConfig, schedule: Schedule) -> Plan:
-    return build(cfg.solver)(schedule)
+def build_plan(node: DictConfig, schedule: Schedule) -> Plan:
+    return build(node)(schedule)

@@ -13,6 +13,7 @@ def main(cfg: DictConfig) -> None:
     """Measures a run's samples, or anyone's (samples=), against its data, other data (data=), or a
     file or folder (reference=): a table, a JSON that carries every figure's protocol, and, for a
     run, scalars in its TensorBoard."""
+    from ddiff.config.options import Evaluate, typed
     from ddiff.config.trees import resolved
     from ddiff.config.validation import validate
 
@@ -25,8 +26,9 @@ def main(cfg: DictConfig) -> None:
     from ddiff.metrics.evaluation import evaluate
     from ddiff.system.threads import threads
 
-    with threads(cfg.threads, cfg.accelerator):
-        evaluate(cfg)
+    options = typed(Evaluate, cfg)
+    with threads(options.threads, options.accelerator):
+        evaluate(options)
 
 
 if __name__ == "__main__":

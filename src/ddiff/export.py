@@ -25,6 +25,7 @@ def prepare(argv: list[str]) -> None:
 def main(cfg: DictConfig) -> None:
     """Writes a run's net to a file (torch.export, ONNX, AOTInductor, TensorRT, TorchScript) that
     samples without the run, after comparing the two: see docs/export.md."""
+    from ddiff.config.options import Export, typed
     from ddiff.config.trees import resolved
     from ddiff.config.validation import validate
 
@@ -32,6 +33,7 @@ def main(cfg: DictConfig) -> None:
     numbers = cfg.pop("precision")
     drop_empty(cfg, *FROM_RUN)
     validate(cfg, "export")
+    options = typed(Export, cfg)
 
     from functools import partial
 
@@ -42,21 +44,21 @@ def main(cfg: DictConfig) -> None:
     from ddiff.system.console import console
     from ddiff.system.precision import Precision
 
-    find_checkpoint(cfg["from"])  # of all that can be sampled from, artifacts do not hold a net
-    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
+    find_checkpoint(options.run)  # of all that can be sampled from, artifacts do not hold a net
+    trained = Trained.load(options.run, options.weights, options.accelerator)
     if numbers["tf32"]:
         raise ConfigError("precision: tf32 is how float32 is multiplied, not what a file holds")
     if numbers["dtype"] == "auto":
         numbers["dtype"] = Precision().on(next(trained.net.parameters()).device).dtype
     if numbers["dtype"] not in NAMES:
         raise ConfigError(f"precision.dtype: {numbers['dtype']!r} is not one of {', '.join(NAMES)}")
-    by_plan = partial(walk, solver=cfg.solver, guidance=cfg.guidance)
-    done = export(trained, cfg, NAMES[numbers["dtype"]], by_plan)
+    by_plan = partial(walk, solver=options.solver, guidance=options.guidance)
+    done = export(trained, options, NAMES[numbers["dtype"]], by_plan)
     found = done.facts["verified"]
     console.print(f"artifact    {done.path}  sha256 {done.sha256[:16]}")
     error = f"PSNR {found['psnr']:.0f} dB, largest error {found['max_error']:.2g}"
     console.print(f"compared    {error} over batches of {found['batches']}")
-    console.print(f"more        python -m ddiff.sample from={done.path} num_samples=8")
+    console.print(f"more        python -m ddiff.sample run={done.path} num_samples=8")
 
 
 if __name__ == "__main__":

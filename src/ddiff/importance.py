@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ddiff.config.options import Importance, own_options, typed
 from ddiff.config.shell import entry
 from ddiff.recipe import choose_recipe
 from ddiff.system.errors import ConfigError
@@ -13,9 +14,7 @@ from ddiff.system.errors import ConfigError
 if TYPE_CHECKING:
     from ddiff.artifacts.trained import Trained
 
-OWN = ("from", "weights", "bins", "score", "relative_error", "min_batches", "max_batches",
-       "batch_size", "k", "out", "overwrite", "accelerator",
-       "threads")  # fmt: skip
+OWN = (*own_options(Importance), "threads")
 OF_THE_RUN = ("name", "budget", "data", "net", "schedule", "objective", "module", "precision")
 
 
@@ -44,29 +43,30 @@ def main(cfg: DictConfig) -> None:
     from ddiff.system.threads import threads
     from ddiff.training.scoring import Subject, measure, report, write
 
-    subject = Subject.of(cfg, trained)
-    with threads(cfg.threads, cfg.accelerator):
-        scores = measure(subject, cfg)
-    write(scores, subject, cfg)
-    report(scores, subject, cfg, training_options(cfg, given))
+    options = typed(Importance, cfg)
+    subject = Subject.of(options, trained)
+    with threads(options.threads, options.accelerator):
+        scores = measure(subject, options)
+    write(scores, subject, options)
+    report(scores, subject, options, training_options(cfg, given))
 
 
 def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
-    """The run of `from=`, whose own config takes the place of the composed one."""
+    """The run of `run=`, whose own config takes the place of the composed one."""
     names = [group_of(word) for word in given]
     if cfg.ckpt_path:
-        raise ConfigError("ckpt_path: resumes a training; a net to measure is given by from=")
-    if not cfg["from"]:
+        raise ConfigError("ckpt_path: resumes a training; a net to measure is given by run=")
+    if not cfg.run:
         return None
     strange = sorted({name for name in names if name not in (*OWN, "seed", "precision")})
     if strange:
         options = ", ".join(f"{name}=" for name in strange)
-        raise ConfigError(f"from: a run is measured as it was trained; leave out {options}")
+        raise ConfigError(f"run: a run is measured as it was trained; leave out {options}")
     from ddiff.artifacts.trained import Trained
     from ddiff.system.checkpoints import find_checkpoint
 
-    find_checkpoint(cfg["from"])  # an artifact has no gradients to measure
-    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
+    find_checkpoint(cfg.run)  # an artifact has no gradients to measure
+    trained = Trained.load(cfg.run, cfg.weights, cfg.accelerator)
     for group in OF_THE_RUN:
         if group not in names:
             cfg[group] = trained.cfg[group]
@@ -77,8 +77,8 @@ def training_options(cfg: DictConfig, given: list[str]) -> list[str]:
     """The command line of the training that the scores are for."""
     from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
 
-    if cfg["from"]:
-        given = load_checkpoint(find_checkpoint(cfg["from"]))["ddiff"]["overrides"]
+    if cfg.run:
+        given = load_checkpoint(find_checkpoint(cfg.run))["ddiff"]["overrides"]
     others = (*OWN, "timesteps", "run_dir", "ckpt_path")
     return [word for word in given if group_of(word) not in others]
 

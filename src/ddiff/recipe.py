@@ -20,7 +20,7 @@ from ddiff.system.errors import ConfigError, DdiffError
 
 FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
-OTHERS = ("ckpt_path", "from")  # name a run, which has its own recipe
+OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
 
 
 def choose_recipe(argv: list[str]) -> None:

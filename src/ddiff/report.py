@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
+from ddiff.config.options import Report, typed
 from ddiff.config.shell import entry
 
 
@@ -11,7 +12,8 @@ from ddiff.config.shell import entry
 def main(cfg: DictConfig) -> None:
     """Compares runs: what differs, curves, figures, samples, the Pareto front of quality and
     cost."""
-    places, out = checked(cfg)
+    options = typed(Report, cfg)
+    places, out = checked(options)
 
     from ddiff.pages.report.comparison import compare
     from ddiff.pages.report.markdown import CAPTIONS, markdown
@@ -25,9 +27,9 @@ def main(cfg: DictConfig) -> None:
     page, text = (out.with_name(out.name + ending) for ending in (".html", ".md"))
     folder = out.with_name(f"{out.name}_files")
     pictured = [folder / name for name in CAPTIONS]
-    check_outputs([page, text, *pictured], cfg.overwrite)
-    comparison = compare(places, cfg.title)
-    samples = found_samples(comparison, cfg.num, comparison.troubles)
+    check_outputs([page, text, *pictured], options.overwrite)
+    comparison = compare(places, None if options.title is None else str(options.title))
+    samples = found_samples(comparison, options.num, comparison.troubles)
     for path in pictured:  # of the report that is replaced: this one may have fewer
         path.unlink(missing_ok=True)
     pictures = draw(comparison, folder)
@@ -41,12 +43,11 @@ def main(cfg: DictConfig) -> None:
         console.print(f"{name:<12}{path}")
 
 
-def checked(cfg: DictConfig) -> tuple[list[str], Path]:
+def checked(options: Report) -> tuple[list[str], Path]:
     """The places to look for runs, and the name to write under."""
-    places = cfg.runs
-    places = list(places) if isinstance(places, ListConfig) else [places]
-    out = Path(cfg.out)
-    if out.is_dir() or cfg.out.endswith("/"):
+    places = [options.runs] if isinstance(options.runs, str) else [*options.runs]
+    out = Path(options.out)
+    if out.is_dir() or options.out.endswith("/"):
         return places, out / "report"
     return places, out.with_suffix("") if out.suffix in (".md", ".html") else out
 

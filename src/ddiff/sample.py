@@ -13,6 +13,7 @@ def main(cfg: DictConfig) -> None:
     """Draws samples from a run or a checkpoint, with any solver and guidance, to .npy, a .png grid
     and, for volumes, meshes. Solver, guidance and precision are the run's own unless chosen."""
     from ddiff.artifacts.trained import Trained
+    from ddiff.config.options import Sample, typed
     from ddiff.config.trees import resolved
     from ddiff.config.validation import validate
     from ddiff.sampling.writing import write_samples
@@ -21,8 +22,9 @@ def main(cfg: DictConfig) -> None:
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)
     validate(cfg, "sample")
-    with threads(cfg.threads, cfg.accelerator):
-        write_samples(Trained.load(cfg["from"], cfg.weights, cfg.accelerator), cfg)
+    options = typed(Sample, cfg)
+    with threads(options.threads, options.accelerator):
+        write_samples(Trained.load(options.run, options.weights, options.accelerator), options)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ddiff.config.options import View, typed
 from ddiff.config.shell import entry
 
 
@@ -16,17 +17,18 @@ def main(cfg: DictConfig) -> None:
     from ddiff.pages.view.shading import volume_grid
     from ddiff.system.files import check_outputs
 
-    found = read(cfg.path, cfg.num, cfg.value_range, cfg.key)
-    target = _target(found.source, cfg.out)
-    endings = (".png", ".html") if cfg.page else (".png",)
-    check_outputs([target.with_name(target.name + ending) for ending in endings], cfg.overwrite)
-    angles = {"azimuth": cfg.azimuth, "elevation": cfg.elevation}
+    options = typed(View, cfg)
+    found = read(options.path, options.num, options.value_range, options.key)
+    target = _target(found.source, options.out)
+    endings = (".png", ".html") if options.page else (".png",)
+    check_outputs([target.with_name(target.name + ending) for ending in endings], options.overwrite)
+    angles = {"azimuth": options.azimuth, "elevation": options.elevation}
     if found.kind == "images":
-        still = image_grid(found.samples, cfg.columns)
+        still = image_grid(found.samples, options.columns)
     else:
-        still = volume_grid(found.samples, cfg.columns, cfg.size, **angles)
+        still = volume_grid(found.samples, options.columns, options.size, **angles)
     print(save_png(still, target.with_name(target.name + ".png")))
-    if cfg.page:
+    if options.page:
         path = target.with_name(target.name + ".html")
         print(write_page(found.samples, path, found.title, found.captions, **angles))
 

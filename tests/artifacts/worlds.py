@@ -41,7 +41,7 @@ def make_run(folder: Path, kind: str) -> Path:
     cfg.net.shape, cfg.net.num_classes = shape, num_classes
     cfg = resolved(cfg)
     torch.manual_seed(0)
-    net = build_net(cfg)
+    net = build_net(cfg.net)
     state: dict[str, Tensor] = {}
     for name, value in net.state_dict().items():
         state[f"net.{name}"] = value
@@ -78,16 +78,16 @@ def export_of(
 
 def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
     """[size, C, *S] of six steps, in its own precision."""
-    options = {
-        "solver": {"_target_": f"ddiff.diffusion.solvers.{solver}", "_partial_": True}
-        | {"num_steps": 6},
-        "guidance": trained.cfg.guidance,
-        "precision": trained.cfg.precision,
-        "backend": {"_target_": "ddiff.backends.Eager"},
-        "seed": 3,
-        "clamp": 1.0,
-    }
-    generation = generation_of(trained, DictConfig(options))
+    target = {"_target_": f"ddiff.diffusion.solvers.{solver}", "_partial_": True, "num_steps": 6}
+    generation = generation_of(
+        trained,
+        solver=DictConfig(target),
+        guidance=trained.cfg.guidance,
+        precision=trained.cfg.precision,
+        backend=DictConfig({"_target_": "ddiff.backends.Eager"}),
+        seed=3,
+        clamp=1.0,
+    )
     return generation.batch(range(size), labels_for("auto", size, generation.num_classes))
 
 

@@ -25,13 +25,13 @@ def afresh() -> Iterator[None]:
 
 def test_native_on_a_cpu_eager_on_a_gpu() -> None:
     cfg = DictConfig({"backend": {"_target_": "ddiff.backends.Auto"}})
-    assert build_backend(cfg, torch.device("cpu")) == Native(graph=False)
-    assert build_backend(cfg, torch.device("cuda")) == Eager()
+    assert build_backend(cfg.backend, torch.device("cpu")) == Native(graph=False)
+    assert build_backend(cfg.backend, torch.device("cuda")) == Eager()
 
 
 def test_a_named_backend_is_taken() -> None:
     cfg = DictConfig({"backend": {"_target_": "ddiff.backends.Eager"}})
-    assert build_backend(cfg, torch.device("cpu")) == Eager()
+    assert build_backend(cfg.backend, torch.device("cpu")) == Eager()
 
 
 @pytest.mark.parametrize(

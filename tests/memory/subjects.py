@@ -37,5 +37,5 @@ def built(
     data: Any = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, device)
+    precision = build_precision(cfg.precision, device)
     return cfg, data, build_module(cfg, precision), precision

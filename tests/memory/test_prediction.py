@@ -67,7 +67,7 @@ def test_the_predicted_peak_of_sampling_is_that_of_the_loop(name: str) -> None:
         tuple(cfg.net.shape),
         cfg.net.num_classes,
         module.objective,
-        build_plan(cfg, module.schedule),
+        build_plan(cfg.solver, module.schedule),
         build(cfg.guidance),
         precision,
         cfg.seed,

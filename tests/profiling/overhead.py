@@ -115,7 +115,7 @@ def main() -> None:
     data.prepare_data()
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, device)
+    precision = build_precision(cfg.precision, device)
 
     def train(profiler: Profiler | None, listener: Any) -> float:
         watch = Stopwatch()

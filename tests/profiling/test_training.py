@@ -49,7 +49,7 @@ def test_phases_add_up_to_the_step_of_another_clock(case, tmp_path, monkeypatch)
     data.prepare_data()
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, device_for("cpu"))
+    precision = build_precision(cfg.precision, device_for("cpu"))
     module = build_module(cfg, precision)
     timeline, watch = Timeline(HostClock(), timed=lambda n: 2 < n < 8), Stopwatch()
     callbacks = [watch, StopOnNaN()]

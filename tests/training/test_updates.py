@@ -62,7 +62,7 @@ def fitted(
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
-    precision = build_precision(cfg, torch.device("cpu"))
+    precision = build_precision(cfg.precision, torch.device("cpu"))
     module = build_module(cfg, precision)
     callbacks = [Progress(cfg.data.batch_size, 1, 0.0)]  # logs the norms
     trainer = build_trainer(cfg, folder, Board(folder), callbacks, precision)

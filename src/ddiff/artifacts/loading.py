@@ -26,7 +26,7 @@ FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "ne
 
 
 def is_artifact(source: str | Path) -> bool:
-    """By its name: `from=` takes runs, checkpoints and artifacts."""
+    """By its name: `run=` takes runs, checkpoints and artifacts."""
     return str(source).endswith(ARTIFACTS)
 
 
@@ -99,13 +99,13 @@ class ArtifactNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return self.run(*inputs)
 
-    def check_options(self, cfg: DictConfig) -> None:
+    def check_options(self, backend: DictConfig, precision: DictConfig) -> None:
         """What decides how a net is executed was decided when it was exported."""
-        if cfg.backend["_target_"] not in AS_IT_IS:
+        if backend["_target_"] not in AS_IT_IS:
             raise ConfigError(f"backend: {self.path} runs as it was exported; leave backend out")
-        if cfg.precision.dtype != self.dtype:
+        if precision.dtype != self.dtype:
             raise ConfigError(
-                f"precision: {self.path} holds {self.dtype}, not {cfg.precision.dtype}; leave "
+                f"precision: {self.path} holds {self.dtype}, not {precision.dtype}; leave "
                 "precision out, or export another"
             )
 

@@ -36,7 +36,7 @@ class Trained:
             return cls._exported(Path(source), weights, accelerator)
         path = find_checkpoint(source)
         net, cfg, checkpoint = load_net(path, weights)
-        if not is_generative(cfg):
+        if not is_generative(cfg.module):
             raise DdiffError(f"{source} is a classifier; it makes no samples")
         return cls(
             net=net.to(device_for(accelerator)),
@@ -75,7 +75,7 @@ def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, d
     checkpoint = load_checkpoint(path)
     cfg = resolved(config_of(checkpoint))
     validate(cfg, bounds=False)
-    net = build_net(cfg)
+    net = build_net(cfg.net)
     prefix = f"{weights}."
     state = checkpoint["state_dict"]
     own = {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}

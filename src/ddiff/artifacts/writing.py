@@ -21,6 +21,7 @@ from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import seal
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build, build_guidance
+from ddiff.config.options import Export
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, existing_parent, replacing
 from ddiff.system.precision import Precision
@@ -37,29 +38,28 @@ class Exported:
 
 
 def export(
-    trained: Trained, cfg: DictConfig, precision: str, walk: Callable[[Trained, int], None]
+    trained: Trained, options: Export, precision: str, walk: Callable[[Trained, int], None]
 ) -> Exported:
     """Writes the file, unless it would differ from the net.
 
-    `walk` draws that many samples with a net, whose inputs then calibrate formats of 8 bits. `cfg`
-    holds format, solver, guidance, weights, dynamic_batch, batch_size, out and overwrite.
+    `walk` draws that many samples with a net, whose inputs then calibrate formats of 8 bits.
     """
-    kind: Format = build(cfg.format)
-    build_guidance(cfg).check(trained.cfg.net.num_classes)
+    kind: Format = build(options.format)
+    build_guidance(options.guidance).check(trained.cfg.net.num_classes)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
-    path = _target(trained, kind, cfg, precision)
-    check_outputs([path], cfg.overwrite)
-    batch = None if cfg.dynamic_batch else cfg.batch_size
-    size = max(2, cfg.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
+    path = _target(trained, kind, options, precision)
+    check_outputs([path], options.overwrite)
+    batch = None if options.dynamic_batch else options.batch_size
+    size = max(2, options.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
     inputs = partial(
         example, tuple(trained.cfg.net.shape), trained.schedule.T, trained.cfg.net.num_classes,
         device,
     )  # fmt: skip
     met = partial(_met, trained, walk, size)
     job = Job(Door(trained.net, kind.plain[precision]), inputs(size), precision, batch, met)
-    facts = _facts(trained, cfg, kind, precision, batch, device)
+    facts = _facts(trained, options, kind, precision, batch, device)
     with (
         _disk_errors(path),
         tempfile.TemporaryDirectory(prefix=".ddiff_export.", dir=existing_parent(path)) as folder,
@@ -92,19 +92,21 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise DdiffError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _target(trained: Trained, kind: Format, cfg: DictConfig, precision: str) -> Path:
-    if cfg.out is None:
+def _target(trained: Trained, kind: Format, options: Export, precision: str) -> Path:
+    if options.out is None:
         name = "model" + ("" if precision == "fp32" else f"_{precision}")
-        name += "" if cfg.dynamic_batch else f"_batch{cfg.batch_size}"
+        name += "" if options.dynamic_batch else f"_batch{options.batch_size}"
         return trained.run_dir / "artifacts" / (name + kind.ending)
-    if not cfg.out.endswith(kind.ending):
-        raise ConfigError(f"out: {cfg.out} must end in {kind.ending}, as this format's files do")
-    return Path(cfg.out)
+    if not options.out.endswith(kind.ending):
+        raise ConfigError(
+            f"out: {options.out} must end in {kind.ending}, as this format's files do"
+        )
+    return Path(options.out)
 
 
 def _facts(
     trained: Trained,
-    cfg: DictConfig,
+    options: Export,
     kind: Format,
     precision: str,
     batch: int | None,
@@ -113,8 +115,10 @@ def _facts(
     plain = str(kind.plain[precision]).removeprefix("torch.")
     config = OmegaConf.to_container(trained.cfg)
     assert isinstance(config, dict)
-    chosen = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["format", "solver", "guidance"]))
-    assert isinstance(chosen, dict)
+    chosen = {
+        name: OmegaConf.to_container(getattr(options, name))
+        for name in ("format", "solver", "guidance")
+    }
     numbers = {"_target_": "ddiff.system.precision.Precision", "dtype": plain, "tf32": False}
     names = ("x", "t") if trained.cfg.net.num_classes is None else ("x", "t", "y")
     return {
@@ -122,7 +126,7 @@ def _facts(
         "batch": batch,
         "inputs": {n: [batch, *trained.cfg.net.shape] if n == "x" else [batch] for n in names},
         "device": device.type,
-        "weights": cfg.weights,
+        "weights": options.weights,
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,

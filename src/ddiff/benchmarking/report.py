@@ -23,7 +23,7 @@ from ddiff.system.environment import environment
 from ddiff.system.files import check_outputs, write_json
 from ddiff.system.precision import Precision
 
-OPTIONS = ("from", "weights", "mode", "backends", "precisions", "solvers", "num_steps",
+OPTIONS = ("run", "weights", "mode", "backends", "precisions", "solvers", "num_steps",
            "batch_sizes", "repeats", "seed", "accelerator")  # fmt: skip
 PROTOCOL = (
     "every row: a cold start and a warm-up, then rounds in which each row runs once; medians and "

@@ -38,10 +38,15 @@ class Sampling:
         self, backend: Choice, precision: Choice, trained: Trained | None = None
     ) -> Generation:
         own = self.subject.cfg
-        options = {"solver": self.solver.node, "guidance": own.guidance, "seed": own.seed,
-                   "precision": precision.node, "backend": backend.node,
-                   "clamp": own.sampling.clamp}  # fmt: skip
-        return generation_of(trained or self.subject.trained, DictConfig(options))
+        return generation_of(
+            trained or self.subject.trained,
+            solver=self.solver.node,
+            guidance=own.guidance,
+            precision=precision.node,
+            backend=backend.node,
+            seed=own.seed,
+            clamp=own.sampling.clamp,
+        )
 
     @property
     def y(self) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import nn
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build, build_guidance, build_net, check_guidance, is_generative
+from ddiff.config.options import Benchmark, own_options
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.system.checkpoints import short_digest
@@ -20,8 +21,7 @@ from ddiff.system.random import generator, key
 from ddiff.training.building import fill_in_data_facts
 from ddiff.training.rehearsal import rehearse
 
-OWN = ("from", "weights", "mode", "backends", "precisions", "solvers", "batch_sizes", "num_steps",
-       "repeats", "accelerator", "out", "overwrite", "seed", "solver", "guidance")  # fmt: skip
+OWN = (*own_options(Benchmark), "seed", "solver", "guidance")
 WOKEN = 0.02  # standard deviation of parameters that a recipe starts at 0
 
 
@@ -37,7 +37,7 @@ class Subject:
     @classmethod
     def of(cls, cfg: DictConfig, given: Collection[str]) -> "Subject":
         """`given` holds the options named on the command line."""
-        return _from_run(cfg, given) if cfg["from"] else _from_recipe(cfg)
+        return _from_run(cfg, given) if cfg.run else _from_recipe(cfg)
 
     @property
     def exported(self) -> bool:
@@ -57,8 +57,8 @@ def _from_run(cfg: DictConfig, given: Collection[str]) -> Subject:
     strange = sorted({name for name in given if name not in OWN})
     if strange:
         options = ", ".join(f"{name}=" for name in strange)
-        raise ConfigError(f"from: a run is measured as it was trained; leave out {options}")
-    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator)
+        raise ConfigError(f"run: a run is measured as it was trained; leave out {options}")
+    trained = Trained.load(cfg.run, cfg.weights, cfg.accelerator)
     own = trained.cfg.copy()
     own.seed = cfg.seed
     for group in ("solver", "guidance"):
@@ -66,7 +66,7 @@ def _from_run(cfg: DictConfig, given: Collection[str]) -> Subject:
             own[group] = OmegaConf.to_container(cfg[group], resolve=True)
     validate(own, bounds=False)
     if cfg.mode == "sample":
-        build_guidance(own).check(own.net.num_classes)
+        build_guidance(own.guidance).check(own.net.num_classes)
     return Subject(trained, own, cfg.weights)
 
 
@@ -74,10 +74,10 @@ def _from_recipe(cfg: DictConfig) -> Subject:
     if cfg.mode == "sample":
         check_guidance(cfg)
     fill_in_data_facts(cfg, build(cfg.data))
-    if not is_generative(cfg):
+    if not is_generative(cfg.module):
         raise ConfigError("module: a classifier makes no samples; choose another experiment")
     torch.manual_seed(key(cfg.seed, "weights"))
-    net = build_net(cfg).requires_grad_(False).eval()
+    net = build_net(cfg.net).requires_grad_(False).eval()
     _wake(net, cfg.seed)
     trained = Trained(
         net=net.to(device_for(cfg.accelerator)),
@@ -107,9 +107,9 @@ def checked(cfg: DictConfig, given: Collection[str]) -> DictConfig:
         if name in given:
             raise ConfigError(f"{name}: several are compared here: {right}")
     if cfg.ckpt_path:
-        raise ConfigError("ckpt_path: resumes a training; a net to measure is given by from=")
+        raise ConfigError("ckpt_path: resumes a training; a net to measure is given by run=")
     cfg = resolved(cfg)
-    if cfg["from"]:
+    if cfg.run:
         validate(cfg, "benchmark")
     else:
         rehearse(cfg, "benchmark")

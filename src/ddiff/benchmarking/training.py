@@ -97,7 +97,7 @@ class Training:
         device = device_of(self.subject.trained.net)
         nodes = {"backend": backend.node, "precision": precision.node, "timesteps": UNIFORM}
         own = DictConfig({**self.subject.cfg, **nodes})
-        module = build_module(own, build_precision(own, device)).to(device)
+        module = build_module(own, build_precision(own.precision, device)).to(device)
         assert isinstance(module, DDPM)
         weights = self.subject.trained.net.state_dict()
         module.net.load_state_dict(weights)

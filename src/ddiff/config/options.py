@@ -1,9 +1,12 @@
-"""Types and bounds of the options that no signature of ours holds.
+"""The options of every verb, with their types and bounds: a class each.
 
-These are the options outside the groups, and those of torch's optimisers and Lightning's Trainer.
+What an option means stands beside it in conf/<verb>.yaml. Options of a choice (`net.channels`)
+belong to the signature of what is chosen; those of torch's optimisers and Lightning's Trainer are
+at the end.
 """
 
-from typing import Annotated, Any, Literal, Union
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_type_hints
 
 from ddiff.system.bounds import At, Count, Filled, Like, NotNegative, Positive, Seed, Share
 
@@ -13,70 +16,265 @@ def or_null(*hints: Any) -> Any:
     return Union[(*hints, None)]
 
 
+T = TypeVar("T")
 Steps = Annotated[int, At(least=1, most=10**9)]
 BatchSize = Annotated[int, At(least=1, most=10**6)]
 Samples = Annotated[int, At(least=1, most=10**9)]
 Label = Annotated[int, At(least=0)]
-Labels = or_null(Literal["auto", "each", "none"], Label, list[Label])
+Labels = Literal["auto", "each", "none"] | Label | list[Label] | None
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Names = Annotated[list[str], Filled()]
 
-# options outside the groups; as they stand in conf/<verb>.yaml
-PLAIN: dict[str, Any] = {
-    **dict.fromkeys(("seed",), Seed),
-    "name": str,
-    "runs": Annotated[str, Filled()],
-    **dict.fromkeys(("run_dir", "ckpt_path", "out", "from", "key", "optimized_metric"), str | None),
-    **dict.fromkeys(("samples", "reference", "cache", "evaluation.cache"), str | None),
-    "path": Annotated[str, Filled()],
-    "title": str | int | float | None,
-    "memory_budget_gb": or_null(Positive),
-    **dict.fromkeys((f"budget.{n}_every" for n in ("val", "sample", "log", "save")), Steps),
-    "budget.max_steps": Steps,
-    **dict.fromkeys(("budget.batch_size", "batch_size", "evaluation.batch_size"), BatchSize),
-    "sampling.batch_size": BatchSize,
-    **dict.fromkeys(("num_samples", "sampling.num_samples"), Samples),
-    "evaluation.num_samples": Samples,
-    "evaluation.every": or_null(Steps),
-    **dict.fromkeys(("y", "sampling.y"), Labels),
-    **dict.fromkeys(("clamp", "sampling.clamp"), or_null(Positive)),
-    "weights": Literal["ema", "net"],
-    "accelerator": Accelerator,
-    "mesh": Literal["ply", "obj", "none"] | None,
-    "value_range": Literal["auto", "signed", "unit", "bytes"],
-    **dict.fromkeys(("dynamic_batch", "overwrite"), bool),
-    "threads": Annotated[int, At(least=1, most=4096)] | Literal["auto", "adapt"],
-    "split": Literal["train", "val"],
-    "mode": Literal["sample", "train"],
-    **dict.fromkeys(("backends", "precisions"), Names),
-    "solvers": or_null(Names),
-    "num_steps": or_null(Steps),
-    "batch_sizes": Annotated[list[BatchSize], Filled()],
-    "repeats": Count,
-    "bins": or_null(Annotated[int, At(least=1, most=10_000)]),
-    "k": Annotated[int | float, At(above=0)],
-    "score": Literal["exact", "last_layer", "proxy"],
-    "relative_error": Positive,
-    "min_batches": Annotated[int, At(least=2)],
-    "max_batches": Count,
-    "num": Samples,
-    "columns": or_null(Count),
-    "size": Annotated[int, At(least=1, most=8192)],
-    "azimuth": float,
-    "elevation": Annotated[float, At(least=-90, most=90)],
-    "page": bool,
-}
-# what one verb takes differently
-OF_VERB: dict[str, dict[str, Any]] = {
-    "sample": {"from": Annotated[str, Filled()]},
-    "export": {"from": Annotated[str, Filled()]},
-    "importance": {"out": Annotated[str, Filled()]},
-    "data": {"out": Annotated[str, Filled()], "num": or_null(Samples)},
-    "report": {
-        "runs": Annotated[str | list[Annotated[str, Filled()]], Filled()],
-        "out": Annotated[str, Filled()],
-    },
-}
+Place = Annotated[str, Filled()]  # of a file, a folder or a run
+Clamp = Positive | None
+Values = Literal["auto", "signed", "unit", "bytes"]
+Threads = Annotated[int, At(least=1, most=4096)] | Literal["auto", "adapt"]
+# A group: what is chosen, as a mapping with _target_. It is checked against what it names.
+Group = Annotated[Any, "group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    max_steps: Steps
+    batch_size: BatchSize
+    val_every: Steps
+    sample_every: Steps
+    log_every: Steps
+    save_every: Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictured:
+    """The samples that a training draws to be looked at."""
+
+    num_samples: Samples
+    batch_size: BatchSize
+    y: Labels
+    clamp: Clamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The samples that a training draws to be measured."""
+
+    every: Steps | None
+    num_samples: Samples
+    batch_size: BatchSize
+    cache: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Options of ddiff.train. `conf/train.yaml` says what each means."""
+
+    data: Group
+    net: Group
+    schedule: Group
+    objective: Group
+    timesteps: Group
+    optimizer: Group
+    lr_schedule: Group
+    module: Group
+    precision: Group
+    backend: Group
+    profiler: Group
+    solver: Group
+    guidance: Group
+    extractor: Group
+    metrics: Group
+    trainer: Group
+    name: str
+    seed: Seed
+    runs: Place
+    run_dir: str | None
+    ckpt_path: str | None
+    optimized_metric: str | None
+    threads: Threads
+    memory_budget_gb: Positive | None
+    budget: Budget
+    sampling: Pictured
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How samples are drawn from a trained net."""
+
+    solver: Group
+    guidance: Group
+    precision: Group
+    backend: Group
+    num_samples: Samples
+    batch_size: BatchSize
+    y: Labels
+    seed: Seed
+    clamp: Clamp
+    weights: Literal["ema", "net"]
+    accelerator: Accelerator
+    threads: Threads
+    overwrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Draw):
+    """Options of ddiff.sample."""
+
+    profiler: Group
+    run: Place
+    out: str | None
+    mesh: Literal["ply", "obj", "none"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderBatch:
+    """The batch size of data that are not trained on."""
+
+    batch_size: BatchSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Draw):
+    """Options of ddiff.evaluate."""
+
+    data: Group
+    extractor: Group
+    metrics: Group
+    run: str | None
+    samples: str | None
+    reference: str | None
+    value_range: Values
+    runs: Place
+    cache: str | None
+    out: str | None
+    budget: LoaderBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Options of ddiff.export."""
+
+    format: Group
+    precision: Group
+    solver: Group
+    guidance: Group
+    run: Place
+    dynamic_batch: bool
+    batch_size: BatchSize
+    weights: Literal["ema", "net"]
+    accelerator: Accelerator
+    out: str | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance(Train):
+    """Options of ddiff.importance."""
+
+    run: str | None
+    weights: Literal["ema", "net"]
+    bins: Annotated[int, At(least=1, most=10_000)] | None
+    score: Literal["exact", "last_layer", "proxy"]
+    relative_error: Positive
+    min_batches: Annotated[int, At(least=2)]
+    max_batches: Count
+    batch_size: BatchSize
+    k: Annotated[int | float, At(above=0)]
+    out: Place
+    overwrite: bool
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Train):
+    """Options of ddiff.benchmark."""
+
+    run: str | None
+    weights: Literal["ema", "net"]
+    mode: Literal["sample", "train"]
+    backends: Names
+    precisions: Names
+    solvers: Names | None
+    num_steps: Steps | None
+    batch_sizes: Annotated[list[BatchSize], Filled()]
+    repeats: Count
+    accelerator: Accelerator
+    out: str | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Options of ddiff.report."""
+
+    runs: Annotated[str | list[Place], Filled()]
+    out: Place
+    overwrite: bool
+    title: str | int | float | None
+    num: Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Options of ddiff.view."""
+
+    path: Place
+    out: str | None
+    overwrite: bool
+    num: Samples
+    columns: Count | None
+    size: Annotated[int, At(least=1, most=8192)]
+    azimuth: float
+    elevation: Annotated[float, At(least=-90, most=90)]
+    page: bool
+    value_range: Values
+    key: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Options of ddiff.data."""
+
+    data: Group
+    out: Place
+    num: Samples | None
+    split: Literal["train", "val"]
+    seed: Seed
+    budget: LoaderBatch
+
+
+def options_of(verb: str) -> type:
+    """The class of a verb's options: `train` -> Train."""
+    return globals()[verb.capitalize()]
+
+
+def hints_of(options: type) -> dict[str, Any]:
+    """Every option by its dotted name, and its type: {"budget.max_steps": Steps, ...}."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            found |= {f"{name}.{inner}": one for inner, one in hints_of(hint).items()}
+        else:
+            found[name] = hint
+    return found
+
+
+def own_options(options: type) -> tuple[str, ...]:
+    """The names of a verb's options that ddiff.train has not."""
+    trained = {field.name for field in fields(Train)}
+    return tuple(field.name for field in fields(options) if field.name not in trained)
+
+
+def typed(options: type[T], cfg: Any) -> T:
+    """The checked config of a verb as its class. A group that is not chosen is None."""
+    values = {}
+    for field in fields(options):  # pyright: ignore[reportArgumentType]
+        value = cfg.get(field.name)
+        hint = get_type_hints(options)[field.name]
+        values[field.name] = (
+            typed(hint, value) if isinstance(hint, type) and is_dataclass(hint) else value
+        )
+    return options(**values)
+
 
 Beta = Annotated[float, At(least=0, below=1)]
 Part = or_null(Annotated[int, At(least=0)], Share)  # batches, or a part of them

@@ -64,7 +64,7 @@ def entry(
                     return
                 if own := _config_dir(sys.argv[1:]):
                     check_files(own)
-                sys.argv[1:] = flags_first(sys.argv[1:])
+                sys.argv[1:] = [_renamed(word, config_name) for word in flags_first(sys.argv[1:])]
                 prepare(sys.argv[1:])
                 argparse.ArgumentParser.error = _refuse  # Hydra makes its parser itself
                 hydra.main(
@@ -79,6 +79,11 @@ def entry(
 def flags_first(words: list[str]) -> list[str]:
     """The words with options such as `-m` before all `key=value`, where Hydra wants them."""
     return sorted(words, key=lambda word: "=" in word and not word.startswith("-"))
+
+
+def _renamed(word: str, verb: str) -> str:
+    """`from=RUN`, as it was called before, is `run=RUN`."""
+    return f"run={word[5:]}" if word.startswith("from=") and verb not in ("train", "data") else word
 
 
 def _refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:

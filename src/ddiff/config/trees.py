@@ -140,12 +140,12 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix[:-1]: plain}
 
 
-def origin(cfg: DictConfig) -> dict[str, Any]:
+def origin(cfg: Any) -> dict[str, Any]:
     """What scores of timesteps belong to: schedule, objective, net and data, as flat options.
 
     Resolved, the data's facts filled in. How data are split and loaded does not matter.
     """
-    return identity(flat({g: cfg[g] for g in ("schedule", "objective", "net", "data")}))
+    return identity(flat({g: getattr(cfg, g) for g in ("schedule", "objective", "net", "data")}))
 
 
 def identity(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from ddiff.config.options import COMPLETE, FOREIGN, INSTEAD, OF_VERB, PLAIN
+from ddiff.config.options import COMPLETE, FOREIGN, INSTEAD, Group, hints_of, options_of
 from ddiff.config.targets import GROUPS, NESTED, locate
-from ddiff.config.trees import check_size, flat, missing, part
+from ddiff.config.trees import check_size, missing, part
 from ddiff.system.errors import ConfigError, nearest
 
 MANY = ("metrics",)  # groups of which several are chosen at once: names -> nodes
@@ -99,23 +98,10 @@ def _nodes(group: str, node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def known_options(verb: str) -> tuple[set[str], set[str]]:
-    """The options outside the groups, dotted, and the groups, both as conf/<verb>.yaml has them."""
-    plain: set[str] = set()
-    groups: set[str] = set()
-    tree = OmegaConf.to_container(OmegaConf.create(_yaml(verb)), resolve=False)
-    assert isinstance(tree, dict)
-    for default in tree.pop("defaults", ()):
-        if isinstance(default, str) and default not in ("_self_", "shell"):
-            above, below = known_options(default)
-            plain, groups = plain | above, groups | below
-        elif isinstance(default, Mapping):
-            groups |= {str(name) for name in default if " " not in str(name)}
-    plain |= {name for name in flat(tree) if not name.startswith("hydra.")}
-    return plain, groups - {"experiment"}
-
-
-def _yaml(verb: str) -> str:
-    return (files("ddiff.conf") / f"{verb}.yaml").read_text(encoding="utf-8")
+    """The options outside the groups, dotted, and the groups."""
+    hints = hints_of(options_of(verb))
+    groups = {name for name, hint in hints.items() if hint == Group}
+    return hints.keys() - groups, groups
 
 
 def _check_names(tree: Mapping, verb: str) -> Iterator[str]:
@@ -163,8 +149,8 @@ def _has(tree: Any, name: str) -> bool:
 
 
 def _check_plain(tree: Mapping, verb: str, bounded: Bounded = everything) -> Iterator[str]:
-    for name, hint in {**PLAIN, **OF_VERB.get(verb, {})}.items():
-        if _has(tree, name) and not _unknown(value := part(tree, name)):
+    for name, hint in hints_of(options_of(verb)).items():
+        if hint != Group and _has(tree, name) and not _unknown(value := part(tree, name)):
             problem = mismatch(value, hint, bounded(name))
             if problem:
                 yield f"{name}: {problem}"

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 def main(cfg: "DictConfig") -> None:
     """Writes a data set to disk: .npy volumes or .png images, in class folders where labelled."""
     from ddiff.build import build
+    from ddiff.config.options import Data, typed
     from ddiff.config.trees import resolved
     from ddiff.config.validation import validate
     from ddiff.data.writing import write
 
     cfg = resolved(cfg)
     validate(cfg, "data")
-    num = write(build(cfg.data), cfg.out, cfg.num, cfg.split)
-    print(f"{num} samples in {cfg.out}")
+    options = typed(Data, cfg)
+    num = write(build(options.data), options.out, options.num, options.split)
+    print(f"{num} samples in {options.out}")
 
 
 if __name__ == "__main__":

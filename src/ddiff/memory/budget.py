@@ -38,7 +38,7 @@ def check_budget(
         console.print(f"memory {in_words(worst)}; the budget is {cfg.memory_budget_gb:g} GB")
         return
     search = Search(cfg, device, cfg.memory_budget_gb * GB)
-    native = isinstance(build_backend(cfg, device), Native)
+    native = isinstance(build_backend(cfg.backend, device), Native)
     settings = [{}] if resuming else list(changes(cfg, module.precision.dtype, native))
     found = search.nearest(settings)
     if found:
@@ -116,7 +116,7 @@ class Search:
         words = pasted(setting)
         if words not in self.known:
             cfg = applied(self.cfg, setting)
-            module = build_module(cfg, build_precision(cfg, self.device))
+            module = build_module(cfg, build_precision(cfg.precision, self.device))
             self.known[words] = predicted(cfg, module, self.device)
         return self.known[words]
 

@@ -132,7 +132,7 @@ def plan_of(cfg: DictConfig, module: Learner) -> Plan | None:
     """The first step of a run's solver, one in the middle, its last; None: no samples."""
     if not isinstance(module, DDPM):
         return None
-    plan = build_plan(cfg, module.schedule)
+    plan = build_plan(cfg.solver, module.schedule)
     n = len(plan)
     kept = sorted({0, n // 2, n - 1})
     fields = ("x", "x_0", "x_0_previous", "noise")

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from ddiff.artifacts.trained import Trained
+from ddiff.config.options import Evaluate, Train
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
@@ -18,7 +19,7 @@ from ddiff.metrics.case import Case, Metric
 from ddiff.metrics.figures import Figure, Omitted
 from ddiff.metrics.opening import holds_volumes, opened
 from ddiff.metrics.stack import Stack
-from ddiff.sampling.generation import Generation, generation_of
+from ddiff.sampling.generation import Generation, drawing, generation_of
 from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of
 from ddiff.system.console import console
 from ddiff.system.devices import device_for
@@ -28,36 +29,40 @@ from ddiff.system.files import check_outputs, write_json
 BETTER = {"lower": "↓", "higher": "↑", None: ""}
 
 
-def evaluate(cfg: DictConfig) -> None:
+def evaluate(options: Evaluate) -> None:
     """Everything that `python -m ddiff.evaluate` does with a valid config."""
-    if bool(cfg["from"]) == bool(cfg.samples):
-        raise ConfigError("give either from=<run or checkpoint> or samples=<file or folder>")
-    if not cfg.get("data") and not cfg.reference:
+    if bool(options.run) == bool(options.samples):
+        raise ConfigError("give either run=<run or checkpoint> or samples=<file or folder>")
+    if not options.data and not options.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
-    trained = Trained.load(cfg["from"], cfg.weights, cfg.accelerator) if cfg["from"] else None
-    generation = generation_of(trained, cfg) if trained else None
-    path = _samples_file(trained, generation, cfg) if trained and generation else Path(cfg.samples)
-    made = _made(trained, cfg, path) if trained else {}
-    out = _target(cfg, trained, path)
-    before = _before(out, made) if cfg.out is None else None
+    trained = (
+        Trained.load(options.run, options.weights, options.accelerator) if options.run else None
+    )
+    generation = generation_of(trained, **drawing(options)) if trained else None
+    path = Path(options.samples or "")
+    if trained and generation:
+        path = _samples_file(trained, generation, options)
+    made = _made(trained, options, path) if trained else {}
+    out = _target(options, trained, path)
+    before = _before(out, made) if options.out is None else None
     if trained and generation and not made:
         beside = [path, path.with_suffix(".json")]
-        check_outputs(beside, cfg.overwrite, "other samples have this name: rename them")
+        check_outputs(beside, options.overwrite, "other samples have this name: rename them")
     if before is None:
-        check_outputs([out], cfg.overwrite)
-    data = _data(cfg)
+        check_outputs([out], options.overwrite)
+    data = _data(options.data)
     if trained and generation and not made:
-        made = draw(trained, generation, cfg, path)
-    samples, reference = _opened(path, cfg, data)
-    train, held_out = data_stacks(data, cfg.data) if data else (None, reference)
+        made = draw(trained, generation, options, path)
+    samples, reference = _opened(path, options, data)
+    train, held_out = data_stacks(data, options.data) if data else (None, reference)
     if reference:
         train, held_out = None, reference
-    case = case_for(cfg, cfg.cache, cfg.accelerator, samples, train, held_out, data)
+    case = case_for(options, options.cache, options.accelerator, samples, train, held_out, data)
     opened_as = {"samples": samples.read_as, "reference": reference.read_as if reference else ""}
     read_as = {name: words for name, words in opened_as.items() if words}
     facts = {"source": str(path), "read_as": read_as, **_facts(made)}
-    found = facts | measured(case, cfg.metrics)
-    if before and not cfg.overwrite:
+    found = facts | measured(case, options.metrics)
+    if before and not options.overwrite:
         found = _with_older(found, before)
     write_json(out, found)
     if trained:
@@ -90,28 +95,28 @@ def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
     return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
 
 
-def _data(cfg: DictConfig) -> Data | None:
-    if not cfg.get("data"):
+def _data(node: DictConfig | None) -> Data | None:
+    if not node:
         return None
-    data = build(cfg.data)
+    data = build(node)
     data.prepare_data()
     data.setup("fit")
     return data
 
 
-def _samples_file(trained: Trained, generation: Generation, cfg: DictConfig) -> Path:
-    out = default_out(trained, generation, cfg)
+def _samples_file(trained: Trained, generation: Generation, options: Evaluate) -> Path:
+    out = default_out(trained, generation, options)
     return out.with_name(out.name + ".npy")
 
 
-def _made(trained: Trained, cfg: DictConfig, npy: Path) -> dict[str, Any]:
+def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
     """How the samples in `npy` were made, if nothing that decides them differs; {} otherwise."""
     beside = npy.with_suffix(".json")
     made = _object(beside)
     if not npy.is_file() or not isinstance(made.get("options"), dict):
         return {}
     found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
-    same = json.loads(json.dumps(origin_of(trained, cfg)))
+    same = json.loads(json.dumps(origin_of(trained, options)))
     if any(found.get(name) != value for name, value in same.items()):
         return {}
     console.print(f"samples     {npy} (there already)")
@@ -142,13 +147,13 @@ def _object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stack | None]:
+def _opened(path: Path, options: Evaluate, data: Data | None) -> tuple[Stack, Stack | None]:
     """Samples and, where there is one, reference, of one shape: the data's, or else that of a
     folder of volumes, or of an array. What was assumed of them is printed."""
     shape = tuple(data.shape) if data else None
-    ours = {"samples": (path, "signed" if cfg["from"] else cfg.value_range)}
-    if cfg.reference:
-        ours["reference"] = (Path(cfg.reference), cfg.value_range)
+    ours = {"samples": (path, "signed" if options.run else options.value_range)}
+    if options.reference:
+        ours["reference"] = (Path(options.reference), options.value_range)
     found: dict[str, Stack] = {}
 
     def tells_least(item: tuple[str, tuple[Path, str]]) -> int:
@@ -164,7 +169,7 @@ def _opened(path: Path, cfg: DictConfig, data: Data | None) -> tuple[Stack, Stac
 
 
 def case_for(
-    cfg: DictConfig,
+    options: Evaluate | Train,
     cache: str | None,
     accelerator: str,
     samples: Stack,
@@ -179,15 +184,15 @@ def case_for(
         held_out=held_out,
         make_extractor=partial(
             build,
-            cfg.extractor,
+            options.extractor,
             shape=samples.shape,
-            data=OmegaConf.to_container(cfg.data) if data else {},
+            data=OmegaConf.to_container(options.data) if data else {},
             device=device_for(accelerator),
         ),
         data=data,
         paired=train is None,
         cache=Path(cache).expanduser() if cache else None,
-        seed=cfg.seed,
+        seed=options.seed,
     )
 
 
@@ -220,9 +225,9 @@ def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _target(cfg: DictConfig, trained: Trained | None, path: Path) -> Path:
-    if cfg.out:
-        return Path(cfg.out)
+def _target(options: Evaluate, trained: Trained | None, path: Path) -> Path:
+    if options.out:
+        return Path(options.out)
     if trained:
         return trained.run_dir / "evaluations" / f"{path.stem}.json"
     return path.with_name(f"{path.name if path.is_dir() else path.stem}.evaluation.json")

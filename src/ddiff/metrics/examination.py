@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
+from ddiff.config.options import Train
 from ddiff.data import Data
 from ddiff.metrics.evaluation import case_for, data_stacks, measured, suited
 from ddiff.metrics.stack import Array, Stack
@@ -18,21 +18,21 @@ from ddiff.sampling.writing import sampled
 class Examination:
     """Built before the training: what cannot be measured is said then."""
 
-    def __init__(self, cfg: DictConfig, data: Data) -> None:
-        self.cfg = cfg
-        options = cfg.evaluation
-        self.y = labels_for(cfg.sampling.y, options.num_samples, cfg.net.num_classes)
-        train, held_out = data_stacks(data, cfg.data)
+    def __init__(self, options: Train, data: Data) -> None:
+        self.options = options
+        drawn = options.evaluation
+        self.y = labels_for(options.sampling.y, drawn.num_samples, options.net.num_classes)
+        train, held_out = data_stacks(data, options.data)
         stand_in = Stack(train.source, "samples")
         case = case_for(
-            cfg, options.cache, cfg.trainer.accelerator, stand_in, train, held_out, data
+            options, drawn.cache, options.trainer.accelerator, stand_in, train, held_out, data
         )
         self.case = replace(case, make_extractor=cache(case.make_extractor))
-        suited(cfg.metrics, self.case)
+        suited(options.metrics, self.case)
 
     def __call__(self, generation: Generation) -> dict[str, Any]:
-        options = self.cfg.evaluation
-        batches = sampled(generation, options.num_samples, options.batch_size, self.y)
+        drawn = self.options.evaluation
+        batches = sampled(generation, drawn.num_samples, drawn.batch_size, self.y)
         samples = np.concatenate([batch.cpu().numpy() for batch in batches])
         stack = Stack(Array(samples, Path("samples"), "signed", self.y), "samples")
-        return measured(replace(self.case, samples=stack), self.cfg.metrics)
+        return measured(replace(self.case, samples=stack), self.options.metrics)

@@ -9,12 +9,12 @@ from ddiff.config.trees import stored
 
 
 def offer_run(*groups: str) -> Callable[[list[str]], None]:
-    """Makes the options of the run named by `from=` the choice `from_run` of these groups."""
+    """Makes the options of the run named by `run=` the choice `from_run` of these groups."""
 
     def prepare(argv: list[str]) -> None:
         from hydra.core.config_store import ConfigStore
 
-        source = next((word.partition("=")[2] for word in argv if word.startswith("from=")), None)
+        source = next((word.partition("=")[2] for word in argv if word.startswith("run=")), None)
         cfg = _config(source) if source and source != "null" else {}
         for group in groups:
             ConfigStore.instance().store(name="from_run", group=group, node=cfg.get(group) or {})

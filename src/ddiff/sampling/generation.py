@@ -17,6 +17,7 @@ from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import Backend, Eager, Execution, device_of
 from ddiff.build import build, build_backend, build_guidance, build_precision
+from ddiff.config.options import Draw, Train
 from ddiff.diffusion import Guidance, Objective, Plan, Step, solve
 from ddiff.kernels import philox
 from ddiff.sampling.stepper import Stepper, Work
@@ -24,6 +25,9 @@ from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase, step
 from ddiff.system.precision import Precision
 from ddiff.system.random import key
+
+FLOAT32 = {"_target_": "ddiff.system.precision.Precision", "dtype": "float32"}
+EAGER = {"_target_": "ddiff.backends.Eager"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,7 @@ class Generation:
         y = None if y is None else y.to(device)
 
         def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-            return self.execution.predict(x, t, y).contiguous()
+            return self.execution.predict(x, t, y).float().contiguous()
 
         def noise(number: int) -> Tensor:
             return philox.normal(noise_key, samples, number + 1, self.shape)
@@ -138,32 +142,48 @@ class Generation:
         return self._steppers[size, labelled]
 
 
-def generation_of(trained: Trained, cfg: DictConfig) -> Generation:
-    """How to sample with a trained net. `cfg` holds solver, guidance, precision, backend, seed and
-    clamp."""
+def generation_of(
+    trained: Trained,
+    *,
+    solver: DictConfig,
+    guidance: DictConfig,
+    precision: DictConfig,
+    backend: DictConfig,
+    seed: int,
+    clamp: float | None,
+    y: object = "auto",
+) -> Generation:
+    """How to sample with a trained net. Solver, guidance, precision and backend are as configs
+    choose them; `y` is the option of that name."""
     device = device_of(trained.net)
     if isinstance(trained.net, ArtifactNet):
-        trained.net.check_options(cfg)
-        backend: Backend = Eager()
+        trained.net.check_options(backend, precision)
+        built: Backend = Eager()
     else:
-        backend = build_backend(cfg, device)
-    guidance = build_guidance(cfg)
-    guidance.check(trained.cfg.net.num_classes, cfg.get("y", "auto"))
+        built = build_backend(backend, device)
+    guide = build_guidance(guidance)
+    guide.check(trained.cfg.net.num_classes, y)
     return Generation(
         net=trained.net,
         shape=tuple(trained.cfg.net.shape),
         num_classes=trained.cfg.net.num_classes,
         objective=trained.objective,
-        plan=build(cfg.solver)(trained.schedule),
-        guidance=guidance,
-        precision=build_precision(cfg, device),
-        seed=cfg.seed,
-        clamp=cfg.clamp,
-        backend=backend,
+        plan=build(solver)(trained.schedule),
+        guidance=guide,
+        precision=build_precision(precision, device),
+        seed=seed,
+        clamp=clamp,
+        backend=built,
     )
 
 
-def in_training(module: Any, cfg: DictConfig, plan: Plan) -> Generation:
+def drawing(options: Draw) -> dict[str, Any]:
+    """What `generation_of` takes of a verb's options."""
+    names = ("solver", "guidance", "precision", "backend", "seed", "clamp", "y")
+    return {name: getattr(options, name) for name in names}
+
+
+def in_training(module: Any, cfg: Train | DictConfig, plan: Plan) -> Generation:
     """How a training samples with the averaged net of its module. `cfg` is the run's."""
     return Generation(
         net=module.ema,
@@ -171,7 +191,7 @@ def in_training(module: Any, cfg: DictConfig, plan: Plan) -> Generation:
         num_classes=cfg.net.num_classes,
         objective=module.objective,
         plan=plan,
-        guidance=build_guidance(cfg),
+        guidance=build_guidance(cfg.guidance),
         precision=module.precision,
         seed=cfg.seed,
         clamp=cfg.sampling.clamp,
@@ -180,15 +200,15 @@ def in_training(module: Any, cfg: DictConfig, plan: Plan) -> Generation:
 
 def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfig) -> None:
     """Draws a few samples in float32 and drops them: what a net meets is what it is measured on."""
-    options = {
-        "solver": solver,
-        "guidance": guidance,
-        "precision": {"_target_": "ddiff.system.precision.Precision", "dtype": "float32"},
-        "backend": {"_target_": "ddiff.backends.Eager"},
-        "seed": 0,
-        "clamp": trained.cfg.sampling.clamp,
-    }
-    generation = generation_of(trained, DictConfig(options))
+    generation = generation_of(
+        trained,
+        solver=solver,
+        guidance=guidance,
+        precision=DictConfig(FLOAT32),
+        backend=DictConfig(EAGER),
+        seed=0,
+        clamp=trained.cfg.sampling.clamp,
+    )
     generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
 
 

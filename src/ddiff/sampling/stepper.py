@@ -92,7 +92,7 @@ class Stepper:
         with phase("net"):
             if self.called:
                 step = Step(self.number, self.weights[self.number])
-                pred = self.work.guidance(self.predict, x, t, y, step).contiguous()
+                pred = self.work.guidance(self._exactly, x, t, y, step).contiguous()
                 self.number += 1
             else:
                 pred = self.predict(x, t, y).contiguous()
@@ -109,6 +109,10 @@ class Stepper:
                 self.noisy,
             )
             self.step.add_(1)
+
+    def _exactly(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The prediction in float32, for arithmetic of a guidance of the user's."""
+        return self.predict(x, t, y).float()
 
     def _captured(self) -> Callable[[], None]:
         """A replay of `_run`. The runs before the capture let libraries choose and allocate."""

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.build import build
+from ddiff.config.options import Draw, Sample
 from ddiff.profiling import Off, Subject
 from ddiff.profiling.options import bytes_of
-from ddiff.sampling.generation import Generation, generation_of, labels_for, row_length
+from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
 from ddiff.system.console import console, progress
-from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.errors import DdiffError
 from ddiff.system.files import check_outputs, write_json
 from ddiff.system.phases import phase
 
@@ -27,28 +28,26 @@ SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
             "solver", "guidance", "precision", "backend")  # fmt: skip
 
 
-def write_samples(trained: Trained, cfg: DictConfig) -> None:
+def write_samples(trained: Trained, options: Sample) -> None:
     """Writes <out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
-    <out>_0000.ply ...; says where they are. Files that exist are refused unless cfg.overwrite."""
-    if cfg.mesh not in ("ply", "obj", "none", None):
-        raise ConfigError(f"mesh: {cfg.mesh!r} is not one of ply, obj, none")
-    generation = generation_of(trained, cfg)
-    out = Path(cfg.out) if cfg.out else default_out(trained, generation, cfg)
+    <out>_0000.ply ...; says where they are. Files that exist are refused unless options.overwrite."""
+    generation = generation_of(trained, **drawing(options))
+    out = Path(options.out) if options.out else default_out(trained, generation, options)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
     npy = out.with_name(out.name + ".npy")
-    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
-    profiler, subject = build(cfg.profiler), _subject(generation, out)
+    y = labels_for(options.y, options.num_samples, generation.num_classes)
+    profiler, subject = build(options.profiler), _subject(generation, out)
     written = [out.with_name(out.name + ending) for ending in (".npy", ".json", ".png")]
     written += [] if isinstance(profiler, Off) else [subject.folder / "profile.json"]
-    check_outputs(written, cfg.overwrite)
+    check_outputs(written, options.overwrite)
     meshes = _meshes(out)
-    check_outputs(meshes, cfg.overwrite)
+    check_outputs(meshes, options.overwrite)
     with profiler.watching(subject):
-        draw(trained, generation, cfg, npy)
+        draw(trained, generation, options, npy)
     for mesh in meshes:  # of the samples that were replaced
         mesh.unlink()
     first = np.load(npy, mmap_mode="r")
-    _pictures(first[: PICTURED[first.ndim]], out, cfg.mesh, row_length(y))
+    _pictures(first[: PICTURED[first.ndim]], out, options.mesh, row_length(y))
 
 
 def _meshes(out: Path) -> list[Path]:
@@ -73,15 +72,15 @@ def _subject(generation: Generation, out: Path) -> Subject:
     return Subject("sampling", device_of(generation.net), folder, board, held)
 
 
-def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -> dict[str, Any]:
+def draw(trained: Trained, generation: Generation, options: Draw, npy: Path) -> dict[str, Any]:
     """Streams samples to `npy`, and writes beside it the .json that tells how they were made, and
     returns that."""
-    y = labels_for(cfg.y, cfg.num_samples, generation.num_classes)
+    y = labels_for(options.y, options.num_samples, generation.num_classes)
     started = time.perf_counter()
-    _stream(generation, cfg, y, npy, (cfg.num_samples, *generation.shape))
-    seconds = (time.perf_counter() - started) / cfg.num_samples
+    _stream(generation, options, y, npy, (options.num_samples, *generation.shape))
+    seconds = (time.perf_counter() - started) / options.num_samples
     made = {
-        **origin_of(trained, cfg),
+        **origin_of(trained, options),
         "y": None if y is None else y.tolist(),
         "precision": generation.precision.dtype,
         "backend": generation.backend.name,
@@ -89,31 +88,35 @@ def draw(trained: Trained, generation: Generation, cfg: DictConfig, npy: Path) -
         "seconds_per_sample": seconds,
     }
     write_json(npy.with_suffix(".json"), made)
-    console.print(f"samples     {npy}  {[cfg.num_samples, *generation.shape]}")
+    console.print(f"samples     {npy}  {[options.num_samples, *generation.shape]}")
     return made
 
 
-def origin_of(trained: Trained, cfg: DictConfig) -> dict[str, Any]:
+def origin_of(trained: Trained, options: Draw) -> dict[str, Any]:
     """What decides the samples: the options, the net, and where its training stood."""
     return {
-        "options": OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(SAMPLING))),
+        "options": {name: _plain(getattr(options, name)) for name in SAMPLING},
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,
     }
 
 
-def default_out(trained: Trained, generation: Generation, cfg: DictConfig) -> Path:
-    return trained.run_dir / "samples" / _name(generation, cfg)
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _name(generation: Generation, cfg: DictConfig) -> str:
+def default_out(trained: Trained, generation: Generation, options: Draw) -> Path:
+    return trained.run_dir / "samples" / _name(generation, options)
+
+
+def _name(generation: Generation, options: Draw) -> str:
     """`ddim50_w2_seed1_64`: what differs most often, so that samples lie side by side."""
-    solver = cfg.solver["_target_"].rpartition(".")[2]
-    scale = cfg.guidance.get("scale", 0)
+    solver = options.solver["_target_"].rpartition(".")[2]
+    scale = options.guidance.get("scale", 0)
     guided = f"_w{scale:g}" if scale else ""
-    seeded = f"_seed{cfg.seed}" if cfg.seed else ""
-    return f"{solver}{len(generation.plan)}{guided}{seeded}_{cfg.num_samples}"
+    seeded = f"_seed{options.seed}" if options.seed else ""
+    return f"{solver}{len(generation.plan)}{guided}{seeded}_{options.num_samples}"
 
 
 def sampled(
@@ -132,7 +135,7 @@ def sampled(
 
 
 def _stream(
-    generation: Generation, cfg: DictConfig, y: Tensor | None, path: Path, shape: tuple[int, ...]
+    generation: Generation, options: Draw, y: Tensor | None, path: Path, shape: tuple[int, ...]
 ) -> None:
     """Writes all samples, holding one batch in memory."""
     part = path.with_name(f".{path.name}.part")
@@ -141,7 +144,7 @@ def _stream(
         array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
         _reserve(part)
         row = 0
-        for batch in sampled(generation, shape[0], cfg.batch_size, y):
+        for batch in sampled(generation, shape[0], options.batch_size, y):
             with phase("transfer"):
                 numbers = batch.cpu().numpy()
             with phase("writing"):

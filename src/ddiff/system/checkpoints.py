@@ -83,7 +83,7 @@ def check_sums(path: Path) -> None:
 
 
 def find_checkpoint(source: str) -> Path:
-    """`from=` and `ckpt_path=` take a checkpoint or a run directory (its last checkpoint)."""
+    """`run=` and `ckpt_path=` take a checkpoint or a run directory (its last checkpoint)."""
     if not source:
         raise ConfigError("the name of a run or checkpoint is empty (an unset shell variable?)")
     path = Path(source)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from ddiff.build import build_backend, build_net, is_generative, module_class
+from ddiff.config.options import Train
 from ddiff.config.targets import build
 from ddiff.config.trees import origin
 from ddiff.profiling.loop import LoopProfiler
@@ -23,12 +24,12 @@ from ddiff.training.modules import DDPM, Learner
 from ddiff.training.modules.plugins import AtomicCheckpointIO, GradientScaling
 
 
-def fill_in_data_facts(cfg: DictConfig, data: Any, begun: bool = False) -> None:
+def fill_in_data_facts(cfg: Train | DictConfig, data: Any, begun: bool = False) -> None:
     """The net's shape and number of classes come from the data, and stay in the run's config.
 
     `begun`: the config is that of a run, which keeps the module that it was started with.
     """
-    module = module_class(cfg)
+    module = module_class(cfg.module)
     cfg.net.shape = list(data.shape)
     cfg.net.num_classes = data.num_classes if module.conditional else None
     if module.dims and module.dims != len(data.shape) - 1 and not begun:
@@ -44,17 +45,17 @@ def fill_in_data_facts(cfg: DictConfig, data: Any, begun: bool = False) -> None:
         )
 
 
-def build_module(cfg: DictConfig, precision: Precision) -> Learner:
+def build_module(cfg: Train | DictConfig, precision: Precision) -> Learner:
     """The LightningModule, its weights drawn from the seed."""
     torch.manual_seed(key(cfg.seed, "weights"))
     supplied: dict[str, Any] = {
-        "net": build_net(cfg),
+        "net": build_net(cfg.net),
         "optimizer": build(cfg.optimizer),
         "lr_schedule": build(cfg.lr_schedule),
         "precision": precision,
         "seed": cfg.seed,
     }
-    if is_generative(cfg):
+    if is_generative(cfg.module):
         schedule = build(cfg.schedule)
         timesteps = build(cfg.timesteps, schedule=schedule)
         timesteps.check(origin(cfg))
@@ -64,7 +65,7 @@ def build_module(cfg: DictConfig, precision: Precision) -> Learner:
             "timesteps": timesteps,
         }
     module = build(cfg.module, **supplied)
-    backend = build_backend(cfg, device_for(cfg.trainer.accelerator))
+    backend = build_backend(cfg.backend, device_for(cfg.trainer.accelerator))
     backend.prepare(module.net)
     backend.prepare(module.ema)
     if isinstance(module, DDPM):
@@ -73,7 +74,7 @@ def build_module(cfg: DictConfig, precision: Precision) -> Learner:
 
 
 def build_trainer(
-    cfg: DictConfig,
+    cfg: Train | DictConfig,
     run_dir: Path,
     logger: Any,
     callbacks: list,

@@ -137,7 +137,7 @@ def _check_strategy(strategy: str) -> None:
 
 def _check_module(cfg: DictConfig) -> None:
     """Raises where module and net, or module and the parts of diffusion, do not go together."""
-    module = module_class(cfg)
+    module = module_class(cfg.module)
     name = module.__name__
     if module.generative and (absent := [group for group in DIFFUSION if not cfg.get(group)]):
         raise ConfigError(f"module: {name} needs {', '.join(f'{group}=...' for group in absent)}")

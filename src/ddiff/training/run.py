@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from ddiff.build import build_backend, build_plan, build_precision, check_guidance
+from ddiff.config.options import Train, typed
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.profiling import Off, Subject
@@ -58,33 +59,36 @@ RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 class Run:
     """One training. Builds and checks everything before it makes a directory, and writes the run's
     files once the checkpoint to resume from, if any, is restored: a start that fails leaves
-    nothing behind. `cfg` is resolved and validated."""
+    nothing behind. `options` is resolved and validated."""
 
     def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
-        self.cfg, self.point = cfg, point
-        check_guidance(cfg)
+        options = typed(Train, cfg)
+        self.cfg, self.options, self.point = cfg, options, point
+        check_guidance(options)
         self.started = time.perf_counter()
-        if point and point.step >= cfg.budget.max_steps:
+        if point and point.step >= options.budget.max_steps:
             raise ConfigError(
                 f"{point.path} has reached step {point.step} already; "
                 "to go on, give a larger budget.max_steps"
             )
-        _check_metric(cfg)
-        path = _directory(cfg, point)
-        self.device = device_for(cfg.trainer.accelerator)
+        _check_metric(options)
+        path = _directory(options, point)
+        self.device = device_for(options.trainer.accelerator)
         self.peak = PeakMemory(self.device)
-        self.data = build(cfg.data)
+        self.data = build(options.data)
         self.data.prepare_data()
         self.data.setup("fit")
-        fill_in_data_facts(cfg, self.data, begun=point is not None)
-        self.precision = build_precision(cfg, self.device)
-        self.module = build_module(cfg, self.precision)
+        fill_in_data_facts(options, self.data, begun=point is not None)
+        self.precision = build_precision(options.precision, self.device)
+        self.module = build_module(options, self.precision)
         if point:
             point.check_state(self.module.state_dict())
         if isinstance(self.module, DDPM):
-            self.plan = build_plan(cfg, self.module.schedule)
-            self.y = labels_for(cfg.sampling.y, cfg.sampling.num_samples, cfg.net.num_classes)
-            self.examine = self._examination() if cfg.evaluation.every else None
+            self.plan = build_plan(options.solver, self.module.schedule)
+            self.y = labels_for(
+                options.sampling.y, options.sampling.num_samples, options.net.num_classes
+            )
+            self.examine = self._examination() if options.evaluation.every else None
         self.path, self.made, self.begun, self.lock = path, False, False, None
 
     @property
@@ -106,13 +110,13 @@ class Run:
         os.environ[RANK_ZERO_DIR] = str(path)
 
     def _announce(self) -> None:
-        backend = build_backend(self.cfg, self.device).name
+        backend = build_backend(self.options.backend, self.device).name
         parameters = sum(p.numel() for p in self.module.net.parameters())
         shape = "x".join(map(str, self.data.shape))
         console.print(
-            f"{self.cfg.name}: {shape}, {parameters / 1e6:.2f} M parameters, "
+            f"{self.options.name}: {shape}, {parameters / 1e6:.2f} M parameters, "
             f"{self.precision.dtype} on {self.device.type} ({backend}), "
-            f"to step {self.cfg.budget.max_steps}"
+            f"to step {self.options.budget.max_steps}"
             f"\n{self.path}"
         )
         if self.point:
@@ -127,7 +131,7 @@ class Run:
     def _begin(self) -> None:
         """Writes what the run is made with. Everything is restored and ready to train."""
         self.begun = True
-        backend = build_backend(self.cfg, self.device).name
+        backend = build_backend(self.options.backend, self.device).name
         where = environment(self.device, self.precision.dtype)
         where |= {"backend": backend, "overrides": self._overrides()}
         file = self.path / "environment.json"
@@ -163,15 +167,15 @@ class Run:
             self.lock.release()
 
     def _fit(self) -> None:
-        cfg = self.cfg
+        options = self.options
         nan = StopOnNaN()
         config = {
-            "config": OmegaConf.to_container(cfg),
+            "config": OmegaConf.to_container(self.cfg),
             "overrides": self._overrides(),
         }
         self.logger = Board(self.path, self.point.step if self.point else None)
-        self.progress = Progress(cfg.data.batch_size, cfg.budget.log_every, self.started)
-        self.resources = Resources(self.path, cfg.budget.log_every, self.progress)
+        self.progress = Progress(options.data.batch_size, options.budget.log_every, self.started)
+        self.resources = Resources(self.path, options.budget.log_every, self.progress)
         self.timesteps = Timesteps(self.path / "timesteps.png")
         self.evaluations: Evaluations | None = None
         callbacks = [*([AtStart(self._begin)] if self.is_first else []), nan, self.resources]
@@ -180,24 +184,24 @@ class Run:
         callbacks.append(self.progress)  # a step ends here; what follows are pauses
         if isinstance(self.module, DDPM):
             columns = row_length(self.y)
-            every = cfg.budget.sample_every
+            every = options.budget.sample_every
             callbacks.append(Samples(self.path / "samples", every, self.generate, columns))
-            if self.examine:
-                folder, every = self.path / "evaluations", cfg.evaluation.every
+            if self.examine and (every := options.evaluation.every):
+                folder = self.path / "evaluations"
                 self.evaluations = Evaluations(folder, every, self.examine, self.progress)
                 callbacks.append(self.evaluations)
-        if cfg.threads == "adapt" and self.device.type == "cpu":
+        if options.threads == "adapt" and self.device.type == "cpu":
             callbacks.append(AdaptThreads())
         callbacks += [
-            Dashboard(self.logger, cfg.budget.log_every),
+            Dashboard(self.logger, options.budget.log_every),
             # after those whose states it saves
-            Checkpoints(self.path, config, cfg.budget.save_every, nan),
+            Checkpoints(self.path, config, options.budget.save_every, nan),
             Resumed(self.progress),
         ]
-        profiler = build(cfg.profiler) if self.is_first else Off()
+        profiler = build(options.profiler) if self.is_first else Off()
         with profiler.watching(self._subject()) as timeline:
             self.trainer = build_trainer(
-                cfg, self.path, self.logger, callbacks, self.precision, timeline
+                options, self.path, self.logger, callbacks, self.precision, timeline
             )
             ckpt_path = str(self.point.path) if self.point else None
             self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
@@ -230,18 +234,18 @@ class Run:
 
     def generation(self, module: DDPM) -> Generation:
         """How the averaged net makes the run's samples."""
-        return in_training(module, self.cfg, self.plan)
+        return in_training(module, self.options, self.plan)
 
     def generate(self, module: DDPM) -> np.ndarray:
         """The run's samples to look at, [N, C, *S]."""
-        options = self.cfg.sampling
+        options = self.options.sampling
         batches = sampled(self.generation(module), options.num_samples, options.batch_size, self.y)
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def _examination(self) -> Callable[[DDPM], Found]:
         from ddiff.metrics.examination import Examination  # scipy and scikit-image take their time
 
-        examination = Examination(self.cfg, self.data)
+        examination = Examination(self.options, self.data)
         return lambda module: examination(self.generation(module))
 
     def finish(self) -> float | None:
@@ -286,11 +290,11 @@ class Run:
     def _optimized(self, metrics: dict[str, Any]) -> float | None:
         """The figure for a sweeper, noted in `metrics`; None where nobody chose one and there was
         no validation."""
-        name = self.cfg.optimized_metric or "val/loss"
+        name = self.options.optimized_metric or "val/loss"
         last = self.evaluations.last if self.evaluations else None
         quality = {f"quality/{f['name']}": f["value"] for f in last["figures"]} if last else {}
         known = {k: v for k, v in (metrics | quality).items() if isinstance(v, int | float)}
-        if name not in known and self.cfg.optimized_metric is None:
+        if name not in known and self.options.optimized_metric is None:
             return None
         if name not in known:
             raise DdiffError(
@@ -301,12 +305,12 @@ class Run:
         return float(known[name])
 
 
-def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
+def _directory(options: Train, point: ResumePoint | None) -> Path:
     """This run's directory: as given, the resumed run's own, or a new one by date and time."""
     if point and point.in_place:
         return point.run_dir
-    if cfg.run_dir:
-        path = Path(cfg.run_dir)
+    if options.run_dir:
+        path = Path(options.run_dir)
         if _rank() == 0 and _holds_run(path):
             raise ConfigError(_taken(path))
         return path
@@ -314,21 +318,21 @@ def _directory(cfg: DictConfig, point: ResumePoint | None) -> Path:
         return Path(os.environ[RANK_ZERO_DIR])  # Lightning starts the other ranks from rank 0
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return Path(HydraConfig.get().runtime.output_dir)
-    _check_name(cfg)
+    _check_name(options)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    path = Path(cfg.runs) / cfg.name / stamp
+    path = Path(options.runs) / options.name / stamp
     number = 2
     while path.exists():
         path, number = path.with_name(f"{stamp}_{number}"), number + 1
     return path
 
 
-def _check_name(cfg: DictConfig) -> None:
+def _check_name(options: Train) -> None:
     """A run stays below `runs`."""
-    parts = Path(cfg.name).parts
-    if not parts or ".." in parts or Path(cfg.name).is_absolute() or not cfg.runs:
+    parts = Path(options.name).parts
+    if not parts or ".." in parts or Path(options.name).is_absolute() or not options.runs:
         raise ConfigError(
-            f"name: {cfg.name!r} would not lie below runs={cfg.runs}; give a plain name, "
+            f"name: {options.name!r} would not lie below runs={options.runs}; give a plain name, "
             "or the whole directory as run_dir="
         )
 
@@ -344,10 +348,10 @@ def _taken(path: Path) -> str:
     )
 
 
-def _check_metric(cfg: DictConfig) -> None:
+def _check_metric(options: Train) -> None:
     """What can be said before the training of the figure that a sweeper asks for."""
-    name = cfg.optimized_metric
-    if name and name.startswith("quality/") and not cfg.evaluation.every:
+    name = options.optimized_metric
+    if name and name.startswith("quality/") and not options.evaluation.every:
         raise ConfigError(
             f"optimized_metric: {name} is measured by evaluations; set evaluation.every= too"
         )
@@ -416,7 +420,7 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -
         _timesteps_table(report)
     if pictures := sorted((path / "samples").glob("*.png")):
         console.print(f"samples     {pictures[-1]}")
-        console.print(f"more        python -m ddiff.sample from={path} num_samples=64")
+        console.print(f"more        python -m ddiff.sample run={path} num_samples=64")
     console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
 
 

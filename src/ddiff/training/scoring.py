@@ -1,6 +1,5 @@
 """How much every noise level moves a net: scores measured batch by batch, and their file."""
 
-import math
 import shlex
 import time
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build, build_precision
+from ddiff.config.options import Importance
 from ddiff.config.trees import origin
 from ddiff.data import Data
 from ddiff.diffusion.timesteps import PrecomputedTopK, effective_sample_size
@@ -47,29 +46,29 @@ class Subject:
     weights: str
 
     @classmethod
-    def of(cls, cfg: DictConfig, trained: Trained | None = None) -> "Subject":
+    def of(cls, options: Importance, trained: Trained | None = None) -> "Subject":
         """The net of a validated config: untrained, as training would begin, or that of a run.
 
         Fills in the facts of the data. Raises for what would only show after the measurement.
         """
-        check_numbers(cfg)
-        path = score_file(cfg)
-        check_outputs([path, path.with_suffix(".png")], cfg.overwrite)
-        device = device_for(cfg.accelerator)
-        cfg.data.batch_size = cfg.batch_size
-        data = build(cfg.data)
+        check_numbers(options)
+        path = score_file(options)
+        check_outputs([path, path.with_suffix(".png")], options.overwrite)
+        device = device_for(options.accelerator)
+        options.data.batch_size = options.batch_size
+        data = build(options.data)
         data.prepare_data()
         data.setup("fit")
-        fill_in_data_facts(cfg, data, begun=trained is not None)
-        module = build_module(cfg, build_precision(cfg, device)).to(device)
+        fill_in_data_facts(options, data, begun=trained is not None)
+        module = build_module(options, build_precision(options.precision, device)).to(device)
         if not isinstance(module, DDPM):
             raise ConfigError("module: a classifier has no timesteps to score")
         weights = "fresh"
         if trained:
             module.net.load_state_dict(trained.net.state_dict())
-            weights = f"{cfg.weights} of {trained.run_dir} at step {trained.step}"
+            weights = f"{options.weights} of {trained.run_dir} at step {trained.step}"
         module.net.eval()
-        how_many(cfg.k, Bins(module.schedule.T, cfg.bins).number)
+        how_many(options.k, Bins(module.schedule.T, options.bins).number)
         return cls(module, data, weights)
 
 
@@ -91,7 +90,7 @@ class Scores:
 
     @property
     def relative_error(self) -> float:
-        """Of the worst bin."""
+        """Relative standard error of the least certain bin."""
         return float((self.standard_error / self.mean.clamp(min=1e-300)).max())
 
     def marked(self, k: int | float) -> Tensor:
@@ -105,22 +104,22 @@ class Scores:
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def measure(subject: Subject, cfg: DictConfig) -> Scores:
+def measure(subject: Subject, options: Importance) -> Scores:
     """Scores on one training batch after another, until the error of every bin is small enough."""
     module, started = subject.module, time.perf_counter()
     device = module.device
-    bins = Bins(module.schedule.T, cfg.bins)
+    bins = Bins(module.schedule.T, options.bins)
     t = bins.middles().to(device)
     scores = Scores(bins, torch.empty(0, bins.number, dtype=torch.float64), 0.0)
     console.print(
-        f"{cfg.name}, {subject.weights}: {KINDS[cfg.score]} at {bins.number} noise levels, "
+        f"{options.name}, {subject.weights}: {KINDS[options.score]} at {bins.number} noise levels, "
         f"{module.precision.dtype} on {device.type}"
     )
-    with progress("measuring", cfg.max_batches) as meter:
-        for n, (x_0, y) in enumerate(islice(subject.data.train_dataloader(), cfg.max_batches)):
+    with progress("measuring", options.max_batches) as meter:
+        for n, (x_0, y) in enumerate(islice(subject.data.train_dataloader(), options.max_batches)):
             batch = x_0.to(device), None if y is None else y.to(device)
-            g = generator(device, cfg.seed, "importance", n)
-            found = score(module, batch, g, t, cfg.score).cpu().double()
+            g = generator(device, options.seed, "importance", n)
+            found = score(module, batch, g, t, options.score).cpu().double()
             if not found.isfinite().all():
                 bad = int(t[(~found.isfinite()).nonzero()[0, 0]])
                 raise DdiffError(
@@ -130,7 +129,7 @@ def measure(subject: Subject, cfg: DictConfig) -> Scores:
             each = torch.cat([scores.each, found[None]])
             scores = Scores(bins, each, time.perf_counter() - started)
             meter(n + 1, f"relative error {scores.relative_error:.3f}" if n else "")
-            if n + 1 >= cfg.min_batches and scores.relative_error <= cfg.relative_error:
+            if n + 1 >= options.min_batches and scores.relative_error <= options.relative_error:
                 break
     return scores
 
@@ -148,64 +147,60 @@ def score(module: DDPM, batch: Batch, g: torch.Generator, t: Tensor, kind: Kind)
     return torch.stack(means) * module.objective.weights_at(module.schedule, t)
 
 
-def check_numbers(cfg: DictConfig) -> None:
-    if not 0 < cfg.relative_error < math.inf:
-        raise ConfigError(f"relative_error: {cfg.relative_error} is not above 0")
-    if not 2 <= cfg.min_batches <= cfg.max_batches:
+def check_numbers(options: Importance) -> None:
+    """Raises where two options do not go together."""
+    if options.min_batches > options.max_batches:
         raise ConfigError(
-            f"min_batches: {cfg.min_batches} must lie between 2, which an error needs, and "
-            f"max_batches, {cfg.max_batches}"
+            f"min_batches: {options.min_batches} is more than max_batches, {options.max_batches}"
         )
 
 
-def score_file(cfg: DictConfig) -> Path:
-    if not cfg.out:
-        raise ConfigError("out: needs the name of a file")
-    path = Path(cfg.out)
+def score_file(options: Importance) -> Path:
+    path = Path(options.out)
     return path.with_suffix(".json") if path.suffix in ("", ".json", ".png") else path
 
 
-def write(scores: Scores, subject: Subject, cfg: DictConfig) -> None:
+def write(scores: Scores, subject: Subject, options: Importance) -> None:
     """The file that timesteps=precomputed_topk reads, and a picture of it."""
     from ddiff.pages.view import save_png
     from ddiff.pages.view.curves import score_picture
 
-    path, chosen, T = score_file(cfg), scores.chosen(cfg.k), subject.module.schedule.T
+    path, chosen, T = score_file(options), scores.chosen(options.k), subject.module.schedule.T
     facts = {
         "weights": subject.weights,
-        "kind": cfg.score,
+        "kind": options.score,
         "T": T,
         "bins": scores.bins.number,
         "batches": len(scores.each),
-        "batch_size": cfg.batch_size,
+        "batch_size": options.batch_size,
         "relative_error": scores.relative_error,
         "precision": subject.module.precision.dtype,
-        "seed": cfg.seed,
-        "k": cfg.k,
+        "seed": options.seed,
+        "k": options.k,
         "chosen": chosen,
     }
     mean, error = scores.mean.tolist(), scores.standard_error.tolist()
-    write_json(path, {**facts, "origin": origin(cfg), "score": mean, "standard_error": error})
+    write_json(path, {**facts, "origin": origin(options), "score": mean, "standard_error": error})
     grid = score_picture(
-        f"{cfg.name}, {subject.weights}: {len(scores.each)} batches of {cfg.batch_size}",
+        f"{options.name}, {subject.weights}: {len(scores.each)} batches of {options.batch_size}",
         np.cumsum([0, *scores.bins.size.int().tolist()]),
         scores.mean.numpy(),
         scores.standard_error.numpy(),
         chosen,
-        KINDS[cfg.score],
+        KINDS[options.score],
     )
     save_png(grid, path.with_suffix(".png"))
 
 
-def report(scores: Scores, subject: Subject, cfg: DictConfig, options: list[str]) -> None:
-    """A table by tenths of t, and what to do next. `options`: of the training they are for."""
-    path, T = score_file(cfg), len(scores.bins.of)
+def report(scores: Scores, subject: Subject, options: Importance, words: list[str]) -> None:
+    """A table by tenths of t, and what to do next. `words`: the options of the training they are for."""
+    path, T = score_file(options), len(scores.bins.of)
     sampler, corrected = (
-        PrecomputedTopK(subject.module.schedule, str(path), cfg.k, correct=correct)
+        PrecomputedTopK(subject.module.schedule, str(path), options.k, correct=correct)
         for correct in (False, True)
     )
-    table = Table("t", KINDS[cfg.score], "chosen", "p(t), 1 = uniform")
-    columns = (torch.arange(T) + 1, scores.mean[scores.bins.of], scores.marked(cfg.k))
+    table = Table("t", KINDS[options.score], "chosen", "p(t), 1 = uniform")
+    columns = (torch.arange(T) + 1, scores.mean[scores.bins.of], scores.marked(options.k))
     tenths = (x.tensor_split(10) for x in (*columns, T * sampler.law()))
     for t, values, share, p in zip(*tenths, strict=True):
         if len(t):
@@ -217,17 +212,17 @@ def report(scores: Scores, subject: Subject, cfg: DictConfig, options: list[str]
         f"{effective_sample_size(corrected):.2f} with timesteps.correct=true; "
         f"exploration {sampler.exploration():.2f}"
     )
-    use = ["timesteps=precomputed_topk", f"timesteps.path={path}", f"timesteps.k={cfg.k}"]
+    use = ["timesteps=precomputed_topk", f"timesteps.path={path}", f"timesteps.k={options.k}"]
     batches, reached = len(scores.each), scores.relative_error
-    if reached > cfg.relative_error:
+    if reached > options.relative_error:
         console.print(
-            f"not reached relative_error={cfg.relative_error:g} in max_batches={batches}; "
+            f"not reached relative_error={options.relative_error:g} in max_batches={batches}; "
             f"it is {reached:.3g}: raise max_batches or batch_size"
         )
     console.print(
-        f"measured    {batches} batches of {cfg.batch_size} in {scores.seconds:.1f} s, "
+        f"measured    {batches} batches of {options.batch_size} in {scores.seconds:.1f} s, "
         f"relative error {reached:.3g}"
     )
     console.print(f"scores      {path}")
     console.print(f"picture     {path.with_suffix('.png')}")
-    console.print(f"train       python -m ddiff.train {shlex.join([*options, *use])}")
+    console.print(f"train       python -m ddiff.train {shlex.join([*words, *use])}")
