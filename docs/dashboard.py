@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 from tests.support.browser import browser
 
-from ddiff.viewing import save_png
+from ddiff.pages.view import save_png
 
 PORT = 6011
 PAGE = f"http://localhost:{PORT}/?darkMode=false#custom_scalars&_smoothingWeight=0"

@@ -4,11 +4,11 @@ import time
 
 import pytest
 import torch
-from tests.support.sampling import PLANS, generation, labels, psnr
 
 from ddiff.backends import Compiled, Eager, Native, TensorRT
 from ddiff.backends.tensorrt import installed
 from ddiff.system.precision import Precision
+from tests.support.sampling import PLANS, generation, labels, psnr
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 GRAPHED = {"eager": Eager(graph=True), "native": Native(), "native, no graph": Native(graph=False)}

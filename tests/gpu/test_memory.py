@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.memory.subjects import IN_2D, IN_3D, built
 
 from ddiff.memory import predicted
 from ddiff.training.building import build_trainer
 from ddiff.training.callbacks import Checkpoints, StopOnNaN
 from ddiff.training.modules.plugins import Board
+from tests.memory.subjects import IN_2D, IN_3D, built
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.artifacts.worlds import export_of, make_run, psnr, samples
 
 from ddiff.artifacts.formats import FP8_SINCE
 from ddiff.artifacts.trained import Trained
 from ddiff.backends.tensorrt import installed
+from tests.artifacts.worlds import export_of, make_run, psnr, samples
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),

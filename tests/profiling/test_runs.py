@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
 from ddiff.profiling import Simple, Torch
 from ddiff.system.errors import ConfigError
+from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
 STEPS = 12
 VOLUMES = ("experiment=voxel_adaptive", "data.size=16", "data.num=24", "net.patch_size=2",

@@ -8,7 +8,6 @@ import torch
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
-from tests.support.runs import differences, scalars
 from torch import nn
 
 from ddiff.build import build_precision
@@ -19,6 +18,7 @@ from ddiff.training.callbacks import Progress
 from ddiff.training.modules import Learner
 from ddiff.training.modules.plugins import Board
 from ddiff.training.updates import average, clip, decay_at
+from tests.support.runs import differences, scalars
 
 TINY = (
     "experiment=digits_ddpm",

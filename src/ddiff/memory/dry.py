@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ddiff.build import build_plan
+from ddiff.build import build_guidance, build_plan
 from ddiff.diffusion import Plan
 from ddiff.memory.tally import Peak, Tally
 from ddiff.sampling.generation import in_training, labels_for
@@ -31,9 +31,18 @@ def predicted(cfg: DictConfig, module: Learner, device: torch.device) -> list[Pe
     tally = Tally(GRANULE.get(device.type, 1))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     module, plan = _without_content(module, device, fake), plan_of(cfg, module)
+    if isinstance(module, DDPM):
+        _look_up_tables(module, device)
     with torch.random.fork_rng(), fake, _Values():
         drive(cfg, module, plan, _batch(cfg, device), tally)
     return tally.peaks()
+
+
+def _look_up_tables(module: DDPM, device: torch.device) -> None:
+    """Lets schedule and objective keep their tables now: they are small, and hold real numbers."""
+    t = torch.ones(1, dtype=torch.int64, device=device)
+    module.schedule.signal_and_noise(t, torch.zeros(1, device=device))
+    module.objective.weights_at(module.schedule, t)
 
 
 def drive(cfg: DictConfig, module: Learner, plan: Plan | None, batch: Batch, tally: Tally) -> None:
@@ -132,10 +141,11 @@ def plan_of(cfg: DictConfig, module: Learner) -> Plan | None:
     """The first step of a run's solver, one in the middle, its last; None: no samples."""
     if not isinstance(module, DDPM):
         return None
-    plan = build_plan(cfg.solver, module.schedule)
+    # its tables are made here, where tensors have content
+    plan = build_plan(cfg.solver, module.schedule).guided_by(build_guidance(cfg.guidance))
     n = len(plan)
     kept = sorted({0, n // 2, n - 1})
-    fields = ("x", "x_0", "x_0_previous", "noise")
+    fields = ("x", "x_0", "x_0_previous", "noise", "weight")
     columns = {name: getattr(plan, name)[kept] for name in fields}
     return replace(plan, times=plan.times[[*kept, n]], **columns)
 

@@ -47,7 +47,8 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.guidance.check(self.num_classes)
-        object.__setattr__(self, "plan", self.plan.guided_by(self.guidance))
+        if self.plan.weight is None:
+            object.__setattr__(self, "plan", self.plan.guided_by(self.guidance))
 
     def batches(
         self,

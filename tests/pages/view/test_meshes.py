@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from solids import ball
 
 from ddiff.pages.view.meshes import isosurface, mesh_tensors, smooth_normals, write_obj, write_ply
+from tests.pages.view.solids import ball
 
 
 def enclosed(vertices, faces):

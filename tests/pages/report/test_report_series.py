@@ -2,11 +2,11 @@ import statistics
 
 import numpy as np
 import pytest
-from made import evaluate, events, figure, run
 
 from ddiff.pages.report.columns import cells_of, columns_of
 from ddiff.pages.report.records import read_run
 from ddiff.pages.report.series import POINTS, Series, averaged, of_figure, of_scalar
+from tests.pages.report.made import evaluate, events, figure, run
 
 
 def series(steps, values, pace=1.0):

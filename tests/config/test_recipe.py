@@ -102,7 +102,7 @@ def test_nothing_said_is_still_the_spheres(folders: Path, monkeypatch: pytest.Mo
 
 
 def test_the_demo_names_its_recipe() -> None:
-    lines = (Path(__file__).parents[1] / "Makefile").read_text().splitlines()
+    lines = (Path(__file__).parents[2] / "Makefile").read_text().splitlines()
     demo = next(i for i, line in enumerate(lines) if line.startswith("demo:"))
     assert lines[demo + 1] == "\t$(BIN)/python -m ddiff.train experiment=voxel_adaptive"
 

@@ -1,9 +1,8 @@
 import json
 
-from made import run
-
 from ddiff.pages.report.configs import differing, grouped, labelled
 from ddiff.pages.report.records import read_run
+from tests.pages.report.made import run
 
 TOP = {"timesteps___target_": "ddiff.diffusion.timesteps.OnlineTopK", "timesteps__k": 0.5}
 

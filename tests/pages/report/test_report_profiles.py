@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from made import run
-from tests.support.browser import BROWSER, browser
 
 from ddiff.pages.report.comparison import compare
 from ddiff.pages.report.markdown import markdown
 from ddiff.pages.report.page import write_report
 from ddiff.pages.report.profiles import Table, changes, words
 from ddiff.pages.report.terminal import print_table
+from tests.pages.report.made import run
+from tests.support.browser import BROWSER, browser
 
 
 def profile(forward, operators, peak=100.0, **more):

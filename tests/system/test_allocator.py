@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import resource, sys
-from ddiff.system.allocator import keep_freed_memory
+from ddiff.system.devices import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -1,7 +1,7 @@
 import numpy as np
-from made import START, events
 
 from ddiff.pages.report.events import read_scalars
+from tests.pages.report.made import START, events
 
 
 def rows(tag, *points):

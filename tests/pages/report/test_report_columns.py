@@ -2,10 +2,10 @@ import random
 import statistics
 
 import pytest
-from made import evaluate, figure, run
 
 from ddiff.pages.report.columns import cells_of, columns_of, costs, front, sampling, spread
 from ddiff.pages.report.records import read_run
+from tests.pages.report.made import evaluate, figure, run
 
 
 def brute(points, better):

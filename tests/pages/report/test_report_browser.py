@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from made import ball, evaluate, figure, run, samples
-from tests.support.browser import BROWSER, browser
 
 from ddiff.pages.report.columns import front
 from ddiff.pages.report.comparison import compare
 from ddiff.pages.report.page import write_report
 from ddiff.pages.report.plots import weighed
 from ddiff.pages.report.showing import found_samples
+from tests.pages.report.made import ball, evaluate, figure, run, samples
+from tests.support.browser import BROWSER, browser
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
 

@@ -1,8 +1,8 @@
 import pytest
-from made import evaluate, figure, run
 
 from ddiff.pages.report.records import read_run
 from ddiff.system.errors import DdiffError
+from tests.pages.report.made import evaluate, figure, run
 
 
 def test_a_run_is_read_whole(tmp_path):

@@ -7,9 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from solids import ball
 
 from ddiff.pages.view.page import write_page
+from tests.pages.view.solids import ball
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from solids import ball
+
+from tests.pages.view.solids import ball
 
 
 def view(folder, *arguments):

@@ -3,13 +3,13 @@ import re
 
 import numpy as np
 import pytest
-from made import ball, evaluate, figure, run, samples
 from PIL import Image
 
 from ddiff.pages.report.comparison import compare
 from ddiff.pages.report.markdown import markdown, table
 from ddiff.pages.report.page import write_report
 from ddiff.pages.report.showing import VOLUMES, draw_samples, found_samples
+from tests.pages.report.made import ball, evaluate, figure, run, samples
 
 EVIL = '</title><script>alert(1)</script>{{data}}"<!--|'
 

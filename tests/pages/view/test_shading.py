@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from solids import ball
 
 from ddiff.pages.view.rays import Scene, camera, march
 from ddiff.pages.view.shading import PAPER, shade, shade_rgba, volume_grid
 from ddiff.system.errors import ConfigError, DdiffError
+from tests.pages.view.solids import ball
 
 
 def outline(volume, size=160, azimuth=0.0, elevation=0.0):

@@ -13,7 +13,7 @@ from ddiff.system.checkpoints import load_checkpoint
 from ddiff.training.modules import DDPM
 from tests.support.runs import TINY, ddiff_many, job
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOSTILE = """\
 from pathlib import Path
 MARK = Path(__file__).with_name("executed")

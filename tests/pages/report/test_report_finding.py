@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from made import run
 
 from ddiff.pages.report.finding import find_runs
 from ddiff.system.errors import DdiffError
+from tests.pages.report.made import run
 
 
 def names(found, root):

@@ -5,12 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
-from solids import ball
 
 from ddiff.pages.view import page
 from ddiff.pages.view.meshes import isosurface
 from ddiff.pages.view.page import write_page
 from ddiff.system.errors import DdiffError
+from tests.pages.view.solids import ball
 
 IMAGES = np.linspace(-1, 1, 3 * 64).reshape(3, 1, 8, 8)
 VOLUMES = np.stack([ball(5.0, 16), ball(3.0, 16, (3, -2, 4))])[:, None]
