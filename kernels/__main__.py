@@ -12,10 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ddiff.system.console import console, progress
+from ddiff.system.console import console, progress, show_table
 from ddiff.system.errors import ConfigError, KernelError, nearest
 from ddiff.system.files import write_json
 
@@ -109,20 +106,19 @@ def measure(names: list[str], device: "Device", timed: bool, path: Path | None) 
     from .measuring import fastest_copy, measured
 
     copy_name, copy = fastest_copy(device) if timed else ("", None)
-    table, rows = Table(title_justify="left"), []
-    for name in HEADINGS if timed else HEADINGS[:3]:
-        table.add_column(name, justify="left" if name in HEADINGS[:2] else "right")
+    rows = []
     with progress("operations", len(names)) as meter:
         for done, name in enumerate(names):
             for case in import_module(f"ddiff.kernels.{name}.cases").cases(device):
                 meter(done, f"{name}, {case.name}")
                 rows.append({"operation": name, **measured(case, device, copy)})
-                table.add_row(*shown(rows[-1]))
         meter(len(names))
+    title = ""
     if timed:
         speed = statistics.median(row["copy_gb_per_second"] for row in rows)
-        table.title = f"fastest copy: {copy_name}, {speed:.1f} GB/s"
-    show(table)
+        title = f"fastest copy: {copy_name}, {speed:.1f} GB/s"
+    header = HEADINGS if timed else HEADINGS[:3]
+    show_table(header, [shown(row) for row in rows], title, left=(0, 1))
     if path:
         where = environment(torch.device(device), precision="each case's own")
         write_json(path, {"environment": where, "copy": copy_name, "cases": rows})
@@ -156,18 +152,13 @@ def report_cuda(path: Path, names: list[str]) -> None:
         started = time.perf_counter()
         uses += compiled(files[name], gpus)
         console.print(f"{name:<20} compiled in {time.perf_counter() - started:.1f} s")
-    table = Table("source", "kernel", title=", ".join(gpus), title_justify="left")
-    for heading in ("registers", "spills", "stack", "shared"):
-        table.add_column(heading, justify="right")
+    rows = []
     for (source, kernel), group in groupby(uses, lambda use: (use.source, use.kernel)):
         figures = [(use.registers, use.spills, use.stack, use.shared) for use in group]
-        table.add_row(source, kernel, *(span(column) for column in zip(*figures, strict=True)))
-    show(table)
+        rows.append([source, kernel, *(span(column) for column in zip(*figures, strict=True))])
+    header = ("source", "kernel", "registers", "spills", "stack", "shared")
+    show_table(header, rows, ", ".join(gpus), left=(0, 1))
     write_json(path, {"nvcc": nvcc_release(), "gpus": gpus, "kernels": [asdict(u) for u in uses]})
-
-
-def show(table: Table) -> None:
-    (console if console.is_terminal else Console(width=120)).print(table)  # a log has room
 
 
 def span(values: Sequence[int]) -> str:

@@ -30,7 +30,7 @@ from ddiff.benchmarking import (
 from ddiff.benchmarking.memory import Memory
 from ddiff.benchmarking.plot import picture
 from ddiff.benchmarking.sampling import EAGER, FP32, Sampling, closeness
-from ddiff.benchmarking.table import table
+from ddiff.benchmarking.table import table, troubles
 from ddiff.benchmarking.training import ALIKE, Training
 from ddiff.diffusion import solve
 from ddiff.kernels import philox
@@ -136,7 +136,13 @@ def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
     ]
     assert found[4].ratio == 0.5
     assert found[1].plain()["cannot_run"] == "a library is missing"
-    assert table(found)[1][1] == ["b", "fp32", "cannot run: a library is missing"]
+    header, lines = table(found)
+    assert lines[1] == ["b", "fp32", "cannot run", *["-"] * (len(header) - 3)]
+    assert troubles([*found, found[1]]) == [
+        "cannot run  b fp32, b fp32: a library is missing",
+        "cannot run  c fp32: it makes numbers that are not finite",
+        "cannot run  d fp32: RuntimeError: out of memory",
+    ]
     with pytest.raises(DdiffError, match="is missing"):  # nothing to measure the others by
         race(rows[1:], 2, CPU, world.clock)
 

@@ -1,5 +1,4 @@
 import hashlib
-import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,7 +7,6 @@ import pytest
 from ddiff.system.downloads import Archive, fetch
 from ddiff.system.errors import DdiffError
 
-CHUNK = 1 << 16  # what the last, cut chunk held is asked for again
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -18,19 +16,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server = self.server
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(wanted[1]) if wanted and server.ranges else 0
-        server.starts.append(start)
-        if start >= len(server.content):
-            self.send_response(416)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+        server.asked.append(self.path)
+        if self.path not in ("/f.gz", "/mirror/f.gz"):
+            self.send_error(404)
             return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(server.content) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(server.content)))
         self.end_headers()
         stop = server.cuts.pop(0) if server.cuts else len(server.content)
-        self.wfile.write(server.content[start:stop])
+        self.wfile.write(server.content[:stop])
         if stop < len(server.content):
             self.close_connection = True
 
@@ -41,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.cuts, server.starts, server.ranges = CONTENT, [], [], True
+    server.content, server.cuts, server.asked = CONTENT, [], []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     server.address = f"http://127.0.0.1:{server.server_port}/"
@@ -51,53 +45,66 @@ def server():
     server.server_close()
 
 
-def get(server, folder, sha256=SHA256, mirrors=1):
-    return fetch("f.gz", folder, (server.address,) * mirrors, sha256)
+def get(server, folder, *mirrors):
+    addresses = [server.address + mirror for mirror in mirrors or ("",)]
+    return fetch("f.gz", folder, tuple(addresses), SHA256)
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_a_cut_download_goes_on_where_it_stopped(server, tmp_path):
-    server.cuts = [4 * CHUNK, 10 * CHUNK]
-    with pytest.raises(DdiffError, match="download failed, 127"):
+def test_a_download_that_broke_off_is_tried_once_more(server, tmp_path):
+    server.cuts = [4 << 16, 10 << 16, 7 << 16]
+    with pytest.raises(DdiffError, match=r"failed, 127\.0\.0\.1:\d+: ChunkedEncodingError"):
         get(server, tmp_path)
-    assert names(tmp_path) == ["f.gz.part"]
-    assert (tmp_path / "f.gz.part").read_bytes() == CONTENT[: 10 * CHUNK]
+    assert names(tmp_path) == []
     assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.starts == [0, 4 * CHUNK, 10 * CHUNK]
+    assert server.asked == ["/f.gz"] * 4
     assert names(tmp_path) == ["f.gz"]
 
 
-def test_another_mirror_continues(server, tmp_path):
-    server.cuts = [4 * CHUNK]
-    assert get(server, tmp_path, mirrors=2).read_bytes() == CONTENT
-    assert server.starts == [0, 4 * CHUNK]
+def test_the_next_mirror_is_asked_first(server, tmp_path):
+    server.cuts = [4 << 16]
+    path = get(server, tmp_path, "none/", "", "mirror/")
+    assert path.read_bytes() == CONTENT
+    assert server.asked == ["/none/f.gz", "/f.gz", "/mirror/f.gz"]
 
 
-def test_a_server_without_ranges_starts_again(server, tmp_path):
-    server.cuts, server.ranges = [4 * CHUNK], False
+def test_a_mirror_without_the_file_is_asked_once(server, tmp_path):
+    server.cuts = [4 << 16]
+    assert get(server, tmp_path, "none/", "").read_bytes() == CONTENT
+    assert server.asked == ["/none/f.gz", "/f.gz", "/f.gz"]
+
+
+def test_what_is_there_is_not_downloaded_and_damage_is_replaced(server, tmp_path):
+    (tmp_path / "f.gz").write_bytes(CONTENT)
+    assert get(server, tmp_path) == tmp_path / "f.gz"
+    assert server.asked == []
+    (tmp_path / "f.gz").write_bytes(CONTENT[:-1])
     assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.starts == [0, 0]
+    assert server.asked == ["/f.gz"]
 
 
-def test_a_part_that_was_already_whole(server, tmp_path):
-    (tmp_path / "f.gz.part").write_bytes(CONTENT)
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert names(tmp_path) == ["f.gz"]
+def test_all_users_may_read_it(server, tmp_path):
+    assert get(server, tmp_path).stat().st_mode & 0o777 == 0o644
 
 
-def test_a_foreign_part_is_found_out_and_dropped(server, tmp_path):
-    (tmp_path / "f.gz.part").write_bytes(b"x" * 1000)
-    assert get(server, tmp_path, mirrors=2).read_bytes() == CONTENT
-    assert server.starts == [1000, 0]
+def test_the_bar_shows_the_file_and_its_bytes(server, tmp_path, capsys):
+    get(server, tmp_path)
+    said = capsys.readouterr().out.split()
+    assert said[0] == "f.gz"
+    assert "1.0/1.0 MB" in " ".join(said)
+    with pytest.raises(DdiffError):
+        fetch("f.gz", tmp_path / "other", ("http://127.0.0.1:9/",), SHA256)
+    assert capsys.readouterr().out == ""  # nothing came
 
 
 def test_a_wrong_file_never_gets_the_final_name(server, tmp_path):
     server.content = CONTENT[:-1] + b"!"
     with pytest.raises(DdiffError, match="wrong sha256"):
         get(server, tmp_path)
+    assert server.asked == ["/f.gz"]
     assert names(tmp_path) == []
 
 

@@ -56,20 +56,36 @@ def test_what_is_no_convolution_moves_as_by_adamw() -> None:
         assert torch.allclose(ours, theirs, atol=1e-6) == (name != "conv.weight"), name
 
 
-def test_a_convolution_moves_along_its_orthogonalised_momentum() -> None:
-    net = nn.Conv3d(6, 5, 3, bias=False)
-    weight, momentum = net.weight.detach().clone(), torch.zeros_like(net.weight)
-    method = Muon(net.parameters(), lr=0.02, momentum=0.9, weight_decay=0.3)
-    for _ in range(3):
-        net.weight.grad = torch.randn_like(weight)
-        momentum = 0.9 * momentum + 0.1 * net.weight.grad
-        ahead = 0.1 * net.weight.grad + 0.9 * momentum  # Nesterov's
-        direction = orthogonal(ahead.flatten(1)[None])[0].view_as(weight)
-        weight = weight * (1 - 0.02 * 0.3) - 0.02 * 0.2 * (6 * 27) ** 0.5 * direction
-        method.step()
-        torch.testing.assert_close(net.weight.detach(), weight)
-    length = (0.2 * (6 * 27) ** 0.5 * direction).square().mean().sqrt()
-    assert 0.15 < length < 0.25  # AdamW's steps are of 0.2 to 0.4
+def test_convolutions_move_as_by_torchs_muon_of_their_matrices() -> None:
+    """Steps differ by less than 2% of their norm: torch's Muon orthogonalises in bfloat16, ours in
+    float32. Without Nesterov, with four iterations or with the other length it is 9% to 40%."""
+    torch.manual_seed(0)
+    shapes = [(32, 32, 3, 3), (32, 16, 3, 6), (6, 5, 3, 3, 3), (200, 3, 3), (48, 2, 24)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(p.detach().flatten(1).clone()) for p in ours]
+    options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3}
+    methods = [
+        Muon(ours, **options),
+        torch.optim.Muon(
+            theirs,
+            **options,
+            nesterov=True,
+            ns_coefficients=ITERATION,
+            ns_steps=ITERATIONS,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+    ]
+    for _ in range(5):
+        before = [p.detach().clone() for p in theirs]
+        for one, two in zip(ours, theirs, strict=True):
+            one.data = two.detach().view_as(one).clone()
+            one.grad = torch.randn_like(one)
+            two.grad = one.grad.flatten(1).clone()
+        for method in methods:
+            method.step()
+        for start, one, two in zip(before, ours, theirs, strict=True):
+            difference = (one.detach().flatten(1) - two.detach()).norm()
+            assert difference < 0.02 * (two.detach() - start).norm()
 
 
 def test_goes_on_from_its_state() -> None:

@@ -1,6 +1,7 @@
 """What a run shows of its timestep sampler."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +187,10 @@ def test_the_closing_table(runs: Path) -> None:
         "OnlineTopK, objective-changing, effective sample size 1.00, exploration 0.10"
     )
     tenths = summary(runs / "online_topk")["tenths"]
-    assert [line[:12].strip() for line in lines[first + 1 : first + 6]] == [
-        "of t / T", "p", "score", "train loss", "val loss"]  # fmt: skip
-    names = ("p", "score", "train_loss", "val_loss")
-    for line, name in zip(lines[first + 2 :], names, strict=False):
-        shown = [None if cell == "-" else float(cell) for cell in line[12:].split()]
+    header, _, *rows = (re.split(r"\s\s+", line) for line in lines[first + 1 : first + 13])
+    assert header == ["of t / T", "p", "score", "train loss", "val loss"]
+    for column, name in enumerate(("p", "score", "train_loss", "val_loss"), start=1):
+        shown = [None if row[column] == "-" else float(row[column]) for row in rows]
         assert shown == [v and pytest.approx(v, rel=0.05) for v in tenths[name]]
     assert max(map(len, lines)) <= 100
 

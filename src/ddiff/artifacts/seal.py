@@ -34,8 +34,8 @@ def seal(payload: bytes, facts: dict[str, Any]) -> tuple[bytes, str]:
     """`payload` (a zip archive or an ONNX model) with its facts, and the hash."""
     text = json.dumps({"ddiff_artifact": VERSION, **facts})[:-1] + ", "
     length = len(text) + END_LENGTH
-    text += f'"length": "{length:08d}", "sha256": "'
-    body = _opening(payload, length) + text.encode()
+    text += f'"length": "{length:08d}", "sha256": "{"0" * 64}"}}'
+    body = (_zip if payload[:2] == b"PK" else _onnx)(payload, text)[:-66]
     sha256 = hashlib.sha256(body).hexdigest()
     return body + f'{sha256}"}}'.encode(), sha256
 
@@ -65,22 +65,17 @@ def unseal(path: Path) -> Sealed:
     return Sealed(facts, sha256)
 
 
-def _opening(payload: bytes, length: int) -> bytes:
-    """The payload, open for a text of this length."""
-    if payload[:2] != b"PK":  # a protobuf message goes on where its bytes end
-        return payload + _onnx_property(b"ddiff", length)
+def _zip(payload: bytes, text: str) -> bytes:
+    """The archive with `text` as its comment."""
     assert payload[-22:-18] == b"PK\5\6"  # its last record, without a comment
-    if length > LONGEST_ZIP_COMMENT:
-        raise DdiffError(f"the facts take {length} bytes; a zip holds {LONGEST_ZIP_COMMENT}")
-    return payload[:-2] + struct.pack("<H", length)
+    if len(text) > LONGEST_ZIP_COMMENT:
+        raise DdiffError(f"the facts take {len(text)} bytes; a zip holds {LONGEST_ZIP_COMMENT}")
+    return payload[:-2] + struct.pack("<H", len(text)) + text.encode()
 
 
-def _onnx_property(key: bytes, length: int) -> bytes:
-    """ModelProto.metadata_props (field 14): {1: key, 2: value}, the value still to come."""
-    entry = b"\x0a" + _varint(len(key)) + key + b"\x12" + _varint(length)
-    return b"\x72" + _varint(len(entry) + length) + entry
+def _onnx(payload: bytes, text: str) -> bytes:
+    """The model with `text` as a property: protobuf messages one after another are merged."""
+    from onnx import ModelProto, StringStringEntryProto
 
-
-def _varint(n: int) -> bytes:
-    low, rest = n & 0x7F, n >> 7
-    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+    properties = [StringStringEntryProto(key="ddiff", value=text)]
+    return payload + ModelProto(metadata_props=properties).SerializeToString()

@@ -1,12 +1,12 @@
 """Peak memory of one run, by what the device can tell."""
 
 from collections.abc import Callable
-from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
-from ddiff.system.resources import give_back_freed, restart_peak
+from ddiff.system.resources import give_back_freed, peak_memory, restart_peak
 
 WHAT = {  # the words beside the figures
     "cuda": "memory: peak of torch's allocator in a batch, weights included, other rows left out",
@@ -37,12 +37,6 @@ class Memory:
                 "allocated": torch.cuda.max_memory_allocated(self.device) - self.others,
                 "reserved": torch.cuda.max_memory_reserved(self.device) - self.others_reserved,
             }
-        before = _status("VmRSS") if restart_peak() else None
+        before = psutil.Process().memory_info().rss if restart_peak() else None
         made = run()
-        return made, {} if before is None else {"resident": max(0, _status("VmHWM") - before)}
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{name}:")]
-    return int(line.split()[1]) * 1024
+        return made, {} if before is None else {"resident": max(0, peak_memory() - before)}

@@ -6,24 +6,19 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from ddiff.benchmarking.contest import Contest, Row
-from ddiff.system.console import console
+from ddiff.system.console import console, show_table
 
-LEFT = 2  # columns of words; the others are numbers
 Cells = list[str]
 
 
 def print_table(contest: Contest, rows: Sequence[Row]) -> None:
-    """A line for each row; one that could not run says why instead."""
+    """A line for each row, and below them why some could not run."""
     header, lines = table(rows)
-    shown = [header, *(cells for row, cells in zip(rows, lines, strict=True) if _ran(row))]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for i in range(LEFT):
-        widths[i] = max(len(cells[i]) for cells in (header, *lines))
     console.print()
-    console.print(Text(contest.title, "bold"))
-    console.print(Text(_aligned(header, widths), "dim"))
-    for row, cells in zip(rows, lines, strict=True):
-        console.print(Text(_aligned(cells, widths), "" if _ran(row) else "yellow"))
+    styles = ["" if _ran(row) else "yellow" for row in rows]
+    show_table(header, lines, contest.title, left=(0, 1), styles=styles)
+    for line in troubles(rows):
+        console.print(Text(line, "yellow"))
 
 
 def table(rows: Sequence[Row]) -> tuple[Cells, list[Cells]]:
@@ -42,15 +37,20 @@ def table(rows: Sequence[Row]) -> tuple[Cells, list[Cells]]:
             *(FIGURES[name][1](row) for name in figures),
         ]
         if _ran(row)
-        else [row.backend, row.precision, f"cannot run: {_why(row, before)}"]
-        for row, before in zip(rows, [rows[0], *rows], strict=False)
+        else [row.backend, row.precision, "cannot run", *["-"] * (len(header) - 3)]
+        for row in rows
     ]
     return header, lines
 
 
-def _why(row: Row, before: Row) -> str:
-    why = row.outcome.trouble or ""
-    return "as above" if why == before.outcome.trouble else textwrap.shorten(why, 240)
+def troubles(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why rows cannot run, with those that it stops."""
+    stopped: dict[str, list[str]] = {}
+    for row in rows:
+        if not _ran(row):
+            why = textwrap.shorten(row.outcome.trouble or "", 240)
+            stopped.setdefault(why, []).append(f"{row.backend} {row.precision}")
+    return [f"cannot run  {', '.join(names)}: {why}" for why, names in stopped.items()]
 
 
 def milliseconds(seconds: float) -> str:
@@ -120,11 +120,3 @@ FIGURES = {  # of fidelity: what stands over the column, and in it
 
 def _ran(row: Row) -> bool:
     return row.outcome.trouble is None
-
-
-def _aligned(cells: Cells, widths: Sequence[int]) -> str:
-    words = [cell.ljust(width) for cell, width in zip(cells[:LEFT], widths, strict=False)]
-    numbers = cells[LEFT:]
-    if len(cells) == len(widths):
-        numbers = [c.rjust(width) for c, width in zip(numbers, widths[LEFT:], strict=True)]
-    return "  ".join([*words, *numbers])

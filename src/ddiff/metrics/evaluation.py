@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from ddiff.artifacts.trained import Trained
@@ -21,7 +20,7 @@ from ddiff.metrics.opening import holds_volumes, opened
 from ddiff.metrics.stack import Stack
 from ddiff.sampling.generation import Generation, drawing, generation_of
 from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of
-from ddiff.system.console import console
+from ddiff.system.console import console, show_table
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import check_outputs, write_json
@@ -242,17 +241,15 @@ def _to_board(trained: Trained, name: str, figures: list[dict[str, Any]]) -> Non
 def print_figures(title: str, found: Mapping[str, Any]) -> None:
     """A table whose last column names the protocol, and the protocols below it."""
     protocols: list[str] = []
-    table = Table(title=title, title_justify="left")
-    for column in ("figure", "value", "95%", "n", "protocol"):
-        table.add_column(column, justify="right" if column in ("value", "n") else "left")
+    rows = []
     for f in found["figures"]:
         interval = "" if f["low"] is None else f"{f['low']:.4g} .. {f['high']:.4g}"
         how = ", ".join(f"{name} {value}" for name, value in f["protocol"].items())
         if how not in protocols:
             protocols.append(how)
         name = f"{f['name']} {BETTER[f['better']]}"
-        table.add_row(name, f"{f['value']:.4g}", interval, str(f["n"]), f"{protocols.index(how)}")
-    console.print(table)
+        rows.append([name, f"{f['value']:.4g}", interval, str(f["n"]), f"{protocols.index(how)}"])
+    show_table(["figure", "value", "95%", "n", "protocol"], rows, title, left=(0, 2, 4))
     for number, how in enumerate(protocols):
         console.print(f"protocol {number}  {how}")
     omitted: dict[str, str] = found["omitted"]

@@ -12,7 +12,7 @@ from ddiff.profiling.options import Subject
 from ddiff.profiling.recording import Recording, marked_in, operators
 from ddiff.profiling.summary import curves, phases_of, summary
 from ddiff.profiling.timeline import Timeline
-from ddiff.system.console import console
+from ddiff.system.console import console, show_table
 from ddiff.system.files import write_json
 from ddiff.system.phases import listening
 
@@ -124,15 +124,8 @@ class Watch:
 
 
 def _print(profile: dict[str, Any], folder: Path) -> None:
-    from rich.table import Table
-
-    header, rows = tables.phases(profile)
-    table = Table(title=f"{profile['kind']}, by {profile['clock']}", title_justify="left")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    show_table(*tables.phases(profile), title=f"{profile['kind']}, by {profile['clock']}")
+    console.print()
     console.print(f"step        {tables.steps(profile)}")
     if profile["apart_seconds"]:
         console.print(f"apart       {tables.apart(profile)}")

@@ -30,7 +30,7 @@ SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
 
 def write_samples(trained: Trained, options: Sample) -> None:
     """Writes <out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
-    <out>_0000.ply ...; says where they are. Files that exist are refused unless options.overwrite."""
+    <out>_0000.ply ...; says where they are. Files that exist are refused unless `overwrite`."""
     generation = generation_of(trained, **drawing(options))
     out = Path(options.out) if options.out else default_out(trained, generation, options)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out

@@ -1,10 +1,11 @@
 """One console for everything that people read; errors go to stderr in ddiff.config.shell."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,8 +15,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 console = Console(soft_wrap=True, highlight=False)
+WIDE = 10_000  # columns of a log: no table needs more
+
+
+def show_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    left: Collection[int] = (0,),
+    styles: Sequence[str] = (),
+) -> None:
+    """A table of text, without a header where that is empty. `left`: the columns of words, the
+    others are numbers. `styles`: rich's, of each row.
+
+    Cells wider than the terminal allows are folded; a log has every row on one line.
+    """
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        show_header=bool(header),
+        header_style="dim",
+    )
+    for i, name in enumerate(header or rows[0]):
+        table.add_column(Text(name), justify="left" if i in left else "right", overflow="fold")
+    for i, row in enumerate(rows):
+        table.add_row(*map(Text, row), style=styles[i] if styles else None)
+    if title:
+        console.print(Text(title, "bold"))
+    target = console if console.is_terminal else Console(width=WIDE)
+    target.print(table, soft_wrap=False)
 
 
 class Meter(Protocol):

@@ -1,13 +1,16 @@
-"""Files from the network: checked by sha256, continued where they stopped, from any mirror."""
+"""Files from the network: checked by sha256, from any mirror."""
 
-import os
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ddiff.system.errors import DdiffError
+
+CHUNK = 2**16  # bytes
+TIMEOUT = (10, 60)  # seconds: to connect, and between two bytes
+HEADERS = {"Accept-Encoding": "identity"}  # an archive as it is, so that its length is known
 
 
 @dataclass(frozen=True)
@@ -42,66 +45,63 @@ class Archive:
 
 
 def fetch(name: str, folder: Path, mirrors: tuple[str, ...], sha256: str) -> Path:
-    """folder/name, downloaded from the first mirror that has it whole. Raises DdiffError."""
+    """folder/name, downloaded from the first mirror that has it whole. Raises DdiffError.
+
+    A mirror whose download broke off on the way is asked a second time, after the others.
+    """
     import pooch
     import requests
     from filelock import FileLock
 
     pooch.get_logger().setLevel("WARNING")
-    path, part = folder / name, folder / f"{name}.part"
+    path, urls = folder / name, [mirror + name for mirror in mirrors]
     reason = "no mirror"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):  # the runs of a sweep may start together
-            for url in _attempts(mirrors, name, part):
+            for url in (*urls, *urls):
+                if url not in urls:
+                    continue
+                bar: Any = Bar(name)  # Any: pooch's types are narrower than what it takes
+                http: Any = pooch.HTTPDownloader(bar, CHUNK, timeout=TIMEOUT, headers=HEADERS)
                 try:
-                    # pooch's protocol misnames the parameters that pooch passes by position
-                    resuming: Any = Resuming(part)
-                    pooch.retrieve(url, sha256, name, folder, downloader=resuming)
+                    pooch.retrieve(url, sha256, name, folder, downloader=http)
+                    with suppress(PermissionError):  # it was there already, another user's
+                        path.chmod(0o644)  # pooch leaves it readable for its owner only
                     return path
                 except requests.RequestException as error:
                     reason = f"{urlsplit(url).netloc}: {type(error).__name__}"
+                    broken = bar.done > 0
                 except ValueError:  # pooch's word for a wrong hash; nothing of the file is left
-                    reason = f"{urlsplit(url).netloc}: wrong sha256"
+                    reason, broken = f"{urlsplit(url).netloc}: wrong sha256", False
+                finally:
+                    bar.close()
+                if not broken:
+                    urls.remove(url)
     except OSError as error:
         raise DdiffError(f"cannot write {path}: {error.strerror or error}") from error
     raise DdiffError(f"download failed, {reason}")
 
 
-def _attempts(mirrors: tuple[str, ...], name: str, part: Path) -> Iterator[str]:
-    """Every mirror once, and once more if one of them sent a part."""
-    for _ in range(2):
-        yield from (mirror + name for mirror in mirrors)
-        if not part.exists():
-            return
+class Bar:
+    """Progress of one download, by the part of tqdm's interface that pooch uses."""
 
-
-class Resuming:
-    """A pooch downloader that writes to `part` and asks only for what is not there yet."""
-
-    def __init__(self, part: Path) -> None:
-        self.part = part
-
-    def __call__(self, url: str, output_file: str, pooch: Any, check_only: bool = False) -> None:
-        import requests
-
-        have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as reply:
-            if reply.status_code != requests.codes.requested_range_not_satisfiable:
-                reply.raise_for_status()
-                have = have if reply.status_code == requests.codes.partial_content else 0
-                self._receive(reply, have)
-        os.replace(self.part, output_file)  # nothing left to ask for: the hash decides
-
-    def _receive(self, reply: Any, have: int) -> None:
+    def __init__(self, name: str) -> None:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-        length = reply.headers.get("Content-Length")
         columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress, open(self.part, "ab" if have else "wb") as file:
-            total = have + int(length) if length else None
-            task = progress.add_task(self.part.stem, total=total, completed=have)
-            for chunk in reply.iter_content(1 << 16):
-                file.write(chunk)
-                progress.advance(task, len(chunk))
+        self.progress, self.total, self.done = Progress(*columns), 0, 0
+        self.task = self.progress.add_task(name, total=None)
+
+    def update(self, count: int) -> None:
+        self.progress.start()  # not before the first byte: a mirror that fails shows no bar
+        self.done += count
+        self.progress.update(self.task, completed=self.done, total=self.total or None)
+
+    def reset(self) -> None:
+        """pooch then adds the total, which is exact where it is known."""
+        self.done = 0 if self.total else self.done
+
+    def close(self) -> None:
+        if self.progress.live.is_started:
+            self.progress.stop()

@@ -3,14 +3,17 @@
 import ctypes
 import gc
 import os
+import re
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
+import pynvml
 import torch
 
 from ddiff.system.devices import cpu_count
@@ -26,27 +29,25 @@ class CpuUse:
     of a loader are not in it."""
 
     def __init__(self) -> None:
-        self.cores = cpu_count()
-        self.since = time.perf_counter(), time.process_time()
+        self.process = psutil.Process()
+        self.process.cpu_percent()  # the first call starts the count and returns 0
 
     def __call__(self) -> float:
-        wall, busy = self.since
-        self.since = time.perf_counter(), time.process_time()
-        return 100 * (self.since[1] - busy) / ((self.since[0] - wall) * self.cores)
+        return self.process.cpu_percent() / cpu_count()
 
 
 def process_memory() -> dict[str, float]:
-    """Resident memory of this process in MiB: now, where the system says it, and at its peak."""
+    """Resident memory of this process in MiB: now and at its peak."""
+    now = psutil.Process().memory_info().rss
+    return {"process_mb": now / MB, "process_peak_mb": peak_memory() / MB}
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes, on Linux since `restart_peak`."""
+    if STATUS.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())):
+        return int(found[1]) * 2**10  # ru_maxrss also counts what ran in this process before Python
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"process_peak_mb": peak / (MB if sys.platform == "darwin" else 2**10)}
-    if not STATUS.is_file():
-        return found
-    kilobytes = dict(line.split()[:2] for line in STATUS.read_text().splitlines() if " kB" in line)
-    # maxrss also counts what ran in this process before Python
-    names = {"process_mb": "VmRSS:", "process_peak_mb": "VmHWM:"}
-    return found | {
-        name: int(kilobytes[key]) / 2**10 for name, key in names.items() if key in kilobytes
-    }
+    return peak if sys.platform == "darwin" else peak * 2**10
 
 
 class PeakMemory:
@@ -70,7 +71,7 @@ class PeakMemory:
     def mb(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / MB
-        return process_memory()["process_peak_mb"]
+        return peak_memory() / MB
 
 
 def give_back_freed(device: torch.device) -> None:
@@ -112,12 +113,6 @@ def allocator(device: torch.device) -> dict[str, float]:
     }
 
 
-class Utilization(ctypes.Structure):
-    """nvmlUtilization_t: percents of the last sample period (a sixth of a second to a second)."""
-
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
 class Nvml:
     """Use, power and temperature of a GPU, by NVIDIA's own library. `uuid` as torch gives it.
 
@@ -125,26 +120,20 @@ class Nvml:
     the GPU refuses is left out from then on, and `say` is told why.
     """
 
-    def __init__(
-        self, uuid: str, say: Callable[[str], None], library: str = "libnvidia-ml.so.1"
-    ) -> None:
+    def __init__(self, uuid: str, say: Callable[[str], None]) -> None:
+        self.say, core = say, pynvml.NVML_TEMPERATURE_GPU  # the sensor
         try:
-            self.nvml = ctypes.CDLL(library)
-        except OSError as error:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
             raise DdiffError(f"NVML cannot be loaded ({error})") from error
-        self.nvml.nvmlErrorString.restype = ctypes.c_char_p
-        self.gpu, self.say = ctypes.c_void_p(), say
-        self._call("nvmlInit_v2")
-        name = f"GPU-{uuid.removeprefix('GPU-')}".encode()
-        self._call("nvmlDeviceGetHandleByUUID", ctypes.c_char_p(name), ctypes.byref(self.gpu))
-        current, pending = ctypes.c_uint(), ctypes.c_uint()
-        both = ctypes.byref(current), ctypes.byref(pending)
-        if self.nvml.nvmlDeviceGetMigMode(self.gpu, *both) == 0 and current.value:
-            raise DdiffError("the GPU is divided (MIG), and NVML knows only its parts together")
+        self.gpu = _nvml("nvmlDeviceGetHandleByUUID", f"GPU-{uuid.removeprefix('GPU-')}")
+        with suppress(pynvml.NVMLError):  # a GPU that cannot be divided refuses this question
+            if pynvml.nvmlDeviceGetMigMode(self.gpu)[0]:
+                raise DdiffError("the GPU is divided (MIG), and NVML knows only its parts together")
         self.readings: dict[str, Callable[[], float]] = {
-            "gpu_use_percent": self._use,
-            "gpu_power_watts": lambda: self._number("nvmlDeviceGetPowerUsage") / 1000,
-            "gpu_celsius": lambda: self._number("nvmlDeviceGetTemperature", ctypes.c_uint(0)),
+            "gpu_use_percent": lambda: _nvml("nvmlDeviceGetUtilizationRates", self.gpu).gpu,
+            "gpu_power_watts": lambda: _nvml("nvmlDeviceGetPowerUsage", self.gpu) / 1000,
+            "gpu_celsius": lambda: _nvml("nvmlDeviceGetTemperature", self.gpu, core),
         }
 
     def __call__(self) -> dict[str, float]:
@@ -157,17 +146,10 @@ class Nvml:
                 self.say(f"{name} is left out: {error}")
         return found
 
-    def _use(self) -> float:
-        use = Utilization()
-        self._call("nvmlDeviceGetUtilizationRates", self.gpu, ctypes.byref(use))
-        return use.gpu
 
-    def _number(self, function: str, *arguments: ctypes.c_uint) -> float:
-        value = ctypes.c_uint()
-        self._call(function, self.gpu, *arguments, ctypes.byref(value))
-        return value.value
-
-    def _call(self, function: str, *arguments: object) -> None:
-        if status := getattr(self.nvml, function)(*arguments):
-            reason = self.nvml.nvmlErrorString(status).decode()
-            raise DdiffError(f"NVML's {function} says: {reason}")
+def _nvml(function: str, *arguments: object) -> Any:
+    """The result of a function of NVML; DdiffError with NVML's reason where it refuses."""
+    try:
+        return getattr(pynvml, function)(*arguments)
+    except pynvml.NVMLError as error:
+        raise DdiffError(f"NVML's {function} says: {error}") from error

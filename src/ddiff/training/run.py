@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ddiff.profiling import Off, Subject
 from ddiff.profiling.options import bytes_of
 from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
 from ddiff.sampling.writing import sampled
-from ddiff.system.console import console
+from ddiff.system.console import console, show_table
 from ddiff.system.devices import device_for
 from ddiff.system.environment import environment
 from ddiff.system.errors import ConfigError, DdiffError, nearest
@@ -407,13 +407,14 @@ def _rank() -> int:
 
 
 def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -> None:
-    from rich.table import Table
-
-    table = Table(title=str(path), title_justify="left", show_header=False)
-    for name, value in metrics.items():
-        if name not in ("protocol", "resources", "timesteps", "kept", "optimized"):
-            table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
-    console.print(table)
+    apart = ("protocol", "resources", "timesteps", "kept", "optimized")
+    rows = [
+        (name, f"{value:.5g}" if isinstance(value, float) else str(value))
+        for name, value in metrics.items()
+        if name not in apart
+    ]
+    show_table((), rows, str(path), left=(0, 1))
+    console.print()
     for line in in_words(metrics["resources"]):
         console.print(line)
     if report:
@@ -426,16 +427,16 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -
 
 def _timesteps_table(report: Report) -> None:
     console.print(f"timesteps   {report.title()}")
-    console.print(f"of t / T    {_row(TENTHS)}")
-    for name, values in (
-        ("p", report.p),
-        ("score", report.score),
-        ("train loss", report.train_loss),
-        ("val loss", report.val_loss),
-    ):
-        if values is not None:
-            console.print(f"{name:<12}{_row('-' if v is None else f'{v:.2g}' for v in values)}")
+    columns = {
+        "of t / T": TENTHS,
+        "p": report.p,
+        "score": report.score,
+        "train loss": report.train_loss,
+        "val loss": report.val_loss,
+    }
+    header, values = zip(*((n, v) for n, v in columns.items() if v is not None), strict=True)
+    show_table(header, [list(map(_cell, row)) for row in zip(*values, strict=True)])
 
 
-def _row(cells: Iterable[str]) -> str:
-    return " ".join(f"{cell:>7}" for cell in cells)
+def _cell(value: str | float | None) -> str:
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.2g}"

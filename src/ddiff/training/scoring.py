@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
@@ -20,7 +19,7 @@ from ddiff.data import Data
 from ddiff.diffusion.timesteps import PrecomputedTopK, effective_sample_size
 from ddiff.diffusion.timesteps.bins import Bins
 from ddiff.diffusion.timesteps.topk import best, how_many
-from ddiff.system.console import console, progress
+from ddiff.system.console import console, progress, show_table
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, write_json
@@ -193,20 +192,20 @@ def write(scores: Scores, subject: Subject, options: Importance) -> None:
 
 
 def report(scores: Scores, subject: Subject, options: Importance, words: list[str]) -> None:
-    """A table by tenths of t, and what to do next. `words`: the options of the training they are for."""
+    """A table by tenths of t, and what to do next. `words`: the training's own options."""
     path, T = score_file(options), len(scores.bins.of)
     sampler, corrected = (
         PrecomputedTopK(subject.module.schedule, str(path), options.k, correct=correct)
         for correct in (False, True)
     )
-    table = Table("t", KINDS[options.score], "chosen", "p(t), 1 = uniform")
+    rows = []
     columns = (torch.arange(T) + 1, scores.mean[scores.bins.of], scores.marked(options.k))
     tenths = (x.tensor_split(10) for x in (*columns, T * sampler.law()))
     for t, values, share, p in zip(*tenths, strict=True):
         if len(t):
             cells = f"{values.mean():.4g}", f"{share.mean():.0%}", f"{p.mean():.2f}"
-            table.add_row(f"{t[0]}..{t[-1]}", *cells)
-    console.print(table)
+            rows.append([f"{t[0]}..{t[-1]}", *cells])
+    show_table(["t", KINDS[options.score], "chosen", "p(t), 1 = uniform"], rows)
     console.print(
         f"sampling    effective sample size {effective_sample_size(sampler):.2f}, "
         f"{effective_sample_size(corrected):.2f} with timesteps.correct=true; "
