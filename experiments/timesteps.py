@@ -44,7 +44,7 @@ from ddiff.system.checkpoints import find_checkpoint
 from ddiff.system.environment import environment
 from ddiff.system.random import generator
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
-from ddiff.training.modules.plugins import Board
+from ddiff.training.loggers import TensorBoard
 
 HERE = Path(__file__).parent
 METHODS = {
@@ -164,7 +164,7 @@ def costs(options: list[str], names: list[str], rounds: int) -> dict[str, list[f
     turns = TakeTurns(samplers, rounds + 2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        trainer = build_trainer(cfg, path, Board(path), [turns], precision)
+        trainer = build_trainer(cfg, path, TensorBoard(path), [turns], precision)
         trainer.fit(module, data)
     return {name: times[2:] for name, times in turns.times.items()}
 

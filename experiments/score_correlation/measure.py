@@ -33,8 +33,8 @@ from ddiff.pages.plotting import new_figure
 from ddiff.system.environment import environment
 from ddiff.system.random import generator
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
+from ddiff.training.loggers import TensorBoard
 from ddiff.training.modules import DDPM
-from ddiff.training.modules.plugins import Board
 
 HERE = Path(__file__).parent
 STUDIES = {
@@ -103,7 +103,7 @@ def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict
     module = build_module(cfg, precision)
     stops = [steps // 10, steps // 2, steps]
     compare = Compare(OnlineTopK(module.schedule, bins=BINS), stops, batches)
-    build_trainer(cfg, folder, Board(folder), [compare], precision).fit(module, data)
+    build_trainer(cfg, folder, TensorBoard(folder), [compare], precision).fit(module, data)
     return compare.found
 
 

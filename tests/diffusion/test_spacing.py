@@ -1,11 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ddiff.diffusion import spaced
 from ddiff.diffusion.schedules import constant, cosine, linear, sigmoid, zero_terminal_snr
 from ddiff.system.errors import ConfigError
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 SPACINGS = ["linear", "trailing", "quadratic", "logsnr"]
 SCHEDULES = {

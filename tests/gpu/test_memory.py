@@ -8,7 +8,7 @@ import torch
 from ddiff.memory import predicted
 from ddiff.training.building import build_trainer
 from ddiff.training.callbacks import Checkpoints, StopOnNaN
-from ddiff.training.modules.plugins import Board
+from ddiff.training.loggers import TensorBoard
 from tests.memory.subjects import IN_2D, IN_3D, built
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -31,7 +31,7 @@ def trained(words: tuple[str, ...], folder: Path) -> int:
     cfg, data, module, precision = built(*words, *three, device=GPU)
     nan = StopOnNaN()
     callbacks = [nan, Checkpoints(folder, {}, 2, nan)]
-    trainer = build_trainer(cfg, folder, Board(folder), callbacks, precision)
+    trainer = build_trainer(cfg, folder, TensorBoard(folder), callbacks, precision)
     torch.cuda.reset_peak_memory_stats()
     trainer.fit(module, data)
     return torch.cuda.max_memory_allocated()

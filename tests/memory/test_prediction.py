@@ -11,8 +11,8 @@ from ddiff.memory import Tally, plan_of, predicted
 from ddiff.sampling.generation import Generation, labels_for
 from ddiff.training.building import build_trainer
 from ddiff.training.callbacks import Checkpoints, StopOnNaN
+from ddiff.training.loggers import TensorBoard
 from ddiff.training.modules import DDPM
-from ddiff.training.modules.plugins import Board
 from tests.memory.subjects import CPU, IN_2D, IN_3D, LARGE, built
 
 CASES = {
@@ -47,7 +47,7 @@ def test_the_predicted_peak_is_that_of_the_trainer(name: str, tmp_path: Path) ->
     (expected,) = [p.total for p in predicted(cfg, module, CPU) if p.phase == "training"]
     nan = StopOnNaN()
     callbacks = [nan, Checkpoints(tmp_path, {}, 2, nan)]
-    trainer = build_trainer(cfg, tmp_path, Board(tmp_path), callbacks, precision)
+    trainer = build_trainer(cfg, tmp_path, TensorBoard(tmp_path), callbacks, precision)
     tally = Tally()
     tally.name("weights", [*module.parameters(), *module.buffers()])
     with tally:

@@ -27,7 +27,7 @@ from ddiff.system.resources import CpuUse, Nvml, PeakMemory, allocator, disk, pr
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 from ddiff.training.callbacks import Progress, Resources, Resumed
 from ddiff.training.callbacks.resources import in_words
-from ddiff.training.modules.plugins import Board
+from ddiff.training.loggers import TensorBoard
 from tests.support.runs import TINY, scalars
 
 SLEEP = 0.03
@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     progress, witness, pause = Progress(B, 2, 0.0), Witness(), Pause()
     resources = Resources(path, 2, progress, seconds=0)
     callbacks = [witness, resources, progress, pause, Resumed(progress)]
-    trainer = build_trainer(cfg, path, Board(path), callbacks, precision)
+    trainer = build_trainer(cfg, path, TensorBoard(path), callbacks, precision)
     trainer.fit(build_module(cfg, precision), data)
     assert trainer.logger is not None
     trainer.logger.finalize("success")

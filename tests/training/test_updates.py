@@ -15,8 +15,8 @@ from ddiff.config.targets import build
 from ddiff.config.trees import resolved
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 from ddiff.training.callbacks import Progress
+from ddiff.training.loggers import TensorBoard
 from ddiff.training.modules import Learner
-from ddiff.training.modules.plugins import Board
 from ddiff.training.updates import average, clip, decay_at
 from tests.support.runs import differences, scalars
 
@@ -65,7 +65,7 @@ def fitted(
     precision = build_precision(cfg.precision, torch.device("cpu"))
     module = build_module(cfg, precision)
     callbacks = [Progress(cfg.data.batch_size, 1, 0.0)]  # logs the norms
-    trainer = build_trainer(cfg, folder, Board(folder), callbacks, precision)
+    trainer = build_trainer(cfg, folder, TensorBoard(folder), callbacks, precision)
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     return trainer, module
 

@@ -82,6 +82,8 @@ class Train:
     guidance: Group
     extractor: Group
     metrics: Group
+    logger: Group
+    callbacks: Group
     trainer: Group
     name: str
     seed: Seed
@@ -317,6 +319,7 @@ INSTEAD = {  # options of these that ddiff decides: what to say
     "fast_dev_run": "trainer=smoke",
     "overfit_batches": "trainer.limit_train_batches=",
     "profiler": "profiler=simple, outside trainer",
-    **dict.fromkeys(("logger", "callbacks", "plugins"), "nothing: ddiff has its own"),
+    **dict.fromkeys(("logger", "callbacks"), "logger= and callbacks=, outside trainer"),
+    "plugins": "nothing: ddiff has its own",
     "default_root_dir": "run_dir=",
 }

@@ -47,6 +47,16 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
         ),
         True,
     ),
+    "logger": (
+        "ddiff.training.loggers lightning.pytorch.loggers",
+        frozenset({"run_dir", "resume_step"}),
+        True,
+    ),
+    "callbacks": (
+        "ddiff.training.callbacks lightning.pytorch.callbacks",
+        frozenset(),
+        True,
+    ),
     "trainer": (
         "lightning.pytorch",
         frozenset({"logger", "callbacks", "plugins", "default_root_dir", "profiler"}),

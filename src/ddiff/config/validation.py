@@ -19,7 +19,11 @@ from ddiff.config.targets import GROUPS, NESTED, locate
 from ddiff.config.trees import check_size, missing, part
 from ddiff.system.errors import ConfigError, nearest
 
-MANY = ("metrics",)  # groups of which several are chosen at once: names -> nodes
+MANY = (
+    "metrics",
+    "logger",
+    "callbacks",
+)  # groups of which several are chosen at once: names -> nodes
 REQUIRED = {"net", "optimizer", "lr_schedule", "data", "module", "trainer"}  # of a training
 REQUIRED |= {"precision", "backend", "profiler", "format"}
 SOURCES = {"shape": "the data", "num_classes": "the data"}  # where supplied arguments come from

@@ -95,7 +95,7 @@ def build_trainer(
     return Trainer(
         **options,
         default_root_dir=str(run_dir),
-        logger=logger,
+        logger=logger or False,
         callbacks=callbacks,
         plugins=plugins,
         profiler=None if timeline is None else LoopProfiler(timeline),

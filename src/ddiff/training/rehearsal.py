@@ -40,6 +40,7 @@ def rehearse(
         _check_diffusion(cfg)
     validate(cfg, verb, stages=(True,), unbounded=unbounded)
     _check_strategy(cfg.trainer.strategy)
+    _check_loggers(cfg)
     _check_module(cfg)
     if "net.groups" not in unbounded:
         _check_groups(OmegaConf.to_container(cfg.net))
@@ -133,6 +134,12 @@ def _check_strategy(strategy: str) -> None:
 
     if strategy not in StrategyRegistry.available_strategies():
         raise ConfigError(f"trainer.strategy: there is no {strategy!r}; auto and ddp are usual")
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    from ddiff.training.loggers import check_loggers
+
+    check_loggers(cfg.get("logger"))
 
 
 def _check_module(cfg: DictConfig) -> None:

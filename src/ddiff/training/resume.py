@@ -21,8 +21,8 @@ from ddiff.training.rehearsal import rehearse
 # What does not change the training, and what the data fill in. A checkpoint's config may differ
 # here from what its own options give today, without a word.
 FREE = ("budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver", "guidance",
-        "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler",
-        "threads", "optimized_metric", "net.shape", "net.num_classes")  # fmt: skip
+        "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler", "logger",
+        "callbacks", "threads", "optimized_metric", "net.shape", "net.num_classes")  # fmt: skip
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",

@@ -15,6 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ddiff.build import build_backend, build_plan, build_precision, check_guidance
@@ -44,12 +45,13 @@ from ddiff.training.callbacks import (
     Samples,
     StopOnNaN,
     Timesteps,
+    ordered,
 )
 from ddiff.training.callbacks.evaluations import Found
 from ddiff.training.callbacks.resources import in_words
 from ddiff.training.callbacks.timesteps import Report
+from ddiff.training.loggers import TensorBoard, board_of, build_loggers
 from ddiff.training.modules import DDPM
-from ddiff.training.modules.plugins import Board
 from ddiff.training.modules.tenths import TENTHS
 from ddiff.training.resume import ResumePoint
 
@@ -173,16 +175,19 @@ class Run:
             "config": OmegaConf.to_container(self.cfg),
             "overrides": self._overrides(),
         }
-        self.logger = Board(self.path, self.point.step if self.point else None)
+        resume_step = self.point.step if self.point else None
+        self.loggers = build_loggers(options.logger, self.path, resume_step)
+        self.board = board_of(self.loggers)
         self.progress = Progress(options.data.batch_size, options.budget.log_every, self.started)
         self.resources = Resources(self.path, options.budget.log_every, self.progress)
         self.timesteps = Timesteps(self.path / "timesteps.png")
         self.evaluations: Evaluations | None = None
-        callbacks = [*([AtStart(self._begin)] if self.is_first else []), nan, self.resources]
+        saving = Checkpoints(self.path, config, options.budget.save_every, nan)
+        callbacks = [nan, self.resources, self.progress, saving, Resumed(self.progress)]
+        if self.is_first:
+            callbacks.append(AtStart(self._begin))
         if isinstance(self.module, DDPM):
             callbacks.append(self.timesteps)
-        callbacks.append(self.progress)  # a step ends here; what follows are pauses
-        if isinstance(self.module, DDPM):
             columns = row_length(self.y)
             every = options.budget.sample_every
             callbacks.append(Samples(self.path / "samples", every, self.generate, columns))
@@ -192,16 +197,13 @@ class Run:
                 callbacks.append(self.evaluations)
         if options.threads == "adapt" and self.device.type == "cpu":
             callbacks.append(AdaptThreads())
-        callbacks += [
-            Dashboard(self.logger, options.budget.log_every),
-            # after those whose states it saves
-            Checkpoints(self.path, config, options.budget.save_every, nan),
-            Resumed(self.progress),
-        ]
+        if self.board:
+            callbacks.append(Dashboard(self.board, options.budget.log_every))
+        callbacks += [build(node) for node in (options.callbacks or {}).values()]
         profiler = build(options.profiler) if self.is_first else Off()
         with profiler.watching(self._subject()) as timeline:
             self.trainer = build_trainer(
-                options, self.path, self.logger, callbacks, self.precision, timeline
+                options, self.path, self.loggers, ordered(callbacks), self.precision, timeline
             )
             ckpt_path = str(self.point.path) if self.point else None
             self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
@@ -227,10 +229,16 @@ class Run:
             "training",
             self.device,
             self.path / "profile",
-            board=lambda: self.logger.experiment,
+            board=self._profile_board,
             held=held,
             first_step=self.point.step if self.point else 0,
         )
+
+    def _profile_board(self) -> SummaryWriter:
+        """TensorBoard, for a profile; where the run has none, beside the profile."""
+        if self.board:
+            return self.board.experiment
+        return SummaryWriter(str(self.path / "profile" / "tensorboard"))
 
     def generation(self, module: DDPM) -> Generation:
         """How the averaged net makes the run's samples."""
@@ -279,11 +287,15 @@ class Run:
             _keep(metrics, _read_json(self.path / "metrics.json"))
         figure = self._optimized(metrics)
         write_json(self.path / "metrics.json", metrics)
-        writer = self.logger.experiment
+        flat_options = flat(OmegaConf.to_container(self.cfg))
         numbers = {k: v for k, v in measured.items() if k.startswith("val/")}
-        for summary in hparams(flat(OmegaConf.to_container(self.cfg)), numbers):
-            writer._get_file_writer().add_summary(summary)
-        self.logger.finalize("success")
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoard):
+                for summary in hparams(flat_options, numbers):
+                    logger.experiment._get_file_writer().add_summary(summary)
+            else:
+                logger.log_hyperparams(flat_options)
+            logger.finalize("success")
         _closing_table(self.path, metrics, report)
         return figure
 
@@ -422,7 +434,8 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -
     if pictures := sorted((path / "samples").glob("*.png")):
         console.print(f"samples     {pictures[-1]}")
         console.print(f"more        python -m ddiff.sample run={path} num_samples=64")
-    console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
+    if (path / "tensorboard").is_dir():
+        console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
 
 
 def _timesteps_table(report: Report) -> None:

@@ -1,5 +1,7 @@
 """TensorBoard's scalars of a run, and how much training time each took."""
 
+import contextlib
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +27,15 @@ class Curve:
 
 def read_scalars(folder: Path, tags: Sequence[str]) -> dict[str, Curve]:
     """{tag: its curve} of what is there; `folder` holds a run's event files, one a process.
+    Without any, those of <run>/metrics.csv, which `logger=csv` writes.
 
     The clock runs while a process trains: from the opening of its file, a moment before the first
     step. Pauses between processes do not count, nor does what a process did beyond the checkpoint
     from which the next went on.
     """
     points: dict[str, list[Point]] = {}
-    for started, resumed_at, logged in sorted(_processes(folder), key=lambda p: p[0]):
+    processes = [*_processes(folder)] or [*_rows(folder.parent / "metrics.csv")]
+    for started, resumed_at, logged in sorted(processes, key=lambda p: p[0]):
         for tag, kept in points.items():
             points[tag] = [point for point in kept if point[0] <= resumed_at]
         before = max((point[1] for kept in points.values() for point in kept), default=0.0)
@@ -58,3 +62,22 @@ def _processes(folder: Path) -> Iterator[tuple[float, int, list[tuple[str, int, 
         if logged and started is not None:
             first = min(step for _, step, _, _ in logged) - 1
             yield started, first if resumed_at is None else min(first, resumed_at), logged
+
+
+def _rows(path: Path) -> Iterator[tuple[float, int, list[tuple[str, int, float, float]]]]:
+    """The same of the processes in a metrics.csv."""
+    if not path.is_file():
+        return
+    found: dict[int, list[tuple[str, int, float, float]]] = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # a line cut short
+                one = row["tag"], int(row["step"]), float(row["seconds"]), float(row["value"])
+                found.setdefault(int(row["process"]), []).append(one)
+    before = 0.0
+    for process in sorted(found):
+        logged = [
+            (tag, step, before + seconds, value) for tag, step, seconds, value in found[process]
+        ]
+        yield before, min(step for _, step, _, _ in logged) - 1, logged
+        before = max(at for _, _, at, _ in logged)

@@ -2,6 +2,7 @@ from ddiff.training.callbacks.checkpoints import AtStart, Checkpoints
 from ddiff.training.callbacks.dashboard import Dashboard
 from ddiff.training.callbacks.evaluations import Evaluations
 from ddiff.training.callbacks.finite import StopOnNaN
+from ddiff.training.callbacks.order import When, ordered
 from ddiff.training.callbacks.progress import Progress, Resumed
 from ddiff.training.callbacks.resources import Resources
 from ddiff.training.callbacks.samples import Samples
@@ -20,4 +21,6 @@ __all__ = [
     "Samples",
     "StopOnNaN",
     "Timesteps",
+    "When",
+    "ordered",
 ]

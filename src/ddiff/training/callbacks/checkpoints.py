@@ -14,12 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ddiff.system.environment import version_of
 from ddiff.system.errors import Stopped
 from ddiff.training.callbacks.finite import StopOnNaN
+from ddiff.training.callbacks.order import When
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class AtStart(Callback):
     """Calls `begin` when everything is restored and the training is about to start."""
+
+    when = When.START
 
     def __init__(self, begin: Callable[[], None]) -> None:
         self.begin = begin
@@ -35,6 +38,8 @@ class Checkpoints(Callback):
     Signals that ask: SIGTERM, SIGINT, and SIGHUP (a connection that breaks) unless it is ignored,
     as under nohup. A signal to any rank stops all of them after the same step, saved once.
     """
+
+    when = When.SAVE
 
     def __init__(self, run_dir: Path, config: dict[str, Any], every: int, nan: StopOnNaN) -> None:
         self.folder = run_dir / "checkpoints"

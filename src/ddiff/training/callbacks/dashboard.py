@@ -6,8 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ddiff.training.callbacks.order import When
 from ddiff.training.callbacks.progress import reports
-from ddiff.training.modules.plugins import Board
+from ddiff.training.loggers import TensorBoard
 
 SHARE = (
     "precision|recall|density|coverage.*|accuracy|validity|one_piece|closer_to_train|one_nn.*|"
@@ -93,7 +94,9 @@ def multiline(pattern: str) -> list[Any]:
 class Dashboard(Callback):
     """Lays out what the run has logged, again when there is more: TensorBoard shows the last."""
 
-    def __init__(self, board: Board, every: int) -> None:
+    when = When.SHOW
+
+    def __init__(self, board: TensorBoard, every: int) -> None:
         self.board, self.every = board, every
         self.laid_out: set[str] = set()
 

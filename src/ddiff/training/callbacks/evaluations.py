@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddiff.system.files import write_json
+from ddiff.training.callbacks.order import When
 from ddiff.training.callbacks.progress import Progress
 from ddiff.training.callbacks.samples import due
+from ddiff.training.loggers import log_figures
 from ddiff.training.modules import DDPM
 
 Found = dict[str, Any]  # as evaluations/*.json
@@ -17,7 +18,9 @@ Found = dict[str, Any]  # as evaluations/*.json
 
 class Evaluations(Callback):
     """Every `every` steps, and after the last: `measure(module)` to <folder>/step_000500.json and
-    TensorBoard."""
+    the loggers."""
+
+    when = When.PAUSE
 
     def __init__(
         self, folder: Path, every: int, measure: Callable[[DDPM], Found], progress: Progress
@@ -39,6 +42,5 @@ class Evaluations(Callback):
             **self.measure(pl_module),
         }
         write_json(self.folder / f"step_{step:06d}.json", self.last)
-        assert isinstance(trainer.logger, TensorBoardLogger)
         figures = {f"quality/{figure['name']}": figure["value"] for figure in self.last["figures"]}
-        trainer.logger.log_metrics(figures, step)
+        log_figures(trainer, figures, step)

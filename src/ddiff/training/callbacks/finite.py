@@ -7,10 +7,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ddiff.system.errors import DdiffError
+from ddiff.training.callbacks.order import When
 
 
 class StopOnNaN(Callback):
     """Checks every step on a CPU; on a GPU every `every` steps, since looking means waiting."""
+
+    when = When.CHECK
 
     def __init__(self, every: int = 50) -> None:
         self.every = every

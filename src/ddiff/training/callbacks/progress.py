@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddiff.system.console import Meter, progress
+from ddiff.training.callbacks.order import When
+from ddiff.training.loggers import log_figures
 from ddiff.training.modules import Learner
 
 
@@ -43,6 +44,8 @@ class Progress(Callback):
 
     On a GPU each report begins by waiting for the loss, so its means are of work that was done.
     """
+
+    when = When.END
 
     def __init__(self, batch_size: int, every: int, began: float) -> None:
         self.every = every  # steps between reports
@@ -155,6 +158,8 @@ class Progress(Callback):
 class Resumed(Callback):
     """The last of the callbacks: pauses end here, and the wait for the next batch begins."""
 
+    when = When.RESUME
+
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
@@ -169,8 +174,7 @@ class Resumed(Callback):
 
 def log(trainer: Trainer, figures: dict[str, float]) -> None:
     """At the number that Lightning gives this step: of the steps done before it."""
-    assert isinstance(trainer.logger, TensorBoardLogger)
-    trainer.logger.log_metrics(figures, trainer.global_step - 1)
+    log_figures(trainer, figures, trainer.global_step - 1)
 
 
 def reports(trainer: Trainer, batch_idx: int, every: int) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ddiff.system.console import console
 from ddiff.system.errors import DdiffError
 from ddiff.system.resources import CpuUse, Nvml, allocator, disk, process_memory
+from ddiff.training.callbacks.order import When
 from ddiff.training.callbacks.progress import Progress, log, reports
 
 PEAKS = ("process_peak_mb", "gpu_peak_mb")
@@ -36,6 +37,8 @@ Figures = dict[str, float]
 class Resources(Callback):
     """Every `every` steps, though at most once in so many `seconds`: figures of rank 0's process
     and GPU. The peaks in the summary are those of the worst rank."""
+
+    when = When.MEASURE
 
     def __init__(self, run_dir: Path, every: int, progress: Progress, seconds: float = 1.0) -> None:
         self.run_dir, self.every, self.progress, self.seconds = run_dir, every, progress, seconds

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddiff.system.files import replacing
+from ddiff.training.callbacks.order import When
+from ddiff.training.loggers import board_of, log_picture
 from ddiff.training.modules import DDPM
 
 
 class Samples(Callback):
     """Every `every` steps, and after the last."""
+
+    when = When.PAUSE
 
     def __init__(
         self,
@@ -39,19 +42,18 @@ class Samples(Callback):
         save_png(grid, self.folder / f"step_{step:06d}.png")
         with replacing(self.folder / f"step_{step:06d}.npy") as file:
             np.save(file, samples)
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        board = trainer.logger.experiment
-        board.add_image("samples", grid, step, dataformats="HWC")
-        if samples.ndim == 5:
+        log_picture(trainer, "samples", grid, step)
+        board = board_of(trainer.loggers)
+        if samples.ndim == 5 and board:
             vertices, faces, colors = mesh_tensors(samples[:4])
-            board.add_mesh(
+            board.experiment.add_mesh(
                 "volumes",
                 torch.from_numpy(vertices),
                 torch.from_numpy(colors),
                 torch.from_numpy(faces),
                 global_step=step,
             )
-        board.flush()
+            board.experiment.flush()
 
 
 def due(trainer: Trainer, batch_idx: int, every: int) -> bool:

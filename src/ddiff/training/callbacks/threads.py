@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ddiff.system.console import console
 from ddiff.system.threads import Cores, fitting
+from ddiff.training.callbacks.order import When
 
 
 class AdaptThreads(Callback):
@@ -15,6 +16,8 @@ class AdaptThreads(Callback):
 
     Results depend on that number, so such a training cannot be repeated bit for bit.
     """
+
+    when = When.PAUSE
 
     def __init__(self, seconds: float = 30.0) -> None:
         self.seconds = seconds

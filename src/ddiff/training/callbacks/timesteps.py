@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ddiff.diffusion.timesteps import TimestepSampler, effective_sample_size
+from ddiff.training.callbacks.order import When
+from ddiff.training.loggers import log_figures, log_picture
 from ddiff.training.modules import DDPM
 from ddiff.training.modules.tenths import TENTHS, by_tenth
 
@@ -54,6 +55,8 @@ class Report:
 class Timesteps(Callback):
     """Reports after every validation, whose losses belong to it, and at the end: scalars, a picture
     in TensorBoard and the same picture at `path`."""
+
+    when = When.MEASURE
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,8 +112,7 @@ class Timesteps(Callback):
         val = [trainer.callback_metrics.get(f"val_loss/{name}") for name in TENTHS]
         val_loss = [None if loss is None else float(loss) for loss in val]
         self.report = report_on(pl_module.timesteps, sums, val_loss)
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        show(self.report, trainer.logger, trainer.global_step, self.path)
+        show(self.report, trainer, self.path)
 
 
 def report_on(sampler: TimestepSampler, sums: Tensor, val_loss: Tenths) -> Report:
@@ -137,7 +139,8 @@ def means(sums: Tensor) -> Tenths:
     return [x / n if n else None for x, n in zip(total, count, strict=True)]
 
 
-def show(report: Report, logger: TensorBoardLogger, step: int, path: Path) -> None:
+def show(report: Report, trainer: Trainer, path: Path) -> None:
+    """Scalars and a picture to the loggers, and the picture to `path`."""
     from ddiff.pages.view import save_png
     from ddiff.pages.view.timesteps import timesteps_picture
 
@@ -150,7 +153,8 @@ def show(report: Report, logger: TensorBoardLogger, step: int, path: Path) -> No
         for name, value in zip(TENTHS, values or (), strict=values is not None):
             if value is not None:
                 scalars[f"timesteps_{curve}/{name}"] = value
-    logger.log_metrics(scalars, step)
+    step = trainer.global_step
+    log_figures(trainer, scalars, step)
     picture = timesteps_picture(
         f"{report.title()}, step {step}",
         report.law.numpy(),
@@ -158,6 +162,4 @@ def show(report: Report, logger: TensorBoardLogger, step: int, path: Path) -> No
         {"training": report.train_loss, "validation": report.val_loss},
     )
     save_png(picture, path)
-    board = logger.experiment
-    board.add_image("timesteps", picture, step, dataformats="HWC")
-    board.flush()
+    log_picture(trainer, "timesteps", picture, step)

@@ -1,4 +1,4 @@
-"""Every net learns a small denoising problem, and the baselines keep the contract."""
+"""The baselines keep the contract of a net."""
 
 from types import SimpleNamespace
 
@@ -27,30 +27,6 @@ NETS = {
     "simple2d": (Simple2d, (1, 8, 8), 0.15),
     "plain3d": (Plain3d, (1, 8, 8, 8), 0.2),
 }
-
-
-@pytest.mark.parametrize("embedding", [lambda: Sinusoidal(16), log_snr], ids=["sin", "log_snr"])
-@pytest.mark.parametrize("name", NETS)
-def test_learns_to_denoise(name, embedding):
-    make, shape, goal = NETS[name]
-    net = make(shape, 2, embedding=embedding())
-    wide = (..., *[None] * len(shape))
-    axes = [torch.linspace(-1, 1, 8)] * (len(shape) - 1)
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
-    data = torch.stack([grid.sign(), -(2 * grid).cos().sign()])[:, None]  # one picture a class
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(120):
-        t, y = torch.randint(10, (16,)), torch.randint(2, (16,))
-        abar = ABAR[t + 1].float()[wide]
-        eps = torch.randn(16, *shape)
-        prediction = net(abar.sqrt() * data[y] + (1 - abar).sqrt() * eps, t, y)
-        loss = (prediction - eps).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert sum(losses[-10:]) / 10 < goal
 
 
 @pytest.mark.parametrize("name", ["simple2d", "plain3d"])
