@@ -223,7 +223,7 @@ TRAIN: dict[str, list[str]] = {
     "trainer.log_every_n_steps=3": ["trainer.log_every_n_steps", "budget.log_every"],
     "+trainer.val_check_interval=5": ["trainer.val_check_interval", "budget.val_every"],
     "+trainer.precision=16": ["trainer.precision", "precision=bf16"],
-    "+trainer.fast_dev_run=true": ["trainer.fast_dev_run", "trainer=smoke"],
+    "+trainer.fast_dev_run=true": ["trainer.fast_dev_run", "debug=smoke"],
     "+trainer.logger=true": ["trainer.logger", "its own"],
     "+trainer.devises=2": ["trainer.devises", "'devices'"],
     # precision, backend, profiler

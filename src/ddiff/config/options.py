@@ -316,7 +316,7 @@ COMPLETE = ("lightning.pytorch.Trainer",)  # takes no other options than those a
 INSTEAD = {  # options of these that ddiff decides: what to say
     "val_check_interval": "budget.val_every=",
     "precision": "precision=bf16 and the like, outside trainer",
-    "fast_dev_run": "trainer=smoke",
+    "fast_dev_run": "debug=smoke",
     "overfit_batches": "trainer.limit_train_batches=",
     "profiler": "profiler=simple, outside trainer",
     **dict.fromkeys(("logger", "callbacks"), "logger= and callbacks=, outside trainer"),
