@@ -12,16 +12,21 @@ help: ## what there is to make
 demo: .venv/run.stamp ## set up, train the voxel experiment (minutes), say where its results are
 	$(BIN)/python -m ddiff.train experiment=voxel_adaptive
 
-test: test-fast ## set up, run every test that needs no GPU
-	$(BIN)/python -m pytest -m slow
+# a file's tests share runs, so each file stays in one process; one thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test-fast: .venv/dev.stamp ## the tests that take seconds, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
+test: types ## set up, check types, run every test that needs no GPU, in a process a core
+	$(PYTEST)
 
-lint: .venv/dev.stamp ## style and types
+test-fast: .venv/dev.stamp ## the tests that take seconds
+	$(PYTEST) -m "not slow"
+
+types: .venv/dev.stamp ## check types
+	$(BIN)/pyright
+
+lint: types ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
 
 format: .venv/dev.stamp ## write the style
 	$(BIN)/ruff check --fix .

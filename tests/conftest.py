@@ -1,11 +1,15 @@
-"""Where tests run when there is a process a core: a file's together, for the runs they share."""
+"""The order of files where tests run in a process a core: those that take longest begin first.
+
+A file's tests share runs, so a file stays in one process (`--dist loadfile`).
+"""
 
 import pytest
 
-ALONE = "test_resume.py"  # its trainings share nothing, and take longest
+LONGEST = ("test_quality.py", "test_resume.py", "test_bad_inputs.py", "test_prediction.py",
+           "test_formats.py", "test_continuing.py", "test_experiments.py",
+           "test_cuda_compiles.py", "test_sampling.py", "test_wheel.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name != ALONE:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))

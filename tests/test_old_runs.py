@@ -40,13 +40,13 @@ def done(tmp_path_factory):
         (shutil.copytree if path.is_dir() else shutil.copy)(path, cwd / path.name)
     shutil.copytree(OLD / "pictures", cwd / "longer")
     jobs = {
-        "pictures": job("sample", "from=pictures", "num_samples=4", "out=a"),
-        "volumes": job("sample", "from=volumes", "num_samples=2", "mesh=none", "out=b"),
-        "exported": job("sample", "from=pictures.pt2", "num_samples=4", "out=c"),
+        "pictures": job("sample", "run=pictures", "num_samples=4", "out=a"),
+        "volumes": job("sample", "run=volumes", "num_samples=2", "mesh=none", "out=b"),
+        "exported": job("sample", "run=pictures.pt2", "num_samples=4", "out=c"),
         "resume": job("train", "ckpt_path=longer", "budget.max_steps=5"),
         "resume volumes": job("train", "ckpt_path=volumes", "budget.max_steps=4"),
         "resume labels": job("train", "ckpt_path=labels", "budget.max_steps=4"),
-        "evaluate": job("evaluate", "from=pictures", "num_samples=8", "metrics=[labels]",
+        "evaluate": job("evaluate", "run=pictures", "num_samples=8", "metrics=[labels]",
                         "extractor.run=labels"),
         "report": job("report", "runs=[pictures,longer]", "out=report"),
         "old names": job("train", "experiment=digits_cfg", "trainer=smoke", "net=simple2d",

@@ -63,7 +63,7 @@ def test_the_wheel_works_alone(tmp_path: Path) -> None:
                 cwd=empty)  # fmt: skip
     assert all(Path(p).is_relative_to(site) for p in where.split())
     run(python, "-m", "ddiff.train", *DIGITS, "run_dir=run", cwd=empty)
-    run(python, "-m", "ddiff.sample", "from=run", "num_samples=4", cwd=empty)
+    run(python, "-m", "ddiff.sample", "run=run", "num_samples=4", cwd=empty)
     run(python, "-m", "ddiff.view", "path=run", cwd=empty)
     assert (empty / "run/samples/ddim2_w0.25_4.png").is_file()
 

@@ -145,8 +145,9 @@ class Worker:
 
     def whole(self) -> dict[str, Any]:
         """Seconds of a sampling from noise to samples."""
-        self.unit.done = len(self.unit.plan)
-        return {"whole": self.timed(len(self.unit.plan)) * len(self.unit.plan)}
+        steps = len(self.unit.generation.plan)
+        self.unit.states = iter(())
+        return {"whole": self.timed(steps) * steps}
 
     def timed(self, steps: int) -> float:
         self.synchronised()

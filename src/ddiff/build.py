@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-import ddiff.config.resolvers  # noqa: F401 (registers fitted, snr_factor and data_name)
+import ddiff.config.resolvers  # noqa: F401 (registers what configs call)
 from ddiff.backends import Auto, Backend
 from ddiff.config.options import Train
 from ddiff.config.targets import build, locate

@@ -165,10 +165,10 @@ def test_an_artifact_runs_as_it_was_exported(exported: Make) -> None:
     found = Trained.load(str(exported("3D", "TorchScript", "bf16").path), "ema", "cpu")
     assert isinstance(found.net, ArtifactNet)
     cfg = found.cfg.copy()
-    found.net.check_options(cfg)
+    found.net.check_options(cfg.backend, cfg.precision)
     cfg.backend["_target_"] = "ddiff.backends.Compiled"
     with pytest.raises(ConfigError, match="leave backend out"):
-        found.net.check_options(cfg)
+        found.net.check_options(cfg.backend, cfg.precision)
     cfg.backend["_target_"], cfg.precision.dtype = "ddiff.backends.Eager", "float32"
     with pytest.raises(ConfigError, match=r"holds bfloat16, not float32"):
-        found.net.check_options(cfg)
+        found.net.check_options(cfg.backend, cfg.precision)

@@ -1,4 +1,4 @@
-"""As a user meets artifacts: python -m ddiff.export, and from=model.pt2."""
+"""As a user meets artifacts: python -m ddiff.export, and run=model.pt2."""
 
 import json
 from pathlib import Path
@@ -12,43 +12,43 @@ from tests.support.runs import Done, ddiff_many, job
 
 TEN = ("num_samples=10", "solver=ddim", "solver.num_steps=4")
 VERBS = {
-    "export": ("export", ["from=run", "out=model.pt2"]),
-    "of the run": ("sample", ["from=run", *TEN, "out=of_run"]),
-    "of the artifact": ("sample", ["from=model.pt2", *TEN]),
-    "needs nothing else": ("sample", ["from=model.pt2", "num_samples=8", "out=eight"]),
-    "fixed": ("export", ["from=run", "dynamic_batch=false", "batch_size=4"]),
+    "export": ("export", ["run=run", "out=model.pt2"]),
+    "of the run": ("sample", ["run=run", *TEN, "out=of_run"]),
+    "of the artifact": ("sample", ["run=model.pt2", *TEN]),
+    "needs nothing else": ("sample", ["run=model.pt2", "num_samples=8", "out=eight"]),
+    "fixed": ("export", ["run=run", "dynamic_batch=false", "batch_size=4"]),
     "figures": (
         "evaluate",
-        ["from=model.pt2", *TEN, "reference=of_run.npy", "metrics=[pairs]", "out=figures.json"],
+        ["run=model.pt2", *TEN, "reference=of_run.npy", "metrics=[pairs]", "out=figures.json"],
     ),
 }
 FIXED = "run/artifacts/model_batch4.pt2"
 MISTAKES = {  # verb, options, exit status, words of the one line
     "another batch": (
         "sample",
-        [f"from={FIXED}", "num_samples=8"],
+        [f"run={FIXED}", "num_samples=8"],
         2,
         ["[4, 1, 8, 8]", "[64, ", "2 with guidance"],
     ),
-    "backend": ("sample", ["from=model.pt2", "backend=compiled"], 2, ["leave backend out"]),
-    "device": ("sample", ["from=model.pt2", "accelerator=gpu"], 2, ["no gpu here"]),
-    "no file": ("sample", ["from=none.pt2"], 1, ["none.pt2"]),
-    "again": ("export", ["from=model.pt2", "format=onnx"], 1, ["model.pt2 is an artifact"]),
-    "measured": ("importance", ["from=model.pt2"], 1, ["model.pt2 is an artifact"]),
+    "backend": ("sample", ["run=model.pt2", "backend=compiled"], 2, ["leave backend out"]),
+    "device": ("sample", ["run=model.pt2", "accelerator=gpu"], 2, ["no gpu here"]),
+    "no file": ("sample", ["run=none.pt2"], 1, ["none.pt2"]),
+    "again": ("export", ["run=model.pt2", "format=onnx"], 1, ["model.pt2 is an artifact"]),
+    "measured": ("importance", ["run=model.pt2"], 1, ["model.pt2 is an artifact"]),
     "resumed": ("train", ["ckpt_path=model.pt2"], 1, ["model.pt2 is an artifact"]),
-    "ending": ("export", ["from=run", "out=model.onnx"], 2, ["model.onnx", "end in .pt2"]),
-    "int8": ("export", ["from=run", "precision=int8"], 2, ["no int8", "format=onnx"]),
-    "there already": ("export", ["from=run", "out=model.pt2"], 2, ["model.pt2", "overwrite=true"]),
+    "ending": ("export", ["run=run", "out=model.onnx"], 2, ["model.onnx", "end in .pt2"]),
+    "int8": ("export", ["run=run", "precision=int8"], 2, ["no int8", "format=onnx"]),
+    "there already": ("export", ["run=run", "out=model.pt2"], 2, ["model.pt2", "overwrite=true"]),
     "no GPU": (
         "export",
-        ["from=run", "format=tensorrt", "precision=fp16"],
+        ["run=run", "format=tensorrt", "precision=fp16"],
         1,
         ["format=tensorrt needs an NVIDIA GPU", "runs on cpu"],
     ),
-    "a classifier": ("export", ["from=classifier"], 1, ["classifier is a classifier"]),
-    "a classifier's samples": ("sample", ["from=classifier"], 1, ["classifier is a classifier"]),
-    "an unwritable place": ("export", ["from=run", "out=/proc/x.pt2"], 1, ["/proc/x.pt2"]),
-    "tf32": ("export", ["from=run", "precision=tf32"], 2, ["tf32"]),
+    "a classifier": ("export", ["run=classifier"], 1, ["classifier is a classifier"]),
+    "a classifier's samples": ("sample", ["run=classifier"], 1, ["classifier is a classifier"]),
+    "an unwritable place": ("export", ["run=run", "out=/proc/x.pt2"], 1, ["/proc/x.pt2"]),
+    "tf32": ("export", ["run=run", "precision=tf32"], 2, ["tf32"]),
 }
 
 
@@ -69,7 +69,7 @@ def test_it_works_in_silence(name: str, world: tuple[Path, dict[str, Done]]) -> 
 
 
 def test_what_export_says(world: tuple[Path, dict[str, Done]]) -> None:
-    for words in ("model.pt2", "sha256", "PSNR", "python -m ddiff.sample from=model.pt2"):
+    for words in ("model.pt2", "sha256", "PSNR", "python -m ddiff.sample run=model.pt2"):
         assert words in world[1]["export"].out
 
 

@@ -270,7 +270,7 @@ def test_a_picture_of_every_kind_of_row() -> None:
 
 JOBS = {
     "run": job("train", *OPTIONS, "budget.max_steps=2", "run_dir=run"),
-    "of a run": job("benchmark", "from=run", *SMALL, "backends=[eager,eager+graph,tensorrt]",
+    "of a run": job("benchmark", "run=run", *SMALL, "backends=[eager,eager+graph,tensorrt]",
                     "solvers=[ddim+eta:1,dpmpp_2m]", "accelerator=cpu", "seed=5",
                     "guidance.scale=1.5", "out=one"),
     "of training": job("benchmark", *OPTIONS, "mode=train", "backends=[eager,tensorrt]", *SMALL),
@@ -285,7 +285,7 @@ MISTAKES = {
     "mode": (["mode=learn"], ["mode", "sample, train"]),
     "steps": ([*OPTIONS, "num_steps=5000"], ["num_steps", "5000"]),
     "classifier": (["experiment=classifier", "data=digits"], ["classifier"]),
-    "net of a run": (["from=run", "net.dropout=0.1"], ["net=", "as it was trained"]),
+    "net of a run": (["run=run", "net.dropout=0.1"], ["net=", "as it was trained"]),
 }
 
 

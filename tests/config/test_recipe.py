@@ -18,7 +18,7 @@ from ddiff.config.resolvers import KNOWN, fit
 from ddiff.config.targets import build
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
-from ddiff.recipe import choose_recipe
+from ddiff.recipe import FOLDERS, choose_recipe
 from ddiff.system.errors import ConfigError
 from tests.support.runs import Done, checkpoint, ddiff_many, job
 
@@ -122,7 +122,7 @@ def test_what_is_said_wins(folders: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     "argv",
     [
-        ("from=runs/x", "data=digits"),
+        ("run=runs/x", "data=digits"),
         ("ckpt_path=runs/x", "data=digits"),
         ("data=mine",),
         ("data=",),
@@ -170,7 +170,7 @@ def test_a_sweep_gets_one_recipe_or_a_line(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_known_of_data_by_name_is_true() -> None:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         for name, facts in KNOWN.items():
-            if not facts.endings:
+            if name not in FOLDERS:
                 node = resolved(compose("train", [f"data={name}", "experiment=pictures"])).data
                 data = build(node)
                 assert len(data.shape) - 1 == facts.dims

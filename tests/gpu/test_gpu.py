@@ -24,7 +24,7 @@ def test_trains_and_samples(kind: str, precision: str, tmp_path: Path) -> None:
     assert (done.status, done.err) == (0, "")
     losses = scalars(tmp_path / "run", "train/loss")
     assert np.isfinite(list(losses.values())).all()
-    done = ddiff("sample", "from=run", "num_samples=5", "batch_size=2", "out=a", cwd=tmp_path)
+    done = ddiff("sample", "run=run", "num_samples=5", "batch_size=2", "out=a", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     assert np.abs(np.load(tmp_path / "a.npy")).max() <= 1
 
@@ -56,7 +56,7 @@ def test_compiled_samples_are_the_eager_ones(tmp_path: Path) -> None:
     options = [*DATA["3D"], *TINY, "trainer=gpu", "precision=fp32", "budget.max_steps=4"]
     assert ddiff("train", *options, "run_dir=run", cwd=tmp_path).status == 0
     for backend in ("eager", "compiled"):
-        words = ["from=run", "num_samples=4", f"backend={backend}", f"out={backend}"]
+        words = ["run=run", "num_samples=4", f"backend={backend}", f"out={backend}"]
         done = ddiff("sample", *words, cwd=tmp_path)
         assert done.status == 0, done.err
     eager, compiled = (np.load(tmp_path / f"{b}.npy") for b in ("eager", "compiled"))

@@ -70,8 +70,8 @@ MISTAKES = {
         ["torn.npy", "below -0.05", "value_range=signed or value_range=unit"],
     ),
     "absent": (["samples=nowhere.npy", "data=digits"], 1, ["nowhere.npy", "no such file"]),
-    "nothing to measure": (["data=digits"], 2, ["from=", "samples="]),
-    "both": (["samples=few.npy", "from=run"], 2, ["either from="]),
+    "nothing to measure": (["data=digits"], 2, ["run=", "samples="]),
+    "both": (["samples=few.npy", "run=run"], 2, ["either run="]),
     "against nothing": (["samples=few.npy"], 2, ["data=", "reference="]),
     "no such metric": (["samples=few.npy", "data=digits", "metrics=[fit]"], 2, ["metrics", "fid"]),
     "a metric of volumes": (
@@ -89,7 +89,7 @@ MISTAKES = {
         2,
         ["is no classifier"],
     ),
-    "samples of a classifier": (["from=runs/classifier/a"], 1, ["is a classifier"]),
+    "samples of a classifier": (["run=runs/classifier/a"], 1, ["is a classifier"]),
 }
 
 
@@ -98,7 +98,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
     """A classifier, a run, a stranger's files, and what evaluate said of them."""
     cwd = tmp_path_factory.mktemp("evaluate")
     true_digits(cwd)
-    run = ("from=run", "num_samples=30", *MEASURE)
+    run = ("run=run", "num_samples=30", *MEASURE)
     jobs = {
         "classifier": job("train", *CLASSIFIER, "run_dir=runs/classifier/a"),
         "run": job("train", *DIGITS, "run_dir=run"),

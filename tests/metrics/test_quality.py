@@ -24,7 +24,7 @@ def test_digits_are_read_as_what_was_asked_for(tmp_path: Path) -> None:
     (classifier,) = tmp_path.glob("runs/classifier/*/metrics.json")
     assert json.loads(classifier.read_text())["val/accuracy"] >= 0.98
     succeed(
-        "evaluate", "from=run", "num_samples=500", "batch_size=250", "out=digits.json",
+        "evaluate", "run=run", "num_samples=500", "batch_size=250", "out=digits.json",
         "metrics=[labels,precision_recall,memorisation]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "digits.json")
@@ -43,7 +43,7 @@ def test_spheres_are_spheres(tmp_path: Path) -> None:
         "budget.max_steps=600", "budget.sample_every=600", cwd=tmp_path,
     )  # fmt: skip
     succeed(
-        "evaluate", "from=run", "num_samples=100", "out=spheres.json", "data.num_val=200",
+        "evaluate", "run=run", "num_samples=100", "out=spheres.json", "data.num_val=200",
         "metrics=[sphere_law,pieces,sets]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "spheres.json")

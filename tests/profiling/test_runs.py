@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     """A training that nobody watches; the same one watched, killed and resumed; one with `simple`;
     samplings; a training that ends before its warm-up."""
     cwd = tmp_path_factory.mktemp("runs")
-    sampling = ("sample", "from=simple", "num_samples=6", "batch_size=3", "solver.num_steps=4")
+    sampling = ("sample", "run=simple", "num_samples=6", "batch_size=3", "solver.num_steps=4")
     jobs = [
         job("train", *VOLUMES, LONG, "run_dir=plain", "budget.save_every=2"),
         job("train", *VOLUMES, LONG, *WATCHED, "run_dir=torch", "budget.save_every=2", kill_at=6),
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
         job(*sampling, "guidance=cfg", "out=plain_samples"),
         job(
             "sample",
-            "from=simple",
+            "run=simple",
             "num_samples=2",
             "solver.num_steps=4",
             "profiler=torch",

@@ -16,23 +16,23 @@ FEW = ("bins=4", "min_batches=2", "max_batches=2", "batch_size=2", "score=proxy"
        "accelerator=cpu")  # fmt: skip
 ONE = ("repeats=1", "batch_sizes=[2]", "num_steps=2", "backends=[eager]", "precisions=[fp32]")
 VERBS = {  # verb, options, the files that it leaves
-    "sample": ("sample", ["from=run", *QUICK], [
+    "sample": ("sample", ["run=run", *QUICK], [
         f"run/samples/ddim2_w1.5_4.{ending}" for ending in ("npy", "json", "png")]),
-    "sample out": ("sample", ["from=solid", *QUICK, "out=solids"], [
+    "sample out": ("sample", ["run=solid", *QUICK, "out=solids"], [
         "solids.npy", "solids.json", "solids.png", "solids_0000.ply", "solids_0003.ply"]),
-    "export": ("export", ["from=run"], ["run/artifacts/model.pt2"]),
-    "importance": ("importance", ["from=run", *FEW], ["importance.json", "importance.png"]),
+    "export": ("export", ["run=run"], ["run/artifacts/model.pt2"]),
+    "importance": ("importance", ["run=run", *FEW], ["importance.json", "importance.png"]),
     "evaluate": (
         "evaluate",
         ["samples=given.npy", "reference=solids.npy", "metrics=[pairs]", "out=pairs.json"],
         ["pairs.json"],
     ),
     "view": ("view", ["path=given.npy"], ["given_view.png", "given_view.html"]),
-    "benchmark": ("benchmark", ["from=run", *ONE, "out=bench"], [
+    "benchmark": ("benchmark", ["run=run", *ONE, "out=bench"], [
         "bench/benchmark.json", "bench/benchmark.png"]),
     "report": ("report", ["runs=run"], ["report.md", "report.html"]),
 }  # fmt: skip
-DRAWN = ["from=run", *QUICK, "reference=digits.npy", "seed=1"]
+DRAWN = ["run=run", *QUICK, "reference=digits.npy", "seed=1"]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, lis
         job("evaluate", *DRAWN, "metrics=[nearest_pairs]"),
         job("evaluate", *DRAWN, "metrics=[pairs]", "clamp=0.5"),
         job("evaluate", *DRAWN, "metrics=[pairs]", "clamp=0.5", "overwrite=true", "out=new.json"),
-        job("sample", "from=solid", *QUICK, "out=turned"),
-        job("sample", "from=solid", *QUICK, "out=turned", "mesh=obj", "overwrite=true"),
+        job("sample", "run=solid", *QUICK, "out=turned"),
+        job("sample", "run=solid", *QUICK, "out=turned", "mesh=obj", "overwrite=true"),
         job("view", "path=given.npy", "overwrite=perhaps"),
     ]
     done = ddiff_many(jobs, cwd)

@@ -154,12 +154,12 @@ def test_the_sample_verb(tmp_path: Path) -> None:
     done = ddiff_many(
         [
             job("train", *train),
-            job("sample", "from=run", "num_samples=7", "batch_size=3", "out=a"),
-            job("sample", "from=run", "num_samples=7", "batch_size=7", "out=b.npy"),
-            job("sample", "from=run/checkpoints/best.ckpt", "solver=dpmpp_2m", "num_samples=2",
+            job("sample", "run=run", "num_samples=7", "batch_size=3", "out=a"),
+            job("sample", "run=run", "num_samples=7", "batch_size=7", "out=b.npy"),
+            job("sample", "run=run/checkpoints/best.ckpt", "solver=dpmpp_2m", "num_samples=2",
                 "solver.num_steps=5", "guidance.scale=0", "y=3", "weights=net"),
             job("train", *three),
-            job("sample", "from=solid", "num_samples=3", "out=solids", "mesh=obj"),
+            job("sample", "run=solid", "num_samples=3", "out=solids", "mesh=obj"),
             job("view", "path=solids.npy"),
             job("view", "path=run"),
         ],
@@ -191,9 +191,9 @@ def test_compiled_trains_and_samples_like_eager(tmp_path: Path) -> None:
         [
             job("train", *options, "run_dir=eager", "backend=eager"),
             job("train", *options, "run_dir=compiled", *compiled),
-            job("sample", "from=eager", "num_samples=4", "out=a", "backend=eager"),
-            job("sample", "from=compiled", "num_samples=4", "out=b", "backend=eager"),
-            job("sample", "from=eager", "num_samples=4", "out=c", "backend=compiled"),
+            job("sample", "run=eager", "num_samples=4", "out=a", "backend=eager"),
+            job("sample", "run=compiled", "num_samples=4", "out=b", "backend=eager"),
+            job("sample", "run=eager", "num_samples=4", "out=c", "backend=compiled"),
         ],
         tmp_path,
     )

@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resuming_and_sampling_execute_nothing(world: Path) -> None:
     jobs = [
         job("train", "ckpt_path=run", "budget.max_steps=3", "run_dir=more"),
-        job("sample", "from=run", "num_samples=2", "out=drawn"),
+        job("sample", "run=run", "num_samples=2", "out=drawn"),
     ]
     assert [done.status for done in ddiff_many(jobs, world)] == [0, 0]
     assert not (world / "executed").exists()

@@ -1,4 +1,4 @@
-"""Functions that configs call: `${fitted:...}`, `${snr_factor:...}` and `${data_name:...}`.
+"""Functions that configs call: `${fitted:...}`, `${snr_factor:...}` and others.
 
 They work from what is known of data before anything is built: its name and its size.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ddiff.system.devices import by_device
 from ddiff.system.errors import ConfigError
 
 MOST = {2: 8192, 3: 1024}  # a side that the options of data allow
@@ -107,5 +108,5 @@ def _size(data: DictConfig) -> tuple[int, int]:
     return size, facts.dims
 
 
-for resolver in (fitted, snr_factor, data_name):
+for resolver in (fitted, snr_factor, data_name, by_device):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import ddiff.config.resolvers  # noqa: F401 (registers fitted, snr_factor and data_name)
+import ddiff.config.resolvers  # noqa: F401 (registers what configs call)
 from ddiff.config import sweeps
 from ddiff.config.trees import check_files
 from ddiff.config.validation import check_given

@@ -5,8 +5,6 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from ddiff.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,9 +38,6 @@ def by_device(accelerator: str, cpu: Any, gpu: Any) -> Any:
     if accelerator == "auto":
         accelerator = device_for("auto").type
     return cpu if accelerator == "cpu" else gpu
-
-
-OmegaConf.register_new_resolver("by_device", by_device, replace=True)
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
