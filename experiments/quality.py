@@ -146,6 +146,7 @@ def trained(name: str, options: list[str]) -> Path:
 
 def measure(name: str, study: Study) -> dict[str, Any]:
     extractor: list[str] = []
+    read: float | None = None
     if study.classifier:
         reader = trained(f"classifier_{study.classifier}", CLASSIFIERS[study.classifier])
         extractor = [f"extractor.run={reader / 'checkpoints/best.ckpt'}"]

@@ -141,7 +141,9 @@ class TakeTurns(Callback):
         pl_module.timesteps = self.samplers[self.names[batch_idx % len(self.names)]]
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module, out, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module, outputs, batch, batch_idx: int
+    ) -> None:
         seconds = time.perf_counter() - self.started
         self.times[self.names[batch_idx % len(self.names)]].append(seconds)
         trainer.should_stop = batch_idx + 1 >= self.rounds * len(self.names)

@@ -31,6 +31,7 @@ from ddiff.diffusion.loss import errors, noised
 from ddiff.nets.gradients import VALUES_AT_ONCE, Loss, Predict, batched, last_layer, looped
 from ddiff.system.environment import environment
 from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import DDPM
 
 HERE = Path(__file__).parent
 # of voxel_baseline when these figures were measured; today's recipe has Muon and random places
@@ -66,6 +67,7 @@ def ways(cfg: DictConfig, candidates: int, device: torch.device) -> dict[str, Ru
     data.setup("fit")
     fill_in_data_facts(cfg, data)
     module = build_module(cfg, build_precision(cfg.precision, device)).to(device)
+    assert isinstance(module, DDPM)
     net, schedule, objective = module.net, module.schedule, module.objective
     x_0 = next(iter(data.train_dataloader()))[0].to(device)
     eps = torch.randn_like(x_0)

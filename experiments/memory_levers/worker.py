@@ -15,6 +15,7 @@ from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.memory import Step, Tally, predicted
 from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules.learner import Batch
 
 
 class Subject:
@@ -40,8 +41,8 @@ class Subject:
         allocator, first without and then under a cap of so many GB."""
         self.data.setup("fit")
         self.module.to(self.device)
-        batch = next(iter(self.data.train_dataloader()))
-        self.batch = tuple(None if v is None else v.to(self.device) for v in batch)
+        x_0, y = next(iter(self.data.train_dataloader()))
+        self.batch: Batch = x_0.to(self.device), None if y is None else y.to(self.device)
         return self._on_gpu(cap) if self.device.type == "cuda" else self._on_cpu()
 
     def _on_cpu(self) -> dict[str, Any]:

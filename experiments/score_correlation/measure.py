@@ -16,6 +16,7 @@ import json
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
@@ -29,6 +30,7 @@ from ddiff.config.targets import build
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion.timesteps import OnlineTopK
+from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.pages.plotting import new_figure
 from ddiff.system.environment import environment
 from ddiff.system.random import generator
@@ -69,7 +71,7 @@ class Compare(Callback):
         self.found: list[dict[str, list[float]]] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DDPM)
         t = outputs["t"]
@@ -82,7 +84,7 @@ class Compare(Callback):
                 stop[of] = self.measured(trainer, pl_module, of).tolist()
             self.found.append(stop)
 
-    def measured(self, trainer: Trainer, module: DDPM, of: str) -> Tensor:
+    def measured(self, trainer: Trainer, module: DDPM, of: Gradient) -> Tensor:
         """Mean over batches of the gradient norm at the middle of every bin, [BINS]."""
         data = iter(trainer.datamodule.train_dataloader())  # pyright: ignore
         norms = [
@@ -101,6 +103,7 @@ def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict
     fill_in_data_facts(cfg, data)
     precision = build_precision(cfg.precision, torch.device("cpu"))
     module = build_module(cfg, precision)
+    assert isinstance(module, DDPM)
     stops = [steps // 10, steps // 2, steps]
     compare = Compare(OnlineTopK(module.schedule, bins=BINS), stops, batches)
     build_trainer(cfg, folder, TensorBoard(folder), [compare], precision).fit(module, data)
@@ -112,7 +115,8 @@ def agreement(score: list[float], exact: list[float]) -> tuple[float, float]:
     half = len(exact) // 2
     best = partial(sorted, range(len(exact)), reverse=True)
     a, b = (set(best(key=s.__getitem__)[:half]) for s in (score, exact))
-    return float(spearmanr(score, exact).statistic), len(a & b) / half
+    correlation: Any = spearmanr(score, exact)
+    return float(correlation.statistic), len(a & b) / half
 
 
 def jacobian(stop: dict[str, list[float]]) -> list[float]:

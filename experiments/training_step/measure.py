@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
+from torch import Tensor
 
 from ddiff.build import build_precision
 from ddiff.config.targets import build
@@ -31,6 +32,7 @@ from ddiff.config.validation import validate
 from ddiff.system.environment import environment
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 from ddiff.training.callbacks import Dashboard, Progress, Resources, Resumed
+from ddiff.training.modules import DDPM
 from ddiff.training.run import Run
 
 HERE = Path(__file__).parent
@@ -82,12 +84,14 @@ def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
     data.setup("fit")
     fill_in_data_facts(cfg, data)
     module = build_module(cfg, build_precision(cfg.precision, device))
+    assert isinstance(module, DDPM)
     net, ema, schedule, objective = module.net, module.ema, module.schedule, module.objective
     if contiguous:
-        net.to(memory_format=torch.contiguous_format)
+        net.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     optimizer = build(cfg.optimizer)(net.parameters())
     order = iter(data.train_dataloader())
-    pairs = list(ema.parameters()), list(net.parameters())
+    averages: list[Tensor] = list(ema.parameters())
+    weights: list[Tensor] = list(net.parameters())
     clip = cfg.trainer.gradient_clip_val
 
     def step() -> None:
@@ -104,7 +108,7 @@ def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
         torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(*pairs, 0.001)
+            torch._foreach_lerp_(averages, weights, 0.001)  # pyright: ignore[reportPrivateImportUsage]
         loss.item()
 
     return step
@@ -121,8 +125,9 @@ class Paced(Callback):
         self.since: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.every = trainer.log_every_n_steps
-        self.callbacks = {FULL_RUN: list(trainer.callbacks), LEAN: list[Callback]()}
+        attached: Any = trainer  # its connectors set these two attributes
+        self.every: int = attached.log_every_n_steps
+        self.callbacks: dict[str, list[Callback]] = {FULL_RUN: list(attached.callbacks), LEAN: []}
         for callback in self.callbacks[FULL_RUN]:
             if isinstance(callback, MONITORING):
                 for hook in ("on_train_batch_start", "on_train_batch_end"):
@@ -139,7 +144,9 @@ class Paced(Callback):
 
         return run
 
-    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step % self.every:
             return
         if self.since is not None:  # the first block warms up
