@@ -176,7 +176,7 @@ def framework_against_bare(rounds: int, *overrides: str) -> dict[str, Any]:
         ) -> Any:
             return make(cfg, path, logger, [*callbacks, paced], *more)
 
-        with patch.object(build, "build_trainer", with_pacer):
+        with patch("ddiff.training.run.build_trainer", with_pacer):
             run = Run(cfg, None)
             run.fit()
     return {"times": paced.times, "hooks": paced.hooks}
