@@ -48,7 +48,7 @@ TRAIN: dict[str, list[str]] = {
     "seed=1,2": ["seed", "-m"],
     "--epochs 3": ["unrecognized arguments: --epochs", "key=value"],
     "seed=1 --multi-run": ["--multi-run", "--help"],
-    "logger=wandb": ["logger", "--help"],
+    "logger=wandb": ["wandb", "pip install wandb"],
     "solver=dpmpp_2m +solver.eta=0.5": ["solver.eta", "no such option"],
     "+net.widht=3": ["net.widht", "no such option"],
     "+data.colour=red": ["data.colour", "no such option"],
@@ -224,7 +224,7 @@ TRAIN: dict[str, list[str]] = {
     "+trainer.val_check_interval=5": ["trainer.val_check_interval", "budget.val_every"],
     "+trainer.precision=16": ["trainer.precision", "precision=bf16"],
     "+trainer.fast_dev_run=true": ["trainer.fast_dev_run", "debug=smoke"],
-    "+trainer.logger=true": ["trainer.logger", "its own"],
+    "+trainer.logger=true": ["logger=", "outside trainer"],
     "+trainer.devises=2": ["trainer.devises", "'devices'"],
     # precision, backend, profiler
     "precision.dtype=float8": ["precision.dtype", "float16"],
@@ -473,7 +473,7 @@ RIGHT = [  # what looks odd and must not be refused
 ]  # fmt: skip
 
 
-MAY_BE_ABSENT = {"metrics"}  # Hydra drops an empty list of choices
+MAY_BE_ABSENT = {"metrics", "callbacks"}  # Hydra drops an empty list of choices
 
 
 def composed(verb: str, *overrides: str) -> DictConfig:

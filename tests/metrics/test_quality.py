@@ -19,12 +19,12 @@ def figures(path: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_digits_are_read_as_what_was_asked_for(tmp_path: Path) -> None:
-    succeed("train", "experiment=classifier", cwd=tmp_path)
-    succeed("train", "experiment=digits_cfg", "run_dir=run", cwd=tmp_path)
+    succeed("train", "experiment=classifier", "threads=1", cwd=tmp_path)
+    succeed("train", "experiment=digits_cfg", "run_dir=run", "threads=1", cwd=tmp_path)
     (classifier,) = tmp_path.glob("runs/classifier/*/metrics.json")
     assert json.loads(classifier.read_text())["val/accuracy"] >= 0.98
     succeed(
-        "evaluate", "run=run", "num_samples=500", "batch_size=250", "out=digits.json",
+        "evaluate", "run=run", "threads=1", "num_samples=500", "batch_size=250", "out=digits.json",
         "metrics=[labels,precision_recall,memorisation]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "digits.json")
@@ -39,11 +39,11 @@ def test_spheres_are_spheres(tmp_path: Path) -> None:
     """voxel_adaptive at half the size, so in a minute or two; experiments/spheres has the whole."""
     succeed(
         "train", "experiment=voxel_adaptive", "data.size=32", "net.patch_size=2",
-        "net.channels=[32,48,64]", "run_dir=run",
+        "net.channels=[32,48,64]", "run_dir=run", "threads=1",
         "budget.max_steps=600", "budget.sample_every=600", cwd=tmp_path,
     )  # fmt: skip
     succeed(
-        "evaluate", "run=run", "num_samples=100", "out=spheres.json", "data.num_val=200",
+        "evaluate", "run=run", "threads=1", "num_samples=100", "out=spheres.json", "data.num_val=200",
         "metrics=[sphere_law,pieces,sets]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "spheres.json")
