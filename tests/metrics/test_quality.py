@@ -43,8 +43,8 @@ def test_spheres_are_spheres(tmp_path: Path) -> None:
         "budget.max_steps=600", "budget.sample_every=600", cwd=tmp_path,
     )  # fmt: skip
     succeed(
-        "evaluate", "run=run", "threads=1", "num_samples=100", "out=spheres.json", "data.num_val=200",
-        "metrics=[sphere_law,pieces,sets]", cwd=tmp_path,
+        "evaluate", "run=run", "threads=1", "num_samples=100", "out=spheres.json",
+        "data.num_val=200", "metrics=[sphere_law,pieces,sets]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "spheres.json")
     assert found["validity"] >= 0.9
