@@ -54,7 +54,7 @@ def test_the_wheel_works_alone(tmp_path: Path) -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"ddiff/conf/{path.relative_to(ROOT / 'conf')}" in names
     assert "ddiff/kernels/__init__.py" in names
-    assert {"ddiff/viewing/page.html", "ddiff/reporting/report.css"} <= set(names)
+    assert {"ddiff/pages/view/page.html", "ddiff/pages/report/report.css"} <= set(names)
 
     python, site = environment_with(wheel, tmp_path)
     empty = tmp_path / "empty"
