@@ -17,6 +17,7 @@ from ddiff.training.callbacks import (
     When,
     ordered,
 )
+from ddiff.training.loggers import CSV
 from tests.support.runs import TINY, ddiff_many, job, scalars
 
 RUN = ("experiment=digits_cfg", *TINY, "budget.max_steps=4", "budget.val_every=2")
@@ -72,6 +73,17 @@ def test_a_resumed_run_adds_to_its_csv_and_reports_read_it(done) -> None:
     assert curve.values.tolist() == last
     assert results["report"].status == 0, results["report"].err
     assert (cwd / "report_files/curves.png").is_file()
+
+
+def test_a_line_that_a_kill_cut_short_costs_that_line_alone(tmp_path) -> None:
+    logger = CSV(tmp_path)
+    logger.log_metrics({"a": 1.5, "epoch": 0}, 0)
+    logger.log_metrics({"a": 2.5}, 1)
+    whole = (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "metrics.csv").write_text(whole[:-3])  # within the last value
+    CSV(tmp_path).log_metrics({"a": 3.5}, 1)
+    found = [(row["process"], row["step"], row["value"]) for row in rows(tmp_path / "metrics.csv")]
+    assert found == [("1", "1", "1.5"), ("2", "2", "3.5")]
 
 
 def test_without_a_logger_a_run_is_whole(done) -> None:

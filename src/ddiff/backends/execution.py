@@ -30,7 +30,10 @@ class Execution:
 
 
 class Backend(Protocol):
-    """What executes the net and the solver's step. `add_noise` is its own for training, or None."""
+    """A way to execute the net and the solver's step.
+
+    `add_noise` is an operation for the noise of training, or None where torch draws it.
+    """
 
     @property
     def name(self) -> str: ...

@@ -268,13 +268,10 @@ def own_options(options: type) -> tuple[str, ...]:
 
 def typed(options: type[T], cfg: Any) -> T:
     """The checked config of a verb as its class. A group that is not chosen is None."""
-    values = {}
-    for field in fields(options):  # pyright: ignore[reportArgumentType]
-        value = cfg.get(field.name)
-        hint = get_type_hints(options)[field.name]
-        values[field.name] = (
-            typed(hint, value) if isinstance(hint, type) and is_dataclass(hint) else value
-        )
+    values = {name: cfg.get(name) for name in get_type_hints(options)}
+    for name, hint in get_type_hints(options).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            values[name] = typed(hint, values[name])
     return options(**values)
 
 

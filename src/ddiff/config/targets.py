@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 
 from ddiff.system.errors import nearest
 
+OF_MODULE = frozenset(("net", "schedule", "objective", "timesteps", "optimizer", "lr_schedule",
+                       "precision", "seed"))  # fmt: skip
 # group -> (where its targets live, arguments that the code supplies, imports Lightning)
 GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "net": ("ddiff.nets", frozenset({"shape", "num_classes"}), False),
@@ -31,22 +33,7 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
     "optimizer": ("torch.optim ddiff.training.optimizers", frozenset({"params"}), False),
     "lr_schedule": ("ddiff.training.lr_schedules", frozenset({"optimizer"}), False),
     "data": ("ddiff.data", frozenset(), True),
-    "module": (
-        "ddiff.training.modules",
-        frozenset(
-            {
-                "net",
-                "schedule",
-                "objective",
-                "timesteps",
-                "optimizer",
-                "lr_schedule",
-                "precision",
-                "seed",
-            }
-        ),
-        True,
-    ),
+    "module": ("ddiff.training.modules", OF_MODULE, True),
     "logger": (
         "ddiff.training.loggers lightning.pytorch.loggers",
         frozenset({"run_dir", "resume_step"}),
@@ -63,8 +50,6 @@ GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
         True,
     ),
 }
-
-
 NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # targets inside a group's own options
 
 

@@ -37,10 +37,6 @@ class Guidance(ABC):
         """The weight of guidance in each of the plan's N steps, [N] float64."""
         return torch.zeros(len(plan), dtype=torch.float64)
 
-    def evaluations(self, step: Step) -> int:
-        """Evaluations of the net for one sample in this step, where there are labels."""
-        return 1
-
     def check(self, num_classes: int | None, y: object = "auto") -> None:  # noqa: B027
         """Raises where there is nothing to guide towards. `y` is the option of that name."""
 
@@ -68,9 +64,6 @@ class ClassifierFree(Guidance):
     def weights(self, plan: "Plan") -> Tensor:
         return torch.full((len(plan),), float(self.scale), dtype=torch.float64)
 
-    def evaluations(self, step: Step) -> int:
-        return 2 if step.weight else 1
-
     def check(self, num_classes: int | None, y: object = "auto") -> None:
         if self.scale == 0:
             return
@@ -97,7 +90,7 @@ class Own(Guidance):
 
 
 def guidance_from(built: Any) -> Guidance:
-    """What a config's `_target_` made, as Guidance: a function of the user's own is wrapped."""
+    """Return guidance itself, or wrap a plain function as guidance."""
     return built if isinstance(built, Guidance) else Own(built)
 
 

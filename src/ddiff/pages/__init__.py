@@ -1,1 +1,1 @@
-"""What people look at: reports of runs, views of samples."""
+"""Pages and pictures: reports of runs, views of samples."""

@@ -4,6 +4,7 @@ The noise of sample 17 has the same bits in a batch of 1 and of 64, on one rank 
 sample is the same up to the rounding of the net's arithmetic, which may depend on the batch's size.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from ddiff.artifacts.trained import Trained
 from ddiff.backends import Backend, Eager, Execution, device_of
 from ddiff.build import build, build_backend, build_guidance, build_precision
 from ddiff.config.options import Draw, Train
-from ddiff.diffusion import Guidance, Objective, Plan, Step, solve
+from ddiff.diffusion import Guidance, Objective, Plan, solve
 from ddiff.kernels import philox
 from ddiff.sampling.stepper import Stepper, Work
 from ddiff.system.errors import ConfigError
@@ -93,19 +94,19 @@ class Generation:
 
     def steps(self, indices: Sequence[int], y: Tensor | None = None) -> Iterator[Tensor]:
         """The batch x after every step of the plan. Another step may overwrite it."""
-        if self.execution.solver_step is None and not self.execution.graph:
-            return self._by_equations(indices, y)
-        stepper = self._stepper(len(indices), y is not None)
-        stepper.start(indices, y)
-        return (stepper.advance() for _ in range(len(self.plan)))
+        self.counts["drawn"] += len(indices)
+        by_solve = self.execution.solver_step is None and not self.execution.graph
+        advance = (self._by_solve if by_solve else self._by_stepper)(indices, y)
+        return (advance() for _ in range(len(self.plan)))
 
-    def _by_equations(self, indices: Sequence[int], y: Tensor | None) -> Iterator[Tensor]:
-        """As `diffusion.solve` writes them."""
+    def _by_solve(self, indices: Sequence[int], y: Tensor | None) -> Callable[[], Tensor]:
+        """A function that makes the next step of `diffusion.solve`."""
         noise_key, device = key(self.seed, "sample"), device_of(self.net)
         samples = torch.tensor(indices, device=device)
         y = None if y is None else y.to(device)
 
         def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            self.counts["asked"] += len(x)
             return self.execution.predict(x, t, y).float().contiguous()
 
         def noise(number: int) -> Tensor:
@@ -114,17 +115,28 @@ class Generation:
         states = solve(
             net, self.plan, self.objective, noise(-1), noise, self.clamp, y, self.guidance
         )
-        for _ in range(len(self.plan)):
-            with torch.no_grad():
-                state = next(states)
-            yield state.x
 
-    def evaluations(self, labelled: bool) -> int:
-        """Evaluations of the net for one sample."""
-        weights = self.plan.weights.tolist()
-        if not labelled:
-            return len(weights)
-        return sum(self.guidance.evaluations(Step(i, w)) for i, w in enumerate(weights))
+        @torch.no_grad()
+        def advance() -> Tensor:
+            return next(states).x
+
+        return advance
+
+    def _by_stepper(self, indices: Sequence[int], y: Tensor | None) -> Callable[[], Tensor]:
+        """A function that makes the next step over fixed buffers."""
+        stepper = self._stepper(len(indices), y is not None)
+        stepper.start(indices, y)
+        return stepper.advance
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the net that a sample took, counted over the samples drawn so far."""
+        return round(self.counts["asked"] / max(1, self.counts["drawn"]))
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """`asked`: rows that the net was asked; `drawn`: samples."""
+        return Counter()
 
     @cached_property
     def execution(self) -> Execution:
@@ -139,7 +151,9 @@ class Generation:
             noise = key(self.seed, "sample")
             work = Work(self.plan, self.objective, self.shape, self.guidance, self.clamp, noise)
             device = device_of(self.net)
-            self._steppers[size, labelled] = Stepper(self.execution, work, size, labelled, device)
+            self._steppers[size, labelled] = Stepper(
+                self.execution, work, size, labelled, device, self.counts
+            )
         return self._steppers[size, labelled]
 
 
@@ -179,7 +193,7 @@ def generation_of(
 
 
 def drawing(options: Draw) -> dict[str, Any]:
-    """What `generation_of` takes of a verb's options."""
+    """The options of a verb that are arguments of `generation_of`."""
     names = ("solver", "guidance", "precision", "backend", "seed", "clamp", "y")
     return {name: getattr(options, name) for name in names}
 

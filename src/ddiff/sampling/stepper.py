@@ -3,6 +3,7 @@
 Eager sampling runs `diffusion.solve`, as the equations are written; a test holds both together.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,16 +43,17 @@ class Stepper:
         batch: int,
         labelled: bool,
         device: torch.device,
+        counts: Counter[str],
     ) -> None:
-        self.work = work
+        self.work, self.counts = work, counts  # `asked`: rows that the net was asked
         self.predict, self.solver_step = execution.predict, execution.solver_step or reference
         table = work.plan.table(work.objective)
         # two predictions that the solver's step combines; any other guidance is called
-        self.doubled = (
-            labelled and combines_two(work.guidance) and bool((work.plan.weights != 0).any())
-        )
         self.called = not combines_two(work.guidance)
+        graph = execution.graph and not self.called
         self.weights, self.number = work.plan.weights.tolist(), 0
+        guided = [labelled and not self.called and weight != 0 for weight in self.weights]
+        self.doubled = [any(guided)] * len(guided) if graph else guided  # a graph is one step
         self.table = table.float().to(device)
         self.times = (work.plan.times[:-1] - 1).to(device)  # as the net is told
         self.noisy = work.plan.stochastic
@@ -61,7 +63,7 @@ class Stepper:
         self.x = torch.zeros(batch, *work.shape, device=device)
         self.x_0 = torch.zeros_like(self.x) if bool((table[:, 4] != 0).any()) else None
         self.run: Callable[[], None] = self._run
-        if execution.graph and not self.called:
+        if graph:
             self.run = self._captured()
 
     def start(self, indices: Sequence[int], y: Tensor | None) -> None:
@@ -73,6 +75,9 @@ class Stepper:
         self.x.copy_(philox.normal(self.work.key, self.samples, 0, self.work.shape))
         if self.x_0 is not None:
             self.x_0.zero_()
+        self._rewind()
+
+    def _rewind(self) -> None:
         self.step.zero_()
         self.number = 0
 
@@ -81,21 +86,28 @@ class Stepper:
         self.run()
         return self.x
 
+    def _ask(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        self.counts["asked"] += len(x)
+        return self.predict(x, t, y)
+
+    def _ask_exactly(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The prediction in float32, for arithmetic of a guidance of the user's."""
+        return self._ask(x, t, y).float()
+
     @torch.no_grad()
     def _run(self) -> None:
         x, y = self.x, self.y
         t = self.times.index_select(0, self.step.view(1)).expand(len(x))
-        if self.doubled:
+        if self.doubled[self.number]:
             with phase("guidance"):
                 assert y is not None
                 x, t, y = doubled(x, t, y)
         with phase("net"):
             if self.called:
                 step = Step(self.number, self.weights[self.number])
-                pred = self.work.guidance(self._exactly, x, t, y, step).contiguous()
-                self.number += 1
+                pred = self.work.guidance(self._ask_exactly, x, t, y, step).contiguous()
             else:
-                pred = self.predict(x, t, y).contiguous()
+                pred = self._ask(x, t, y).contiguous()
         with phase("solver step"):
             self.solver_step(
                 self.x,
@@ -109,28 +121,30 @@ class Stepper:
                 self.noisy,
             )
             self.step.add_(1)
-
-    def _exactly(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The prediction in float32, for arithmetic of a guidance of the user's."""
-        return self.predict(x, t, y).float()
+        self.number += 1
 
     def _captured(self) -> Callable[[], None]:
         """A replay of `_run`. The runs before the capture let libraries choose and allocate."""
+        before = self.counts["asked"]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.step.zero_()
+                self._rewind()
                 self._run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        self.step.zero_()
+        self._rewind()
+        warm = self.counts["asked"]
         with torch.cuda.graph(graph):
             self._run()
         self.graph = graph  # owns the memory of the step
+        rows = self.counts["asked"] - warm
+        self.counts["asked"] = before
 
         def replay() -> None:
             with phase("replay"):
                 graph.replay()
+            self.counts["asked"] += rows
 
         return replay

@@ -84,7 +84,7 @@ def draw(trained: Trained, generation: Generation, options: Draw, npy: Path) -> 
         "y": None if y is None else y.tolist(),
         "precision": generation.precision.dtype,
         "backend": generation.backend.name,
-        "evaluations": generation.evaluations(y is not None),
+        "evaluations": generation.evaluations,
         "seconds_per_sample": seconds,
     }
     write_json(npy.with_suffix(".json"), made)

@@ -1,1 +1,1 @@
-"""What the rest stands on: errors, files, devices, random numbers."""
+"""Errors, files, devices, random numbers: modules that need no other room."""

@@ -99,7 +99,7 @@ class CSV(Logger):
         try:
             with open(self.path, "a", newline="") as file:
                 writer = csv.writer(file)
-                if first and self.process == 1:
+                if not file.tell():
                     writer.writerow(COLUMNS)
                 writer.writerows(rows)
         except OSError as error:
@@ -107,10 +107,15 @@ class CSV(Logger):
 
 
 def _last_process(path: Path) -> int:
+    """The number of the last process in the file, whose last line a kill may have cut short."""
     if not path.is_file():
         return 0
-    with open(path, newline="") as file:
-        return max((int(row["process"]) for row in csv.DictReader(file)), default=0)
+    with open(path, "r+", newline="") as file:
+        text = file.read()
+        if text and not text.endswith("\n"):
+            file.truncate(text.rfind("\n") + 1)
+    numbers = (line.partition(",")[0] for line in text.splitlines()[1:])
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def wandb(run_dir: Path, project: str = "ddiff", offline: bool = False) -> Logger:

@@ -61,7 +61,7 @@ RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 class Run:
     """One training. Builds and checks everything before it makes a directory, and writes the run's
     files once the checkpoint to resume from, if any, is restored: a start that fails leaves
-    nothing behind. `options` is resolved and validated."""
+    nothing behind. `cfg` is resolved and validated."""
 
     def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
         options = typed(Train, cfg)

@@ -1,6 +1,5 @@
 """The pictures of a report: learning curves, quality over training, quality against cost."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -8,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ddiff.pages.plotting import new_figure, pixels, styled
 from ddiff.pages.report.columns import COSTS, VAL_LOSS, Column, costs, front, measured, sampling
 from ddiff.pages.report.comparison import Comparison
 from ddiff.pages.report.looks import colour, dashes
 from ddiff.pages.report.records import Record
 from ddiff.pages.report.series import Series, averaged, of_figure, of_scalar
 from ddiff.pages.view.pictures import save_png
-from ddiff.pages.view.timesteps import dressed
 
 AXES = {"steps": "optimiser steps", "seconds": "training, seconds", "images": "images seen"}
 Lines = list[Series | None]  # of each group
@@ -54,14 +53,14 @@ def _means(comparison: Comparison, what: str | Column) -> Lines:
 
 def _curves(comparison: Comparison, rows: Sequence[tuple[str, Lines]]) -> np.ndarray:
     used = [i for i in range(len(comparison.groups)) if any(lines[i] for _, lines in rows)]
-    figure, canvas, grid = _figure(len(rows), len(AXES), len(used))
+    figure, grid = _figure(len(rows), len(AXES), len(used))
     for panels, (label, lines) in zip(grid, rows, strict=True):
         for panel, axis in zip(panels, AXES, strict=True):
             for group in used:
                 _line(panel, lines[group], axis, group)
             _log_if_wide(panel, [line.values for line in lines if line])
-            _dressed(panel, AXES[axis], label if axis == "steps" else "")
-    return _finished(figure, canvas, comparison, used)
+            _labelled(panel, AXES[axis], label if axis == "steps" else "")
+    return _finished(figure, comparison, used)
 
 
 def _line(panel: Any, line: Series | None, axis: str, group: int) -> None:
@@ -75,10 +74,10 @@ def _line(panel: Any, line: Series | None, axis: str, group: int) -> None:
         panel.fill_between(x, line.low, line.high, color=colour(group), alpha=0.15, linewidth=0)
 
 
-def _dressed(panel: Any, across: str, up: str) -> None:
+def _labelled(panel: Any, across: str, up: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    dressed(panel, up)
+    styled(panel, up)
     panel.set_xlabel(across, fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _brief(x)))
@@ -133,14 +132,14 @@ def _pareto(comparison: Comparison, panels: Mapping[tuple[Column, str], Points])
     columns = list(dict.fromkeys(column for column, _ in panels))
     paid_in = [cost for cost in COSTS if any(cost == other for _, other in panels)]
     used = sorted({group for points in panels.values() for group, _, _ in points})
-    figure, canvas, grid = _figure(len(columns), len(paid_in), len(used))
+    figure, grid = _figure(len(columns), len(paid_in), len(used))
     for panel, key in zip(grid.flat, product(columns, paid_in), strict=True):
         if key in panels:
             _weigh(panel, panels[key], key[0].figure.better or "lower")
-            _dressed(panel, COSTS[key[1]], key[0].title)
+            _labelled(panel, COSTS[key[1]], key[0].title)
         else:
             panel.set_axis_off()
-    return _finished(figure, canvas, comparison, used)
+    return _finished(figure, comparison, used)
 
 
 def _weigh(panel: Any, points: Points, better: str) -> None:
@@ -153,21 +152,15 @@ def _weigh(panel: Any, points: Points, better: str) -> None:
     _log_if_wide(panel, [np.array([quality for _, _, quality in points])])
 
 
-def _figure(rows: int, columns: int, groups: int) -> tuple[Any, Any, Any]:
-    """A figure with room for a legend, its canvas, and panels [rows, columns]."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on its own caches
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _figure(rows: int, columns: int, groups: int) -> tuple[Any, Any]:
+    """A figure with room for a legend, and panels [rows, columns]."""
     legend = 0.24 * -(-groups // 3) + 0.1
     size = (max(5.5, 3.7 * columns), 2.7 * rows + legend)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    return figure, FigureCanvasAgg(figure), figure.subplots(rows, columns, squeeze=False)
+    figure = new_figure(*size, dpi=110, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _finished(
-    figure: Any, canvas: Any, comparison: Comparison, groups: Sequence[int]
-) -> np.ndarray:
+def _finished(figure: Any, comparison: Comparison, groups: Sequence[int]) -> np.ndarray:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -178,5 +171,4 @@ def _finished(
     if len(handles) > 1:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False,
                       fontsize=8.5)  # fmt: skip
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)

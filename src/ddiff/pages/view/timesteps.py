@@ -1,12 +1,12 @@
 """A picture of what a timestep sampler does."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-BLUE, ORANGE, GREY = "#3b6fb6", "#d1603d", "#666666"
+from ddiff.pages.plotting import BLUE, GREY, ORANGE, logarithmic, new_figure, pixels, styled
+
 LINES = ((BLUE, 3.0, 0.55), (ORANGE, 1.4, 1.0))  # colour, width, opacity: both show where they meet
 HEADROOM = 1.25  # for the legend
 
@@ -19,14 +19,9 @@ def timesteps_picture(
 ) -> np.ndarray:
     """uint8 [H, W, 3]: the law p(t) [T], the scores [T] where there are any, and below them the
     losses by tenth of t, None where there is none; all over t = 1..T."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on its own caches
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = 2 if score is None else 3
     T = len(p)
-    figure = Figure(figsize=(8, 0.9 + 2.1 * rows), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(8, 0.9 + 2.1 * rows)
     panels = list(figure.subplots(rows, 1, sharex=True))
     top, bottom = 1 - 0.5 / figure.get_figheight(), 0.55 / figure.get_figheight()
     figure.subplots_adjust(left=0.1, right=0.98, top=top, bottom=bottom, hspace=0.12)
@@ -39,8 +34,7 @@ def timesteps_picture(
     steps(panels[-1], losses, T)
     panels[-1].set(xlabel="t", xlim=(0.5, T + 0.5))
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)
 
 
 def filled(panel: Any, values: np.ndarray, label: str, least: float = 0) -> None:
@@ -51,13 +45,11 @@ def filled(panel: Any, values: np.ndarray, label: str, least: float = 0) -> None
     highest = max(float(np.max(values)), least)
     if 0 < highest < np.inf:
         panel.set_ylim(0, HEADROOM * highest)
-    dressed(panel, label)
+    styled(panel, label)
 
 
 def steps(panel: Any, losses: Mapping[str, Sequence[float | None]], T: int) -> None:
     """Each series a line of ten steps; logarithmic where the values are far apart."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
     found = [v for values in losses.values() for v in values if v and 0 < v < np.inf]
     for (name, values), (color, width, alpha) in zip(losses.items(), LINES, strict=True):
         heights = np.array([np.nan if v is None else v for v in values])
@@ -66,24 +58,12 @@ def steps(panel: Any, losses: Mapping[str, Sequence[float | None]], T: int) -> N
             heights, edges, baseline=None, color=color, linewidth=width, alpha=alpha, label=name
         )
     if found and max(found) > 5 * min(found):
-        panel.set_yscale("log")
-        panel.set_ylim(min(found) / 1.3, max(found) * 2)
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        panel.yaxis.set_minor_locator(NullLocator())
+        logarithmic(panel, min(found) / 1.3, max(found) * 2)
     elif found:
         panel.set_ylim(0, HEADROOM * max(found))
     legend(panel)
-    dressed(panel, "loss")
+    styled(panel, "loss")
 
 
 def legend(panel: Any) -> None:
     panel.legend(frameon=False, fontsize=9, ncols=2, loc="upper right", borderaxespad=0)
-
-
-def dressed(panel: Any, label: str) -> None:
-    panel.set_ylabel(label, fontsize=9)
-    panel.tick_params(labelsize=8)
-    panel.grid(color="#e6e6e6", linewidth=0.7)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
