@@ -34,7 +34,8 @@ def test_targets_of_old_configs_have_their_present_names() -> None:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """Everything that can be done with the old runs, in one process."""
+    """Everything that can be done with the old runs, in one process. `from=` is how `run=` was
+    called then."""
     cwd = tmp_path_factory.mktemp("old")
     for path in OLD.iterdir():
         (shutil.copytree if path.is_dir() else shutil.copy)(path, cwd / path.name)
@@ -42,7 +43,7 @@ def done(tmp_path_factory):
     jobs = {
         "pictures": job("sample", "run=pictures", "num_samples=4", "out=a"),
         "volumes": job("sample", "run=volumes", "num_samples=2", "mesh=none", "out=b"),
-        "exported": job("sample", "run=pictures.pt2", "num_samples=4", "out=c"),
+        "exported": job("sample", "from=pictures.pt2", "num_samples=4", "out=c"),
         "resume": job("train", "ckpt_path=longer", "budget.max_steps=5"),
         "resume volumes": job("train", "ckpt_path=volumes", "budget.max_steps=4"),
         "resume labels": job("train", "ckpt_path=labels", "budget.max_steps=4"),
