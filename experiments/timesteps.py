@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from scipy.stats import kstest
@@ -36,8 +35,7 @@ from scipy.stats import kstest
 from ddiff.artifacts.trained import Trained, load_net
 from ddiff.build import build_precision
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.validation import train_options
 from ddiff.diffusion import Schedule
 from ddiff.metrics.spheres import best_sphere
 from ddiff.system.checkpoints import find_checkpoint
@@ -122,13 +120,6 @@ STUDIES = {
 }
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = resolved(compose("train", list(overrides)))
-    validate(cfg)
-    return cfg
-
-
 class TakeTurns(Callback):
     """Gives every batch of one training to the next sampler, and times it from start to end."""
 
@@ -151,7 +142,7 @@ class TakeTurns(Callback):
 
 def costs(options: list[str], names: list[str], rounds: int) -> dict[str, list[float]]:
     """Seconds of a step with every sampler, in turns; exact ones measure in each of their steps."""
-    cfg = composed(*options, "budget.max_steps=100000", "budget.val_every=100000")
+    cfg = train_options(*options, "budget.max_steps=100000", "budget.val_every=100000")
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
@@ -159,7 +150,7 @@ def costs(options: list[str], names: list[str], rounds: int) -> dict[str, list[f
     module = build_module(cfg, precision)
     samplers = {}
     for name in names:
-        node = composed(*options, *METHODS[name]).timesteps
+        node = train_options(*options, *METHODS[name]).timesteps
         if "exact" in name:
             node.refresh_every = 1
         samplers[name] = build(node, schedule=module.schedule)
@@ -289,7 +280,9 @@ def main() -> None:
         cost_file.write_text(json.dumps(costs(study.options, MEASURED, args.rounds)))
     step_times = json.loads(cost_file.read_text())
     step = {name: statistics.median(times) for name, times in step_times.items()}
-    refresh_every = composed(*study.options, *METHODS["online_topk exact"]).timesteps.refresh_every
+    refresh_every = train_options(
+        *study.options, *METHODS["online_topk exact"]
+    ).timesteps.refresh_every
     exact = 1 + (step["online_topk exact"] / step["uniform"] - 1) / refresh_every
 
     common = [
@@ -304,7 +297,7 @@ def main() -> None:
     scored = train([*common, f"budget.max_steps={short}", "seed=100"], runs / "before")
     scores = importance(scored, runs / "scores.json")
     scoring = json.loads(scores.read_text())
-    exact_bins = composed(*study.options, *METHODS["online_topk exact"]).timesteps.bins
+    exact_bins = train_options(*study.options, *METHODS["online_topk exact"]).timesteps.bins
     per_timestep = (step["online_topk exact"] - step["uniform"]) / exact_bins
     seconds = scoring["batches"] * scoring["bins"] * per_timestep
     spent = {

@@ -18,8 +18,8 @@ CORE_MAY = {"torch", *sys.stdlib_module_names} | {
 }
 WITHOUT_TORCH = ("pages", "config")
 HEAVY = {"torch", "lightning", "pytorch_lightning"}
-# a command's options reach a run as Hydra composed them; nothing else knows Hydra
-KNOW_HYDRA = ("config", "training/run.py", "training/resume.py")
+# nothing below the verbs knows Hydra
+KNOW_HYDRA = ("config",)
 
 
 def floors() -> dict[str, int]:

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 
 from ddiff.benchmarking.training import Steps
 from ddiff.build import build_precision
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
+from ddiff.config.validation import train_options
 from ddiff.system.devices import keep_freed_memory
 from ddiff.system.environment import environment
 from ddiff.system.threads import Cores, fitting
@@ -42,9 +41,7 @@ Blocks = dict[str, dict[str, list[dict[str, float]]]]  # load -> row -> a block 
 
 def training() -> Callable[[], None]:
     """A step of the recipe as it is trained, data included, without the trainer."""
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        words = [f"experiment={RECIPE}", f"budget.batch_size={BATCH}", "trainer=cpu"]
-        cfg = resolved(compose("train", words))
+    cfg = train_options(f"experiment={RECIPE}", f"budget.batch_size={BATCH}", "trainer=cpu")
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)

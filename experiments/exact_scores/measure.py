@@ -18,15 +18,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ddiff.build import build_precision
+from ddiff.config.options import Train
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.validation import train_options
 from ddiff.diffusion.loss import errors, noised
 from ddiff.nets.gradients import VALUES_AT_ONCE, Loss, Predict, batched, last_layer, looped
 from ddiff.system.environment import environment
@@ -54,14 +52,7 @@ CASES = {  # title: (candidates, part of the rounds, overrides)
 Run = Callable[[], Tensor]
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = resolved(compose("train", list(overrides)))
-    validate(cfg)
-    return cfg
-
-
-def ways(cfg: DictConfig, candidates: int, device: torch.device) -> dict[str, Run]:
+def ways(cfg: Train, candidates: int, device: torch.device) -> dict[str, Run]:
     """A plain training step, and every way to score `candidates` timesteps on the same batch."""
     data = build(cfg.data)
     data.setup("fit")
@@ -145,7 +136,7 @@ def status(name: str) -> int:
 def measure(title: str, rounds: int, device: torch.device) -> dict:
     """Seconds of every way, interleaved; peak memory; largest difference from `looped`."""
     candidates, part, overrides = CASES[title]
-    runs = ways(composed(*overrides), candidates, device)
+    runs = ways(train_options(*overrides), candidates, device)
     for _ in range(5):  # the last layers of a new net are zero, and so are most gradients
         runs["a training step"]()
     first = {name: with_memory(run, device) for name, run in runs.items()}

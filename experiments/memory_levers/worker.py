@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 
 from ddiff.build import build_precision
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.validation import train_options
 from ddiff.memory import Step, Tally, predicted
 from ddiff.training.building import build_module, fill_in_data_facts
 from ddiff.training.modules.learner import Batch
@@ -20,9 +18,7 @@ from ddiff.training.modules.learner import Batch
 
 class Subject:
     def __init__(self, device: torch.device, options: list[str]) -> None:
-        with initialize_config_module("ddiff.conf", version_base="1.3"):
-            self.cfg = resolved(compose("train", options))
-        validate(self.cfg)
+        self.cfg = train_options(*options)
         self.device = device
         self.data: Any = build(self.cfg.data)
         fill_in_data_facts(self.cfg, self.data)

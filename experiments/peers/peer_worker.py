@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 from lineup import Row
-from omegaconf import DictConfig
 from torch import nn
 
 from ddiff.benchmarking.training import Steps
 from ddiff.build import build, build_backend, build_net, build_precision
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.options import Train
+from ddiff.config.validation import train_options
 from ddiff.diffusion import ClassifierFree
 from ddiff.sampling.generation import Generation
 from ddiff.system.random import key
@@ -35,13 +33,11 @@ PLAN = ("solver=ddim", "solver.num_steps=20", "solver.spacing=trailing")
 TURN = 1.0  # seconds of work in a turn, where a step is shorter
 
 
-def composed(row: Row, shape: tuple[int, ...]) -> DictConfig:
+def composed(row: Row, shape: tuple[int, ...]) -> Train:
     """The row's config, whole and valid; `train` names all that either mode needs."""
     words = [f"hydra.searchpath=[file://{CONF}]", *row.options, *PLAN]
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = resolved(compose("train", words))
+    cfg = train_options(*words)
     cfg.net.shape = list(shape)
-    validate(cfg)
     return cfg
 
 

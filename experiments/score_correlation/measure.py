@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from ddiff.build import build_precision
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.validation import train_options
 from ddiff.diffusion.timesteps import OnlineTopK
 from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.pages.plotting import new_figure
@@ -54,13 +51,6 @@ STUDIES = {
 }
 OBJECTIVES = {"digits": ["eps", "x0", "v"], "voxel 32^3": ["eps", "x0", "v"]}
 BINS = 50
-
-
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = resolved(compose("train", list(overrides)))
-    validate(cfg)
-    return cfg
 
 
 class Compare(Callback):
@@ -97,7 +87,7 @@ class Compare(Callback):
 
 
 def run(options: list[str], steps: int, batches: int, folder: Path) -> list[dict[str, list[float]]]:
-    cfg = composed(*options, f"budget.max_steps={steps}", f"budget.val_every={steps}")
+    cfg = train_options(*options, f"budget.max_steps={steps}", f"budget.val_every={steps}")
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)

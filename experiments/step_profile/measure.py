@@ -19,14 +19,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
 from operations import Clock
 from parts import loaders, medians, parts
 
 from ddiff.benchmarking.training import Steps
 from ddiff.build import build_precision
-from ddiff.config.trees import resolved
+from ddiff.config.validation import train_options
 from ddiff.kernels.measuring import COPY_BYTES, copies
 from ddiff.system.devices import keep_freed_memory
 from ddiff.system.environment import environment
@@ -42,14 +40,11 @@ NETS: dict[str, Net] = {
 BACKENDS = ("eager", "native")
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        return resolved(compose("train", [*overrides, "trainer=cpu"]))
-
-
 def steps(experiment: str, batch: int, shape: tuple[int, ...], backend: str) -> Steps:
     """A training step without the trainer: noise, forward, backward, clipping, optimiser, EMA."""
-    cfg = composed(f"experiment={experiment}", f"backend={backend}", "precision=bf16")
+    cfg = train_options(
+        f"experiment={experiment}", f"backend={backend}", "precision=bf16", "trainer=cpu"
+    )
     cfg.net.shape, cfg.net.num_classes = list(shape), None
     module = build_module(cfg, build_precision(cfg.precision, torch.device("cpu")))
     assert isinstance(module, DDPM)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
+from ddiff.config.validation import train_options
 from ddiff.data.loading import CountFrom, Loader, TrainBatches, loader
 from ddiff.data.source import Stored
 from ddiff.nets.blocks import Dropout, Upsample
@@ -103,9 +102,8 @@ def loaders(batches: int) -> dict[str, dict[str, float]]:
 
 
 def configured(data: str, batch: int, workers: int) -> Loader:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        options = [f"data={data}", f"budget.batch_size={batch}", f"data.num_workers={workers}"]
-        cfg = resolved(compose("train", options))
+    options = [f"data={data}", f"budget.batch_size={batch}", f"data.num_workers={workers}"]
+    cfg = train_options(*options)
     made = build(cfg.data)
     made.setup("fit")
     return made.train_dataloader()

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import HERE, NETS, composed, steps
+from measure import HERE, NETS, steps
 from operations import Clock
 
 from ddiff.config.targets import build
+from ddiff.config.validation import train_options
 from ddiff.system.devices import keep_freed_memory
 from ddiff.system.environment import environment
 
@@ -28,7 +29,7 @@ DATA = "making the batch"
 
 
 def batches() -> Iterator[Any]:
-    cfg = composed("experiment=voxel_baseline", "budget.batch_size=8")
+    cfg = train_options("experiment=voxel_baseline", "budget.batch_size=8", "trainer=cpu")
     data = build(cfg.data)
     data.setup("fit")
     return iter(data.train_dataloader())

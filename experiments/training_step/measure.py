@@ -19,16 +19,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ddiff.build import build_precision
+from ddiff.config.options import Train
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.validation import train_options
 from ddiff.system.environment import environment
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 from ddiff.training.callbacks import Dashboard, Progress, Resources, Resumed
@@ -67,16 +64,7 @@ LEVERS = {  # at 64^3: the same U-Net, one lever more in every row
 }
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        tree = compose("train", list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(tree)  # which a run asks for its overrides
-        cfg = resolved(compose("train", list(overrides)))
-    validate(cfg)
-    return cfg
-
-
-def bare_step(cfg: DictConfig, contiguous: bool = False) -> Callable[[], None]:
+def bare_step(cfg: Train, contiguous: bool = False) -> Callable[[], None]:
     """The same arithmetic without a framework: data, noise, forward, loss, backward, clipping,
     AdamW, averaged weights."""
     device = torch.device("cpu")
@@ -167,17 +155,15 @@ def framework_against_bare(rounds: int, *overrides: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         same = ("trainer=cpu", "backend=eager")  # arithmetic
         words = [*quiet, *few, f"run_dir={folder}/run", *same, *overrides]
-        cfg = composed(*words)
-        paced = Paced(timed(bare_step(cfg.copy())), rounds)
+        cfg = train_options(*words)
+        paced = Paced(timed(bare_step(train_options(*words))), rounds)
         make = build_trainer
 
-        def with_pacer(
-            cfg: DictConfig, path: Path, logger: Any, callbacks: list, *more: Any
-        ) -> Any:
+        def with_pacer(cfg: Train, path: Path, logger: Any, callbacks: list, *more: Any) -> Any:
             return make(cfg, path, logger, [*callbacks, paced], *more)
 
         with patch("ddiff.training.run.build_trainer", with_pacer):
-            run = Run(cfg, None)
+            run = Run(cfg)
             run.fit()
     return {"times": paced.times, "hooks": paced.hooks}
 
@@ -197,7 +183,7 @@ def levers(rounds: int) -> dict[str, list[float]]:
     for name, words in LEVERS.items():
         overrides = [w for w in words if "=" in w and not w.startswith("batch=")]
         batches[name] = int(next(w for w in words if w.startswith("batch="))[6:])
-        cfg = composed(*overrides, f"budget.batch_size={batches[name]}")
+        cfg = train_options(*overrides, f"budget.batch_size={batches[name]}")
         steps[name] = timed(bare_step(cfg, contiguous="contiguous" in words))
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):

@@ -20,12 +20,12 @@ def module_class(node: DictConfig) -> Any:
     return locate(node["_target_"], ("ddiff.training.modules",))
 
 
-def check_guidance(cfg: DictConfig | Train) -> None:
+def check_guidance(options: Train) -> None:
     """Refuses a recipe that guides the samples of a net without labels, before anything is made."""
-    if not is_generative(cfg.module):
+    if not is_generative(options.module):
         return
-    conditional = module_class(cfg.module).conditional
-    build_guidance(cfg.guidance).check(1 if conditional else None, cfg.sampling.y)
+    conditional = module_class(options.module).conditional
+    build_guidance(options.guidance).check(1 if conditional else None, options.sampling.y)
 
 
 def build_net(node: DictConfig) -> nn.Module:

@@ -2,7 +2,9 @@
 
 from omegaconf import DictConfig
 
+from ddiff.config.options import Train, typed
 from ddiff.config.shell import entry
+from ddiff.config.sweeps import job_folder, overrides_of_command
 from ddiff.recipe import choose_recipe
 
 
@@ -11,24 +13,33 @@ def main(cfg: DictConfig) -> float | None:
     """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
     final metrics. Without options it trains experiment=voxel_adaptive; data=X without
     experiment= trains a net, an objective and a schedule that suit those data, in runs/X/."""
-    from ddiff.training.resume import checked, finished
+    from ddiff.config.resuming import continued, finished
 
     if (done := finished(cfg)) is not None:
         return done
+    cfg, point = continued(cfg)
 
-    cfg, point = checked(cfg)  # every mistake is named here, before Lightning is imported
+    from ddiff.training.rehearsal import rehearse
+
+    if point:
+        rehearse(cfg, done=point.step, unbounded=point.unchanged(cfg))
+        point.check(cfg)
+    else:
+        rehearse(cfg)  # every mistake is named here, before Lightning is imported
 
     from ddiff.system.devices import keep_freed_memory
     from ddiff.system.threads import threads
     from ddiff.training.run import Run
 
+    options = typed(Train, cfg)
+    overrides = point.overrides if point else overrides_of_command()
     keep_freed_memory()
-    with threads(cfg.threads, cfg.trainer.accelerator, point.threads if point else None):
-        run = Run(cfg, point)
-        if cfg.memory_budget_gb is not None and run.is_first:
+    with threads(options.threads, options.trainer.accelerator, point.threads if point else None):
+        run = Run(options, overrides, point, job_folder())
+        if options.memory_budget_gb is not None and run.is_first:
             from ddiff.memory import check_budget  # torch's fake tensors take their time
 
-            check_budget(cfg, run.module, run.device, resuming=point is not None)
+            check_budget(options, run.module, run.device, resuming=point is not None)
         try:
             run.fit()
             return run.finish()

@@ -5,6 +5,7 @@ imported everything, so that a case takes a fraction of a second.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ddiff.config.trees import flat, resolved
 from ddiff.config.validation import check_given, known_options
 from ddiff.sampling.from_run import offer_run
 from ddiff.training.rehearsal import rehearse
-from tests.support.runs import Done, ddiff_many, job
+from tests.support.runs import Done, Forks, job
 
 # words of a command: words that its line must hold. The exit status is 2
 TRAIN: dict[str, list[str]] = {
@@ -429,30 +430,6 @@ CASES = [
     for verb, table in tables.items()
     for words, holds in table.items()
 ]
-PRELOADED = (
-    "ddiff.artifacts.writing",
-    "ddiff.benchmarking",
-    "ddiff.data.cifar",
-    "ddiff.data.digits",
-    "ddiff.data.images",
-    "ddiff.data.mnist",
-    "ddiff.data.shapes",
-    "ddiff.data.voxels",
-    "ddiff.memory",
-    "ddiff.metrics.by_features",
-    "ddiff.metrics.by_pairs",
-    "ddiff.metrics.by_volumes",
-    "ddiff.metrics.evaluation",
-    "ddiff.pages.report.comparison",
-    "ddiff.pages.report.page",
-    "ddiff.pages.report.plots",
-    "ddiff.pages.view.page",
-    "ddiff.pages.view.shading",
-    "ddiff.sampling.writing",
-    "ddiff.training.run",
-    "ddiff.training.scoring",
-    "sklearn.datasets",
-)  # fmt: skip
 RIGHT = [  # what looks odd and must not be refused
     "", "net.dropout=0", "optimizer.lr=1e-3", "optimizer.lr=0", "optimizer.lr=1", "seed=0",
     "sampling.clamp=null", "sampling.clamp=2", "trainer.gradient_clip_val=null",
@@ -473,7 +450,7 @@ RIGHT = [  # what looks odd and must not be refused
 ]  # fmt: skip
 
 
-MAY_BE_ABSENT = {"metrics", "callbacks"}  # Hydra drops an empty list of choices
+MAY_BE_ABSENT = {"metrics"}  # Hydra drops an empty list of choices
 
 
 def composed(verb: str, *overrides: str) -> DictConfig:
@@ -517,9 +494,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[st
     (cwd / "bomb/experiment/laughs.yaml").write_text(text)
     jobs = [job(verb, *argv(words.replace("=own experiment=laughs", "=bomb experiment=laughs")),
                 seconds=60) for verb, words, *_ in CASES]  # fmt: skip
+
+    def in_a_process(part: list[dict]) -> list[Done]:
+        with closing(Forks()) as forks:
+            return forks.run(part, cwd)
+
     half = len(jobs) // 2
     with ThreadPoolExecutor(2) as pool:  # a process each
-        parts = pool.map(lambda part: ddiff_many(part, cwd, PRELOADED), (jobs[:half], jobs[half:]))
+        parts = pool.map(in_a_process, (jobs[:half], jobs[half:]))
         done = [one for part in parts for one in part]
     return cwd, {(verb, words): one for (verb, words, *_), one in zip(CASES, done, strict=True)}
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ddiff.conf
 from ddiff.build import build_plan
-from ddiff.config.options import FOREIGN, INSTEAD, or_null
+from ddiff.config.options import FOREIGN, INSTEAD, Train, or_null, typed
 from ddiff.config.resolvers import KNOWN
 from ddiff.config.targets import GROUPS, build, locate
 from ddiff.config.trees import origin, resolved
@@ -67,6 +67,7 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         for name, node in cfg.metrics.items():
             if name != "auto":
                 assert type(build(node)).__name__ == str(node._target_).rpartition(".")[2]
+    cfg = typed(Train, cfg)
     fill_in_data_facts(cfg, build(cfg.data)) if option != "conditional_ddpm" else None
     if option == "conditional_ddpm":
         cfg.net.shape, cfg.net.num_classes = [1, 64, 64, 64], 6

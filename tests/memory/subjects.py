@@ -3,13 +3,11 @@
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
 
 from ddiff.build import build_precision
+from ddiff.config.options import Train
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
-from ddiff.config.validation import validate
+from ddiff.config.validation import train_options
 from ddiff.data import Data
 from ddiff.system.precision import Precision
 from ddiff.training.building import build_module, fill_in_data_facts
@@ -23,17 +21,8 @@ IN_3D = ("data.size=16", "data.num=16", "data.num_val=4", *SMALL, "net.patch_siz
 LARGE = (*IN_3D, "data.size=64")  # activations are most of it; for what is only predicted
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        cfg = resolved(compose("train", list(overrides)))
-    validate(cfg)
-    return cfg
-
-
-def built(
-    *overrides: str, device: torch.device = CPU
-) -> tuple[DictConfig, Data, Learner, Precision]:
-    cfg = composed(*overrides)
+def built(*overrides: str, device: torch.device = CPU) -> tuple[Train, Data, Learner, Precision]:
+    cfg = train_options(*overrides)
     data: Any = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)

@@ -1,6 +1,7 @@
 """memory_budget_gb: what fits is said, what does not is refused with words that do fit."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,9 @@ def test_where_nothing_fits_the_smallest_is_named() -> None:
 def test_less_than_the_weights_is_refused_without_a_dry_run(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg, _, module, _ = built(*IN_2D, *FEW)
+    options, _, module, _ = built(*IN_2D, *FEW)
     weights = sum(p.nbytes for p in module.net.parameters()) / GB
-    cfg.memory_budget_gb = 3 * share * weights  # they, their averages and gradients
+    cfg = replace(options, memory_budget_gb=3 * share * weights)  # with averages and gradients
     monkeypatch.setattr("ddiff.memory.budget.predicted", None)
     with pytest.raises(ConfigError, match=f"alone take {3 * weights:.3f} GB"):
         check_budget(cfg, module, CPU)

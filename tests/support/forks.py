@@ -1,9 +1,8 @@
-"""Runs verbs of ddiff one after another, each in a forked child, so that imports are paid once.
+"""A server that runs verbs of ddiff, each in a forked child, so that imports are paid once.
 
-Reads a JSON list from stdin: {"verb", "argv", "kill_at", "seconds"}; with `kill_at` a training dies
-by SIGKILL inside the training step after that optimiser step; a command that takes longer than
-`seconds` is ended. The arguments are modules to import before the forks.
-Prints [{"status", "out", "err"}, ...] as JSON.
+Reads a line of JSON for each command from stdin: {"verb", "argv", "kill_at", "seconds", "cwd"}, and
+answers each with a line {"status", "out", "err"}. With `kill_at` a training dies by SIGKILL inside
+the training step after that optimiser step; a command that takes longer than `seconds` is ended.
 """
 
 import importlib
@@ -14,10 +13,37 @@ import sys
 import tempfile
 import traceback
 
-import lightning.pytorch  # noqa: F401
 import torch
 
 from ddiff.training.modules import DDPM
+
+PRELOADED = (  # what verbs import on their way, so that no child has to
+    "ddiff.artifacts.writing",
+    "ddiff.benchmarking",
+    "ddiff.data.cifar",
+    "ddiff.data.digits",
+    "ddiff.data.images",
+    "ddiff.data.mnist",
+    "ddiff.data.shapes",
+    "ddiff.data.voxels",
+    "ddiff.memory",
+    "ddiff.metrics.by_features",
+    "ddiff.metrics.by_pairs",
+    "ddiff.metrics.by_volumes",
+    "ddiff.metrics.evaluation",
+    "ddiff.metrics.examination",
+    "ddiff.pages.report.comparison",
+    "ddiff.pages.report.page",
+    "ddiff.pages.report.plots",
+    "ddiff.pages.view.page",
+    "ddiff.pages.view.shading",
+    "ddiff.pages.view.timesteps",
+    "ddiff.sampling.writing",
+    "ddiff.training.run",
+    "ddiff.training.scoring",
+    "sklearn.datasets",
+    "torch._dynamo",
+)
 
 
 def die_at(step: int) -> None:
@@ -31,7 +57,8 @@ def die_at(step: int) -> None:
     DDPM.training_step = training_step
 
 
-def child(verb: str, argv: list[str], kill_at: int | None, seconds: int) -> int:
+def child(verb: str, argv: list[str], kill_at: int | None, seconds: int, cwd: str) -> int:
+    os.chdir(cwd)
     torch.set_num_threads(1)
     signal.alarm(seconds)
     if kill_at is not None:
@@ -48,13 +75,14 @@ def child(verb: str, argv: list[str], kill_at: int | None, seconds: int) -> int:
     return 0
 
 
-def fork(verb: str, argv: list[str], kill_at: int | None = None, seconds: int = 0) -> dict:
+def fork(verb: str, argv: list[str], kill_at: int | None, seconds: int, cwd: str) -> dict:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         pid = os.fork()
         if pid == 0:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            status = child(verb, argv, kill_at, seconds)
+            status = child(verb, argv, kill_at, seconds, cwd)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -64,6 +92,8 @@ def fork(verb: str, argv: list[str], kill_at: int | None = None, seconds: int = 
         return {"status": status, "out": out.read(), "err": err.read()}
 
 
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-print(json.dumps([fork(**job) for job in json.load(sys.stdin)]))
+if __name__ == "__main__":
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(fork(**json.loads(line))), flush=True)

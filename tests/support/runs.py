@@ -1,10 +1,10 @@
 """Starting ddiff as a user does, and reading back what a run wrote."""
 
+import atexit
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,22 +50,45 @@ def job(verb: str, *options: str, kill_at: int | None = None, seconds: int = 0) 
     return {"verb": verb, "argv": list(options), "kill_at": kill_at, "seconds": seconds}
 
 
-def ddiff_many(jobs: list[dict[str, Any]], cwd: Path, preload: Sequence[str] = ()) -> list[Done]:
-    """The same for many commands in turn, in forks of one process: their imports are paid once.
+class Forks:
+    """Commands in forks of one process that has imported everything: a second each is saved, and
+    the imports of Lightning are paid once."""
 
-    `preload`: modules to import as well, where many short commands need them.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.forks", *preload],
-        input=json.dumps(jobs),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [Done(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
+        """The commands one after another."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forks"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+        to, back = self.process.stdin, self.process.stdout
+        assert to
+        assert back
+        done = []
+        for one in jobs:
+            print(json.dumps({**one, "cwd": str(cwd)}), file=to, flush=True)
+            done.append(Done(**json.loads(back.readline())))
+        return done
+
+    def close(self) -> None:
+        if self.process:
+            self.process.communicate()  # it ends where its input does
+            self.process = None
+
+
+FORKS = Forks()  # of this process
+atexit.register(FORKS.close)
+
+
+def ddiff_many(jobs: list[dict[str, Any]], cwd: Path, forks: Forks = FORKS) -> list[Done]:
+    """Like `ddiff`, for many commands in turn, in forks of one process."""
+    return forks.run(jobs, cwd)
 
 
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:

@@ -11,8 +11,10 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from ddiff.config.options import Importance, typed
 from ddiff.config.targets import build
 from ddiff.config.trees import resolved
+from ddiff.config.validation import train_options
 from ddiff.diffusion.timesteps.bins import Bins
 from ddiff.pages.view.curves import score_picture
 from ddiff.system.errors import ConfigError, DdiffError
@@ -108,7 +110,7 @@ def directly(
     kind: str, seed: int, state: dict[str, torch.Tensor] | None = None, batch_size: int = 4
 ) -> list[float]:
     """The mean score of the middles of five bins over three batches: loops and autograd only."""
-    cfg = composed("train", *OPTIONS, f"seed={seed}", f"budget.batch_size={batch_size}")
+    cfg = train_options(*OPTIONS, f"seed={seed}", f"budget.batch_size={batch_size}")
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)
@@ -239,7 +241,7 @@ def test_more_batches_at_least_than_at_most_are_refused() -> None:
 
 
 def test_a_net_that_is_not_a_number_is_named(tmp_path: Path) -> None:
-    cfg = composed("importance", *OPTIONS, *FEW, f"out={tmp_path}/scores.json")
+    cfg = typed(Importance, composed("importance", *OPTIONS, *FEW, f"out={tmp_path}/scores.json"))
     subject = Subject.of(cfg)
     for p in subject.module.net.parameters():
         p.data.fill_(torch.nan)

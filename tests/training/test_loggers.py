@@ -1,6 +1,7 @@
 """Where figures go: TensorBoard, a CSV file, several at once, none."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from ddiff.training.callbacks import (
     ordered,
 )
 from ddiff.training.loggers import CSV
-from tests.support.runs import TINY, ddiff_many, job, scalars
+from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
+PARTS = ("resources", "timesteps", "samples", "evaluations", "dashboard")
 RUN = ("experiment=digits_cfg", *TINY, "budget.max_steps=4", "budget.val_every=2")
 
 
@@ -38,8 +40,22 @@ def done(tmp_path_factory):
             "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=100",
             "budget.max_steps=40"),
         job("train", "experiment=digits_cfg", "+trainer.logger=false", "run_dir=x"),
+        job("train", *RUN, "run_dir=bare", *(f"callbacks.{part}=null" for part in PARTS)),
+        job("train", *RUN, "+callbacks.samples.generate=3", "run_dir=x"),
     ]  # fmt: skip
-    names = ("both", "csv", "resumed", "none", "wandb", "mlflow", "report", "stopped", "wrong")
+    names = (
+        "both",
+        "csv",
+        "resumed",
+        "none",
+        "wandb",
+        "mlflow",
+        "report",
+        "stopped",
+        "wrong",
+        "bare",
+        "supplied",
+    )
     return cwd, dict(zip(names, ddiff_many(jobs, cwd), strict=True))
 
 
@@ -119,6 +135,20 @@ def test_the_trainer_s_own_option_points_to_the_group(done) -> None:
     _, results = done
     assert results["wrong"].status == 2
     assert "trainer.logger: not an option here; say logger= and callbacks=" in results["wrong"].err
+
+
+def test_a_run_s_own_parts_can_be_left_out_and_change_no_weight(done) -> None:
+    cwd, results = done
+    assert results["bare"].status == 0, results["bare"].err
+    whole, bare = checkpoint(cwd / "both"), checkpoint(cwd / "bare")
+    assert differences(whole["state_dict"], bare["state_dict"]) == []
+    assert set(whole["callbacks"]) - set(bare["callbacks"]) == {"Timesteps", "Dashboard"}
+    left = {path.name for path in (cwd / "both").iterdir()} - {"metrics.csv"}
+    assert left - {path.name for path in (cwd / "bare").iterdir()} == {"samples", "timesteps.png"}
+    assert "resources" not in json.loads((cwd / "bare/metrics.json").read_text())
+    assert "timesteps   " in results["both"].out
+    assert "timesteps   " not in results["bare"].out
+    assert "callbacks.samples.generate: comes from ddiff" in results["supplied"].err
 
 
 def test_callbacks_run_by_phase() -> None:

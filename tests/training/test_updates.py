@@ -1,18 +1,16 @@
 """Clipping, the optimiser's step and averaged weights, alone and in Lightning's loop."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from lightning.pytorch import Trainer
-from omegaconf import DictConfig
 from torch import nn
 
 from ddiff.build import build_precision
 from ddiff.config.targets import build
-from ddiff.config.trees import resolved
+from ddiff.config.validation import train_options
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 from ddiff.training.callbacks import Progress
 from ddiff.training.loggers import TensorBoard
@@ -49,16 +47,10 @@ LOOPS = {
 }
 
 
-@cache
-def composed(*options: str) -> DictConfig:
-    with initialize_config_module("ddiff.conf", version_base="1.3"):
-        return resolved(compose("train", [*TINY, *options]))
-
-
 def fitted(
     folder: Path, *options: str, steps: int = 6, resume: Path | None = None
 ) -> tuple[Trainer, Learner]:
-    cfg = composed(f"budget.max_steps={steps}", *options).copy()
+    cfg = train_options(*TINY, f"budget.max_steps={steps}", *options)
     data = build(cfg.data)
     data.setup("fit")
     fill_in_data_facts(cfg, data)

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ddiff.config.options import Train, tree_of, typed
+
 Setting = dict[str, Any]  # options of the command line
 
 CHECKPOINT, PATCH, BATCH = "net.checkpoint_levels", "net.patch_size", "budget.batch_size"
@@ -44,18 +46,18 @@ class Notch:
     parts: int
 
 
-def checkpointings(cfg: DictConfig) -> list[Setting]:
+def checkpointings(options: Train) -> list[Setting]:
     """As it is, then ever more levels from the largest maps on."""
-    if "checkpoint_levels" not in cfg.net:
+    if "checkpoint_levels" not in options.net:
         return [{}]
-    now = set(cfg.net.checkpoint_levels)
-    every = (list(range(n)) for n in range(1, len(cfg.net.channels) + 1))
+    now = set(options.net.checkpoint_levels)
+    every = (list(range(n)) for n in range(1, len(options.net.channels) + 1))
     return [{}, *({CHECKPOINT: levels} for levels in every if now < set(levels))]
 
 
-def notches(cfg: DictConfig, checkpointing: Setting) -> Iterator[Notch]:
+def notches(options: Train, checkpointing: Setting) -> Iterator[Notch]:
     """Whole batches, halves, quarters, as long as the parts are equal."""
-    batch, accumulate = cfg.budget.batch_size, cfg.trainer.accumulate_grad_batches
+    batch, accumulate = options.budget.batch_size, options.trainer.accumulate_grad_batches
     parts = 1
     while batch % parts == 0:
         cut = {ACCUMULATE: accumulate * parts, BATCH: batch // parts} if parts > 1 else {}
@@ -63,26 +65,26 @@ def notches(cfg: DictConfig, checkpointing: Setting) -> Iterator[Notch]:
         parts *= 2
 
 
-def changes(cfg: DictConfig, dtype: str, native: bool) -> Iterator[Setting]:
+def changes(options: Train, dtype: str, native: bool) -> Iterator[Setting]:
     """What changes the arithmetic, or the net: none first, the net's patches last."""
     kernels = [{}] if native else [{}, {"backend": "native"}]
     bf16 = [{}] if dtype in ("bfloat16", "float16") else [{}, {"precision": "bf16"}]
     patches: list[Setting] = [{}]
-    if "patch_size" in cfg.net:
-        skip = {} if cfg.net.input_skip else {"net.input_skip": True}
-        patches += [{PATCH: size, **skip} for size in (2, 4) if size > cfg.net.patch_size]
+    if "patch_size" in options.net:
+        skip = {} if options.net.input_skip else {"net.input_skip": True}
+        patches += [{PATCH: size, **skip} for size in (2, 4) if size > options.net.patch_size]
     for patch, number, kernel in product(patches, bf16, kernels):
         yield {**kernel, **number, **patch}
 
 
-def applied(cfg: DictConfig, setting: Setting) -> DictConfig:
-    """The config that these options would have given."""
-    cfg = cfg.copy()
+def applied(options: Train, setting: Setting) -> Train:
+    """The options that the command line would have given with these words."""
+    tree = DictConfig(tree_of(options))
     for name, value in setting.items():
         node = NODES.get(f"{name}={value}")
-        OmegaConf.update(cfg, name, value if node is None else node, merge=False)
-    cfg.data.batch_size = cfg.budget.batch_size
-    return cfg
+        OmegaConf.update(tree, name, value if node is None else node, merge=False)
+    tree.data.batch_size = tree.budget.batch_size
+    return typed(Train, tree)
 
 
 def pasted(setting: Setting) -> str:

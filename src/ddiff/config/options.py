@@ -5,8 +5,11 @@ belong to the signature of what is chosen; those of torch's optimisers and Light
 at the end.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_type_hints
+
+from omegaconf import OmegaConf
 
 from ddiff.system.bounds import At, Count, Filled, Like, NotNegative, Positive, Seed, Share
 
@@ -244,9 +247,10 @@ class Data:
     budget: LoaderBatch
 
 
-def options_of(verb: str) -> type:
-    """The class of a verb's options: `train` -> Train."""
-    return globals()[verb.capitalize()]
+VERBS = {
+    options.__name__.lower(): options
+    for options in (Train, Sample, Evaluate, Export, Importance, Benchmark, Report, View, Data)
+}
 
 
 def hints_of(options: type) -> dict[str, Any]:
@@ -266,13 +270,25 @@ def own_options(options: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(options) if field.name not in trained)
 
 
-def typed(options: type[T], cfg: Any) -> T:
-    """The checked config of a verb as its class. A group that is not chosen is None."""
-    values = {name: cfg.get(name) for name in get_type_hints(options)}
+def typed(options: type[T], cfg: Mapping[str, Any]) -> T:
+    """The checked config of a verb as its class. What it does not hold is None: a group that is
+    not chosen, an option that an older run did not have."""
+    values: dict[str, Any] = {name: cfg.get(name) for name in get_type_hints(options)}
     for name, hint in get_type_hints(options).items():
         if isinstance(hint, type) and is_dataclass(hint):
-            values[name] = typed(hint, values[name])
+            values[name] = typed(hint, values[name] or {})
     return options(**values)
+
+
+def tree_of(options: Any) -> dict[str, Any]:
+    """The options as a tree of plain values, as they are stored."""
+    return {field.name: _plain(getattr(options, field.name)) for field in fields(options)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return tree_of(value)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 Beta = Annotated[float, At(least=0, below=1)]

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ddiff.system.errors import ConfigError, DdiffError, Stopped
@@ -52,6 +53,21 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig, config_name: str) ->
         print(f"ddiff: {line}", file=sys.stderr)
         note.write_text(line + "\n")
         raise JobFailed(line, status, Path(hydra.sweep.dir)) from None
+
+
+def overrides_of_command() -> list[str]:
+    """The options of this command, or of this job of a sweep, as they were written."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def job_folder() -> Path | None:
+    """The directory of this job of a sweep; None outside a sweep."""
+    hydra = HydraConfig.get()
+    return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
+
+
+def job_number() -> int:
+    return HydraConfig.get().job.num
 
 
 def varied(folder: Path, overrides: list[str]) -> list[str]:

@@ -5,7 +5,10 @@ Your own classes join with DDIFF_TRUST=my_package in the environment, never thro
 """
 
 import importlib
+import inspect
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,43 +17,53 @@ from omegaconf import DictConfig
 
 from ddiff.system.errors import nearest
 
-OF_MODULE = frozenset(("net", "schedule", "objective", "timesteps", "optimizer", "lr_schedule",
-                       "precision", "seed"))  # fmt: skip
-# group -> (where its targets live, arguments that the code supplies, imports Lightning)
-GROUPS: dict[str, tuple[str, frozenset[str], bool]] = {
-    "net": ("ddiff.nets", frozenset({"shape", "num_classes"}), False),
-    "schedule": ("ddiff.diffusion.schedules", frozenset(), False),
-    "objective": ("ddiff.diffusion.objectives", frozenset(), False),
-    "timesteps": ("ddiff.diffusion.timesteps", frozenset({"schedule"}), False),
-    "solver": ("ddiff.diffusion.solvers", frozenset({"schedule"}), False),
-    "guidance": ("ddiff.diffusion.guidance", frozenset(), False),
-    "precision": ("ddiff.system.precision", frozenset(), False),
-    "backend": ("ddiff.backends", frozenset(), False),
-    "profiler": ("ddiff.profiling", frozenset(), False),
-    "format": ("ddiff.artifacts", frozenset(), False),
-    "extractor": ("ddiff.metrics", frozenset({"shape", "data", "device"}), True),
-    "metrics": ("ddiff.metrics", frozenset(), True),
-    "optimizer": ("torch.optim ddiff.training.optimizers", frozenset({"params"}), False),
-    "lr_schedule": ("ddiff.training.lr_schedules", frozenset({"optimizer"}), False),
-    "data": ("ddiff.data", frozenset(), True),
-    "module": ("ddiff.training.modules", OF_MODULE, True),
-    "logger": (
-        "ddiff.training.loggers lightning.pytorch.loggers",
-        frozenset({"run_dir", "resume_step"}),
+
+@dataclass(frozen=True)
+class Place:
+    """Where the targets of a group live."""
+
+    packages: tuple[str, ...]
+    supplied: tuple[str, ...] = ()  # arguments that the code supplies, where a target names them
+    needs_lightning: bool = False
+
+
+GROUPS = {
+    "net": Place(("ddiff.nets",), ("shape", "num_classes")),
+    "schedule": Place(("ddiff.diffusion.schedules",)),
+    "objective": Place(("ddiff.diffusion.objectives",)),
+    "timesteps": Place(("ddiff.diffusion.timesteps",), ("schedule",)),
+    "solver": Place(("ddiff.diffusion.solvers",), ("schedule",)),
+    "guidance": Place(("ddiff.diffusion.guidance",)),
+    "precision": Place(("ddiff.system.precision",)),
+    "backend": Place(("ddiff.backends",)),
+    "profiler": Place(("ddiff.profiling",)),
+    "format": Place(("ddiff.artifacts",)),
+    "extractor": Place(("ddiff.metrics",), ("shape", "data", "device"), True),
+    "metrics": Place(("ddiff.metrics",), needs_lightning=True),
+    "optimizer": Place(("torch.optim", "ddiff.training.optimizers"), ("params",)),
+    "lr_schedule": Place(("ddiff.training.lr_schedules",), ("optimizer",)),
+    "data": Place(("ddiff.data",), needs_lightning=True),
+    "module": Place(
+        ("ddiff.training.modules",),
+        ("net", "schedule", "objective", "timesteps", "optimizer", "lr_schedule", "precision",
+         "seed"),
         True,
     ),
-    "callbacks": (
-        "ddiff.training.callbacks lightning.pytorch.callbacks",
-        frozenset(),
+    "logger": Place(
+        ("ddiff.training.loggers", "lightning.pytorch.loggers"), ("run_dir", "resume_step"), True
+    ),
+    "callbacks": Place(
+        ("ddiff.training.callbacks", "lightning.pytorch.callbacks"),
+        ("run_dir", "progress", "generate", "columns", "examine"),
         True,
     ),
-    "trainer": (
-        "lightning.pytorch",
-        frozenset({"logger", "callbacks", "plugins", "default_root_dir", "profiler"}),
+    "trainer": Place(
+        ("lightning.pytorch",),
+        ("logger", "callbacks", "plugins", "default_root_dir", "profiler"),
         True,
     ),
-}
-NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # targets inside a group's own options
+}  # fmt: skip
+NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # of targets inside a group's own options
 
 
 def locate(target: Any, packages: tuple[str, ...]) -> Any:
@@ -71,6 +84,12 @@ def locate(target: Any, packages: tuple[str, ...]) -> Any:
     if not callable(found) or (ours and not found.__module__.startswith(module_name)):
         raise ValueError(f"{target!r} does not exist{nearest(name, list(public))}")
     return found
+
+
+def build_asking(group: str, node: DictConfig, offered: Mapping[str, Any]) -> Any:
+    """Like `build`, supplying what the target's arguments name of what is offered."""
+    asked = inspect.signature(locate(node["_target_"], GROUPS[group].packages)).parameters
+    return build(node, **{name: value for name, value in offered.items() if name in asked})
 
 
 def build(node: DictConfig, **supplied: Any) -> Any:

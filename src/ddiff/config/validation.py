@@ -12,18 +12,15 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from ddiff.config.options import COMPLETE, FOREIGN, INSTEAD, Group, hints_of, options_of
+from ddiff.config.options import COMPLETE, FOREIGN, INSTEAD, VERBS, Group, Train, hints_of, typed
 from ddiff.config.targets import GROUPS, NESTED, locate
-from ddiff.config.trees import check_size, missing, part
+from ddiff.config.trees import check_size, missing, part, resolved
 from ddiff.system.errors import ConfigError, nearest
 
-MANY = (
-    "metrics",
-    "logger",
-    "callbacks",
-)  # groups of which several are chosen at once: names -> nodes
+MANY = ("metrics", "logger", "callbacks")  # several are chosen at once: names -> nodes, or null
 REQUIRED = {"net", "optimizer", "lr_schedule", "data", "module", "trainer"}  # of a training
 REQUIRED |= {"precision", "backend", "profiler", "format"}
 SOURCES = {"shape": "the data", "num_classes": "the data"}  # where supplied arguments come from
@@ -82,14 +79,22 @@ def validate(
         mistakes = [] if heavy else list(_check_plain(tree, verb, bounded))
         mistakes += [
             mistake
-            for group, (packages, supplied, needs_lightning) in GROUPS.items()
+            for group, place in GROUPS.items()
             if group in tree and tree[group] is not None
             for where, node in _nodes(group, tree[group])
-            if heavy == (needs_lightning and not _is_foreign(node))
-            for mistake in _check_node(node, where, tuple(packages.split()), supplied, bounded)
+            if heavy == (place.needs_lightning and not _is_foreign(node))
+            for mistake in _check_node(node, where, place.packages, place.supplied, bounded)
         ]
         if mistakes:
             raise ConfigError("; ".join(mistakes))
+
+
+def train_options(*overrides: str) -> Train:
+    """The checked options of a training, from words as on the command line of `train`."""
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        cfg = resolved(compose("train", list(overrides)))
+    validate(cfg)
+    return typed(Train, cfg)
 
 
 def _nodes(group: str, node: Any) -> Iterator[tuple[str, Any]]:
@@ -97,13 +102,13 @@ def _nodes(group: str, node: Any) -> Iterator[tuple[str, Any]]:
         yield group, node
         return
     for name, one in node.items():
-        if name != "auto":
+        if name != "auto" and (one is not None or group == "metrics"):
             yield f"{group}.{name}", one
 
 
 def known_options(verb: str) -> tuple[set[str], set[str]]:
     """The options outside the groups, dotted, and the groups."""
-    hints = hints_of(options_of(verb))
+    hints = hints_of(VERBS[verb])
     groups = {name for name, hint in hints.items() if hint == Group}
     return hints.keys() - groups, groups
 
@@ -137,11 +142,11 @@ def _check_names(tree: Mapping, verb: str) -> Iterator[str]:
         if tree.get(name) is None:
             yield f"{name}: missing" + (f"; say {name}=<a choice>" if name in groups else "")
     for group in sorted(groups & tree.keys() & GROUPS.keys()):
-        node = tree[group]
-        for option in sorted(GROUPS[group][1]) if isinstance(node, Mapping) else ():
-            if node.get(option) is not None:
-                source = SOURCES.get(option, "ddiff")
-                yield f"{group}.{option}: comes from {source}, not from options"
+        for where, node in _nodes(group, tree[group]):
+            for option in sorted(GROUPS[group].supplied) if isinstance(node, Mapping) else ():
+                if node.get(option) is not None:
+                    source = SOURCES.get(option, "ddiff")
+                    yield f"{where}.{option}: comes from {source}, not from options"
 
 
 def _has(tree: Any, name: str) -> bool:
@@ -153,7 +158,7 @@ def _has(tree: Any, name: str) -> bool:
 
 
 def _check_plain(tree: Mapping, verb: str, bounded: Bounded = everything) -> Iterator[str]:
-    for name, hint in hints_of(options_of(verb)).items():
+    for name, hint in hints_of(VERBS[verb]).items():
         if hint != Group and _has(tree, name) and not _unknown(value := part(tree, name)):
             problem = mismatch(value, hint, bounded(name))
             if problem:
@@ -190,7 +195,7 @@ def _check_node(
     node: Any,
     where: str,
     packages: tuple[str, ...],
-    supplied: frozenset[str] = frozenset(),
+    supplied: tuple[str, ...] = (),
     bounded: Bounded = everything,
 ) -> Iterator[str]:
     if not isinstance(node, Mapping):
@@ -214,7 +219,7 @@ def _check_node(
 
 
 def _check_arguments(
-    target: Any, node: Mapping, where: str, supplied: frozenset[str], bounded: Bounded
+    target: Any, node: Mapping, where: str, supplied: tuple[str, ...], bounded: Bounded
 ) -> Iterator[str]:
     parameters, hints = _parameters(target)
     given = {str(name) for name in node} - {"_target_", "_partial_"}
@@ -225,7 +230,7 @@ def _check_arguments(
         yield f"{where}.{name}: not an option"
     for name in sorted(given - special - set(names)):
         if not open_ended:
-            yield f"{where}.{name}: no such option{nearest(name, sorted(set(names) - supplied))}"
+            yield f"{where}.{name}: no such option{nearest(name, sorted(set(names) - {*supplied}))}"
     for name in names:
         required = parameters[name].default is inspect.Parameter.empty
         if required and name not in given and name not in supplied and name != "self":

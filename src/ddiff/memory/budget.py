@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 
 from ddiff.backends import Native
 from ddiff.build import build_backend, build_precision
 from ddiff.config.levers import Setting, applied, changes, checkpointings, notches, pasted
+from ddiff.config.options import Train
 from ddiff.memory.dry import predicted
 from ddiff.memory.tally import REST, Peak
 from ddiff.profiling.options import bytes_of
@@ -22,24 +22,27 @@ DRAWN = ("sampling", "evaluation")
 
 
 def check_budget(
-    cfg: DictConfig, module: Learner, device: torch.device, resuming: bool = False
+    options: Train, module: Learner, device: torch.device, resuming: bool = False
 ) -> None:
     """Says what the run will need; raises ConfigError, with the nearest setting that fits, where
     that is more than memory_budget_gb."""
+    limit = options.memory_budget_gb
+    assert limit is not None
     parameters = sum(p.nbytes for p in module.net.parameters())
     alone = bytes_of(module.net) + bytes_of(module.ema) + parameters  # no lever makes these fewer
-    if alone > cfg.memory_budget_gb * GB:
+    if alone > limit * GB:
         raise ConfigError(
-            f"memory_budget_gb={cfg.memory_budget_gb:g}: weights, averaged weights and gradients "
-            f"alone take {alone / GB:.3f} GB; another net= or fewer net.channels= take less"
+            f"memory_budget_gb={limit:g}: weights, averaged weights "
+            f"and gradients alone take {alone / GB:.3f} GB; "
+            "another net= or fewer net.channels= take less"
         )
-    worst = largest(predicted(cfg, module, device))
-    if worst.total <= cfg.memory_budget_gb * GB:
-        console.print(f"memory {in_words(worst)}; the budget is {cfg.memory_budget_gb:g} GB")
+    worst = largest(predicted(options, module, device))
+    if worst.total <= limit * GB:
+        console.print(f"memory {in_words(worst)}; the budget is {limit:g} GB")
         return
-    search = Search(cfg, device, cfg.memory_budget_gb * GB)
-    native = isinstance(build_backend(cfg.backend, device), Native)
-    settings = [{}] if resuming else list(changes(cfg, module.precision.dtype, native))
+    search = Search(options, device, limit * GB)
+    native = isinstance(build_backend(options.backend, device), Native)
+    settings = [{}] if resuming else list(changes(options, module.precision.dtype, native))
     found = search.nearest(settings)
     if found:
         advice = f"what fits: {pasted(found.setting)} ({in_words(found.peak)})"
@@ -50,7 +53,7 @@ def check_budget(
             "nothing fits; the smallest reachable is "
             f"{pasted(least.setting) or 'this'} ({in_words(least.peak)})"
         )
-    raise ConfigError(f"memory_budget_gb={cfg.memory_budget_gb:g}: {in_words(worst)}; {advice}")
+    raise ConfigError(f"memory_budget_gb={limit:g}: {in_words(worst)}; {advice}")
 
 
 def in_words(peak: Peak) -> str:
@@ -76,8 +79,8 @@ class Search:
     the whole batch, and what is chosen so is run.
     """
 
-    def __init__(self, cfg: DictConfig, device: torch.device, budget: float) -> None:
-        self.cfg, self.device, self.budget = cfg, device, budget
+    def __init__(self, options: Train, device: torch.device, budget: float) -> None:
+        self.options, self.device, self.budget = options, device, budget
         self.least: Found | None = None
         self.known: dict[str, list[Peak]] = {}
 
@@ -92,14 +95,14 @@ class Search:
         return None
 
     def _within(self, change: Setting) -> Found | None:
-        levels = checkpointings(applied(self.cfg, change))
+        levels = checkpointings(applied(self.options, change))
         lightest = self._peaks({**change, **levels[-1]})
         change = {**change, **self._drawn(lightest)}
-        last = list(notches(self.cfg, levels[-1]))[-1]
+        last = list(notches(self.options, levels[-1]))[-1]
         if self._estimate(lightest, last.parts) > self.budget:
             self._remember({**change, **last.setting})
             return None
-        cuts = [list(notches(self.cfg, level)) for level in levels]
+        cuts = [list(notches(self.options, level)) for level in levels]
         for turns in range(len(levels) + len(cuts[0])):
             # recomputing keeps every bit, so of equal turns most of these come first
             fewest, most = max(0, turns - len(cuts[0]) + 1), min(turns, len(levels) - 1)
@@ -115,9 +118,9 @@ class Search:
     def _peaks(self, setting: Setting) -> list[Peak]:
         words = pasted(setting)
         if words not in self.known:
-            cfg = applied(self.cfg, setting)
-            module = build_module(cfg, build_precision(cfg.precision, self.device))
-            self.known[words] = predicted(cfg, module, self.device)
+            options = applied(self.options, setting)
+            module = build_module(options, build_precision(options.precision, self.device))
+            self.known[words] = predicted(options, module, self.device)
         return self.known[words]
 
     def _remember(self, setting: Setting) -> Found:
@@ -137,12 +140,13 @@ class Search:
     def _drawn(self, peaks: list[Peak]) -> Setting:
         """Batches of samples that fit, where those of the config do not."""
         return {
-            f"{peak.phase}.batch_size": self._fitting(peak, self.cfg[peak.phase])
+            f"{peak.phase}.batch_size": self._fitting(peak)
             for peak in peaks
             if peak.phase in DRAWN and peak.total > self.budget
         }
 
-    def _fitting(self, peak: Peak, options: DictConfig) -> int:
-        size = min(options.batch_size, options.num_samples)
+    def _fitting(self, peak: Peak) -> int:
+        drawn = getattr(self.options, peak.phase)
+        size = min(drawn.batch_size, drawn.num_samples)
         each = peak.parts[REST] / size
         return max(1, int((self.budget - peak.total + peak.parts[REST]) / each))

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ddiff.build import build_guidance, build_plan
+from ddiff.config.options import Evaluation, Pictured, Train
 from ddiff.diffusion import Plan
 from ddiff.memory.tally import Peak, Tally
 from ddiff.sampling.generation import in_training, labels_for
@@ -22,19 +22,19 @@ from ddiff.training.modules.learner import Batch
 GRANULE = {"cuda": 512}  # bytes: c10/cuda/CUDACachingAllocator.h, kMinBlockSize
 
 
-def predicted(cfg: DictConfig, module: Learner, device: torch.device) -> list[Peak]:
+def predicted(options: Train, module: Learner, device: torch.device) -> list[Peak]:
     """The peaks of training, validation, sampling and evaluation of `module` on `device`.
 
-    `cfg` is a run's, the data's facts filled in. The operations are the real ones, on tensors that
-    have sizes and no content (FakeTensor), so it takes next to no memory.
+    `options` are a run's, the data's facts filled in. The operations are the real ones, on tensors
+    that have sizes and no content (FakeTensor), so it takes next to no memory.
     """
     tally = Tally(GRANULE.get(device.type, 1))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    module, plan = _without_content(module, device, fake), plan_of(cfg, module)
+    module, plan = _without_content(module, device, fake), plan_of(options, module)
     if isinstance(module, DDPM):
         _look_up_tables(module, device)
     with torch.random.fork_rng(), fake, _Values():
-        drive(cfg, module, plan, _batch(cfg, device), tally)
+        drive(options, module, plan, _batch(options, device), tally)
     return tally.peaks()
 
 
@@ -45,7 +45,7 @@ def _look_up_tables(module: DDPM, device: torch.device) -> None:
     module.objective.weights_at(module.schedule, t)
 
 
-def drive(cfg: DictConfig, module: Learner, plan: Plan | None, batch: Batch, tally: Tally) -> None:
+def drive(options: Train, module: Learner, plan: Plan | None, batch: Batch, tally: Tally) -> None:
     """What a run does with a module, on one batch, phase by phase.
 
     Not in it: the gradient scaler of float16 (a few numbers); compiled nets count as eager.
@@ -59,18 +59,18 @@ def drive(cfg: DictConfig, module: Learner, plan: Plan | None, batch: Batch, tal
             ahead = [torch.empty_like(value) for value in batch if value is not None]
             tally.name("batch", ahead)
         tally.begin("training")
-        step = Step(cfg, module, batch, tally)
+        step = Step(options, module, batch, tally)
         for _ in range(2):
             step(min(2, step.parts))
-        if cfg.trainer.limit_val_batches != 0:
+        if options.trainer.limit_val_batches != 0:
             tally.begin("validation")
             with torch.no_grad():
                 module.on_validation_epoch_start()
                 module.validation_step(batch, 0)
         if plan:
-            for phase, options in _samplings(cfg):
+            for phase, drawn in _samplings(options):
                 tally.begin(phase)
-                _sample(cfg, module, plan, options, device, tally)
+                _sample(options, module, plan, drawn, device, tally)
     del step
 
 
@@ -78,13 +78,13 @@ class Step:
     """A step of the optimiser on one batch, in Lightning's order. The first makes its state."""
 
     def __init__(
-        self, cfg: DictConfig, module: Learner, batch: Batch, tally: Tally | None = None
+        self, options: Train, module: Learner, batch: Batch, tally: Tally | None = None
     ) -> None:
         module.trainer = _Alone()  # pyright: ignore[reportAttributeAccessIssue]
         module.log = module.log_dict = _silent  # pyright: ignore[reportAttributeAccessIssue]
-        self.cfg, self.module, self.batch, self.tally = cfg, module, batch, tally
+        self.options, self.module, self.batch, self.tally = options, module, batch, tally
         self.optimizer = module.configure_optimizers()["optimizer"]
-        self.parts = cfg.trainer.accumulate_grad_batches
+        self.parts = options.trainer.accumulate_grad_batches
 
     def __call__(self, parts: int) -> None:
         """`parts` micro-batches: more than two take no more memory than two."""
@@ -96,7 +96,7 @@ class Step:
 
     def _last(self, first: bool) -> None:
         self._micro_batch(first)
-        clip = self.cfg.trainer.gradient_clip_val
+        clip = self.options.trainer.gradient_clip_val
         self.module.configure_gradient_clipping(self.optimizer, clip)
 
     def _micro_batch(self, first: bool) -> None:
@@ -112,37 +112,37 @@ class Step:
             self.tally.name(kind, tensors)
 
 
-def _samplings(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    yield "sampling", cfg.sampling
-    if cfg.evaluation.every:
-        yield "evaluation", cfg.evaluation
+def _samplings(options: Train) -> Iterator[tuple[str, Pictured | Evaluation]]:
+    yield "sampling", options.sampling
+    if options.evaluation.every:
+        yield "evaluation", options.evaluation
 
 
 def _sample(
-    cfg: DictConfig,
+    options: Train,
     module: Learner,
     plan: Plan,
-    options: DictConfig,
+    drawn: Pictured | Evaluation,
     device: torch.device,
     tally: Tally,
 ) -> None:
     """One batch of samples by the averaged net."""
     assert isinstance(module, DDPM)
-    y = labels_for(cfg.sampling.y, options.num_samples, cfg.net.num_classes)
-    size = min(options.batch_size, options.num_samples)
-    generation = in_training(module, cfg, plan)
+    y = labels_for(options.sampling.y, drawn.num_samples, options.net.num_classes)
+    size = min(drawn.batch_size, drawn.num_samples)
+    generation = in_training(module, options, plan)
     if device.type == "cpu":  # elsewhere they leave the device
-        made = torch.empty(options.num_samples, *cfg.net.shape)
+        made = torch.empty(drawn.num_samples, *options.net.shape)
         tally.name("samples", [made])
     generation.batch(range(size), None if y is None else y[:size])
 
 
-def plan_of(cfg: DictConfig, module: Learner) -> Plan | None:
+def plan_of(options: Train, module: Learner) -> Plan | None:
     """The first step of a run's solver, one in the middle, its last; None: no samples."""
     if not isinstance(module, DDPM):
         return None
     # its tables are made here, where tensors have content
-    plan = build_plan(cfg.solver, module.schedule).guided_by(build_guidance(cfg.guidance))
+    plan = build_plan(options.solver, module.schedule).guided_by(build_guidance(options.guidance))
     n = len(plan)
     kept = sorted({0, n // 2, n - 1})
     fields = ("x", "x_0", "x_0_previous", "noise", "weight")
@@ -150,9 +150,9 @@ def plan_of(cfg: DictConfig, module: Learner) -> Plan | None:
     return replace(plan, times=plan.times[[*kept, n]], **columns)
 
 
-def _batch(cfg: DictConfig, device: torch.device) -> Batch:
-    size = cfg.data.batch_size
-    x_0 = torch.empty(size, *cfg.net.shape, device=device)
+def _batch(options: Train, device: torch.device) -> Batch:
+    size = options.data.batch_size
+    x_0 = torch.empty(size, *options.net.shape, device=device)
     return x_0, torch.zeros(size, dtype=torch.int64, device=device)
 
 

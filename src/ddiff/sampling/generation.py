@@ -198,18 +198,18 @@ def drawing(options: Draw) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def in_training(module: Any, cfg: Train | DictConfig, plan: Plan) -> Generation:
-    """How a training samples with the averaged net of its module. `cfg` is the run's."""
+def in_training(module: Any, options: Train, plan: Plan) -> Generation:
+    """How a training samples with the averaged net of its module. `options` are the run's."""
     return Generation(
         net=module.ema,
-        shape=tuple(cfg.net.shape),
-        num_classes=cfg.net.num_classes,
+        shape=tuple(options.net.shape),
+        num_classes=options.net.num_classes,
         objective=module.objective,
         plan=plan,
-        guidance=build_guidance(cfg.guidance),
+        guidance=build_guidance(options.guidance),
         precision=module.precision,
-        seed=cfg.seed,
-        clamp=cfg.sampling.clamp,
+        seed=options.seed,
+        clamp=options.sampling.clamp,
     )
 
 

@@ -83,6 +83,15 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file; {} where there is none or it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def regular(path: Path) -> Path:
     """`path`, where it is a file or a link to one. To open a pipe would wait for its other end."""
     try:

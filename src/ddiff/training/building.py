@@ -1,4 +1,4 @@
-"""From a validated, resolved config to a module and a Trainer."""
+"""From checked options to a module and a Trainer."""
 
 import logging
 import warnings
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
-from omegaconf import DictConfig
 
 from ddiff.build import build_backend, build_net, is_generative, module_class
 from ddiff.config.options import Train
@@ -24,14 +23,14 @@ from ddiff.training.modules import DDPM, Learner
 from ddiff.training.modules.plugins import AtomicCheckpointIO, GradientScaling
 
 
-def fill_in_data_facts(cfg: Train | DictConfig, data: Any, begun: bool = False) -> None:
+def fill_in_data_facts(options: Train, data: Any, begun: bool = False) -> None:
     """The net's shape and number of classes come from the data, and stay in the run's config.
 
-    `begun`: the config is that of a run, which keeps the module that it was started with.
+    `begun`: the options are those of a run, which keeps the module that it was started with.
     """
-    module = module_class(cfg.module)
-    cfg.net.shape = list(data.shape)
-    cfg.net.num_classes = data.num_classes if module.conditional else None
+    module = module_class(options.module)
+    options.net.shape = list(data.shape)
+    options.net.num_classes = data.num_classes if module.conditional else None
     if module.dims and module.dims != len(data.shape) - 1 and not begun:
         shape = "x".join(map(str, data.shape))
         raise ConfigError(
@@ -45,27 +44,27 @@ def fill_in_data_facts(cfg: Train | DictConfig, data: Any, begun: bool = False) 
         )
 
 
-def build_module(cfg: Train | DictConfig, precision: Precision) -> Learner:
+def build_module(options: Train, precision: Precision) -> Learner:
     """The LightningModule, its weights drawn from the seed."""
-    torch.manual_seed(key(cfg.seed, "weights"))
+    torch.manual_seed(key(options.seed, "weights"))
     supplied: dict[str, Any] = {
-        "net": build_net(cfg.net),
-        "optimizer": build(cfg.optimizer),
-        "lr_schedule": build(cfg.lr_schedule),
+        "net": build_net(options.net),
+        "optimizer": build(options.optimizer),
+        "lr_schedule": build(options.lr_schedule),
         "precision": precision,
-        "seed": cfg.seed,
+        "seed": options.seed,
     }
-    if is_generative(cfg.module):
-        schedule = build(cfg.schedule)
-        timesteps = build(cfg.timesteps, schedule=schedule)
-        timesteps.check(origin(cfg))
+    if is_generative(options.module):
+        schedule = build(options.schedule)
+        timesteps = build(options.timesteps, schedule=schedule)
+        timesteps.check(origin(options))
         supplied |= {
             "schedule": schedule,
-            "objective": build(cfg.objective),
+            "objective": build(options.objective),
             "timesteps": timesteps,
         }
-    module = build(cfg.module, **supplied)
-    backend = build_backend(cfg.backend, device_for(cfg.trainer.accelerator))
+    module = build(options.module, **supplied)
+    backend = build_backend(options.backend, device_for(options.trainer.accelerator))
     backend.prepare(module.net)
     backend.prepare(module.ema)
     if isinstance(module, DDPM):
@@ -74,7 +73,7 @@ def build_module(cfg: Train | DictConfig, precision: Precision) -> Learner:
 
 
 def build_trainer(
-    cfg: Train | DictConfig,
+    options: Train,
     run_dir: Path,
     logger: Any,
     callbacks: list,
@@ -83,17 +82,17 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's Trainer. Training is counted in optimiser steps; there are no epochs in it."""
     _quiet()
-    options = {name: value for name, value in cfg.trainer.items() if name != "_target_"}
-    accumulate = options["accumulate_grad_batches"]
-    options["val_check_interval"] = min(cfg.budget.val_every, cfg.budget.max_steps) * accumulate
-    max_time = options.pop("max_time")
+    given = {name: value for name, value in options.trainer.items() if name != "_target_"}
+    budget, accumulate = options.budget, given["accumulate_grad_batches"]
+    given["val_check_interval"] = min(budget.val_every, budget.max_steps) * accumulate
+    max_time = given.pop("max_time")
     if max_time is not None:  # first, so that the others see that this step is the last
         callbacks = [Timer(max_time, verbose=False), *callbacks]
     plugins: list = [AtomicCheckpointIO()]
     if precision.needs_scaling:
-        plugins.append(GradientScaling(device_for(cfg.trainer.accelerator)))
+        plugins.append(GradientScaling(device_for(options.trainer.accelerator)))
     return Trainer(
-        **options,
+        **given,
         default_root_dir=str(run_dir),
         logger=logger or False,
         callbacks=callbacks,

@@ -1,7 +1,6 @@
 """Where the figures of a training go: TensorBoard, a CSV file, or a service of the user's."""
 
 import csv
-import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,10 +16,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
-from ddiff.config.targets import build, locate
+from ddiff.config.targets import build_asking
 from ddiff.system.errors import ConfigError, DdiffError
 
-PACKAGES = ("ddiff.training.loggers", "lightning.pytorch.loggers")
 SERVICES = {"wandb": "wandb", "mlflow": "mlflow"}  # a logger here, and the package that it needs
 COLUMNS = ("process", "step", "seconds", "tag", "value")
 
@@ -136,6 +134,8 @@ def mlflow(run_dir: Path, experiment: str = "ddiff", tracking_uri: str | None = 
 def check_loggers(nodes: DictConfig | None) -> None:
     """Raises where a logger needs a package that is not installed."""
     for name, node in (nodes or {}).items():
+        if not node:
+            continue
         package = SERVICES.get(str(node["_target_"]).removeprefix("ddiff.training.loggers."))
         if package and find_spec(package) is None:
             raise ConfigError(
@@ -147,13 +147,8 @@ def build_loggers(
     nodes: DictConfig | None, run_dir: Path, resume_step: int | None = None
 ) -> list[Logger]:
     """The loggers of a config. Each is given `run_dir` and `resume_step` where it asks for them."""
-    given = {"run_dir": run_dir, "resume_step": resume_step}
-    loggers = []
-    for node in (nodes or {}).values():
-        asked = inspect.signature(locate(node["_target_"], PACKAGES)).parameters
-        supplied = {name: value for name, value in given.items() if name in asked}
-        loggers.append(build(node, **supplied))
-    return loggers
+    offered = {"run_dir": run_dir, "resume_step": resume_step}
+    return [build_asking("logger", node, offered) for node in (nodes or {}).values() if node]
 
 
 def board_of(loggers: list[Logger]) -> TensorBoard | None:

@@ -8,11 +8,11 @@ import inspect
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from ddiff.build import module_class
+from ddiff.config.options import Train, typed
 from ddiff.config.targets import build, locate
 from ddiff.config.validation import validate
 from ddiff.system.devices import cpu_count, device_for
@@ -32,19 +32,19 @@ def rehearse(
     with, whose bounds do not count.
     """
     validate(cfg, verb, stages=(False,), unbounded=unbounded)
-    _check_trainer(cfg)
+    options = typed(Train, cfg.copy())
+    _check_trainer(options)
     if not done:  # a run that is continued may be near its end
-        _check_profiler(cfg)
-    _check_optimizer(cfg)
-    if cfg.get("schedule"):
-        _check_diffusion(cfg)
+        _check_profiler(options)
+    _check_optimizer(options)
+    _check_diffusion(options)
     validate(cfg, verb, stages=(True,), unbounded=unbounded)
-    _check_strategy(cfg.trainer.strategy)
-    _check_loggers(cfg)
-    _check_module(cfg)
+    _check_strategy(options.trainer.strategy)
+    _check_loggers(options)
+    _check_module(options)
     if "net.groups" not in unbounded:
-        _check_groups(OmegaConf.to_container(cfg.net))
-    _check_net(cfg.copy(), begun=done > 0)
+        _check_groups(options.net)
+    _check_net(options, begun=done > 0)
 
 
 @contextmanager
@@ -59,10 +59,10 @@ def _told(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {lines[0]}") from error
 
 
-def _check_trainer(cfg: DictConfig) -> None:
-    trainer = cfg.trainer
+def _check_trainer(options: Train) -> None:
+    trainer = options.trainer
     for name, ours in (("max_steps", "max_steps"), ("log_every_n_steps", "log_every")):
-        if name in trainer and trainer[name] != cfg.budget[ours]:
+        if name in trainer and trainer[name] != getattr(options.budget, ours):
             raise ConfigError(f"trainer.{name}: follows budget.{ours}; say budget.{ours}= instead")
     device, devices = device_for(trainer.accelerator), trainer.get("devices", 1)
     if isinstance(devices, str) and devices.lstrip("-").isdigit():
@@ -87,44 +87,46 @@ def _check_trainer(cfg: DictConfig) -> None:
             )
 
 
-def _check_profiler(cfg: DictConfig) -> None:
-    profiler, steps = build(cfg.profiler), cfg.budget.max_steps
+def _check_profiler(options: Train) -> None:
+    profiler, steps = build(options.profiler), options.budget.max_steps
     if steps <= profiler.waits:
         raise ConfigError(
             f"profiler: times no step before step {profiler.waits + 1}, and {steps} are to be "
             "done; take more by budget.max_steps=, or fewer by profiler.warmup=1"
-            + (" profiler.active=1" if "active" in cfg.profiler else "")
+            + (" profiler.active=1" if "active" in options.profiler else "")
         )
 
 
-def _check_optimizer(cfg: DictConfig) -> None:
+def _check_optimizer(options: Train) -> None:
     from torch import nn
 
     shapes = ((2, 2, 3, 3), (2,))
     with _told("optimizer"):
         import torch
 
-        optimizer = build(cfg.optimizer)([nn.Parameter(torch.zeros(shape)) for shape in shapes])
+        optimizer = build(options.optimizer)([nn.Parameter(torch.zeros(shape)) for shape in shapes])
     with _told("lr_schedule"):
-        build(cfg.lr_schedule)(optimizer)
+        build(options.lr_schedule)(optimizer)
 
 
-def _check_diffusion(cfg: DictConfig) -> None:
+def _check_diffusion(options: Train) -> None:
+    if not options.schedule:
+        return
     with _told("schedule"):
-        schedule = build(cfg.schedule)
-    if cfg.get("objective"):
+        schedule = build(options.schedule)
+    if options.objective:
         with _told("objective"):
-            objective = build(cfg.objective)
+            objective = build(options.objective)
             objective.check(schedule)
             objective.weights(schedule)
-    if cfg.get("solver"):
+    if options.solver:
         with _told("solver"):
-            build(cfg.solver)(schedule)
-    if cfg.get("timesteps"):
+            build(options.solver)(schedule)
+    if options.timesteps:
         with _told("timesteps"):
-            build(cfg.timesteps, schedule=schedule)
-    if cfg.get("guidance"):
-        build(cfg.guidance)
+            build(options.timesteps, schedule=schedule)
+    if options.guidance:
+        build(options.guidance)
 
 
 def _check_strategy(strategy: str) -> None:
@@ -136,19 +138,21 @@ def _check_strategy(strategy: str) -> None:
         raise ConfigError(f"trainer.strategy: there is no {strategy!r}; auto and ddp are usual")
 
 
-def _check_loggers(cfg: DictConfig) -> None:
+def _check_loggers(options: Train) -> None:
     from ddiff.training.loggers import check_loggers
 
-    check_loggers(cfg.get("logger"))
+    check_loggers(options.logger)
 
 
-def _check_module(cfg: DictConfig) -> None:
+def _check_module(options: Train) -> None:
     """Raises where module and net, or module and the parts of diffusion, do not go together."""
-    module = module_class(cfg.module)
+    module = module_class(options.module)
     name = module.__name__
-    if module.generative and (absent := [group for group in DIFFUSION if not cfg.get(group)]):
+    if module.generative and (
+        absent := [group for group in DIFFUSION if not getattr(options, group)]
+    ):
         raise ConfigError(f"module: {name} needs {', '.join(f'{group}=...' for group in absent)}")
-    net = locate(cfg.net["_target_"], ("ddiff.nets",))
+    net = locate(options.net["_target_"], ("ddiff.nets",))
     inputs = ("x", "t", "y") if module.generative else ("x",)
     try:
         inspect.signature(getattr(net, "forward", net)).bind(None, *inputs)
@@ -161,26 +165,26 @@ def _check_module(cfg: DictConfig) -> None:
         ) from None
 
 
-def _check_net(cfg: DictConfig, begun: bool) -> None:
+def _check_net(options: Train, begun: bool) -> None:
     """Raises where the net does not fit the data, whose shape the options alone must tell."""
     from ddiff.sampling.generation import labels_for
     from ddiff.training.building import fill_in_data_facts
 
-    if "root" in cfg.data and "download" not in cfg.data:
+    if "root" in options.data and "download" not in options.data:
         return  # files tell the rest
     with _told("data"):
-        data = build(cfg.data)
-    fill_in_data_facts(cfg, data, begun)
-    if cfg.get("schedule"):
-        labels_for(cfg.sampling.y, 1, cfg.net.num_classes)
+        data = build(options.data)
+    fill_in_data_facts(options, data, begun)
+    if options.schedule:
+        labels_for(options.sampling.y, 1, options.net.num_classes)
     import torch
 
     nested = {
         str(name): build(node)
-        for name, node in cfg.net.items()
+        for name, node in options.net.items()
         if isinstance(node, DictConfig) and "_target_" in node
     }
-    node = DictConfig({k: v for k, v in cfg.net.items() if k not in nested})
+    node = DictConfig({k: v for k, v in options.net.items() if k not in nested})
     ours = str(node["_target_"]).startswith("ddiff.")
     try:
         with _told("net"), torch.device("meta"):  # takes no memory and no time
@@ -197,10 +201,11 @@ def _check_net(cfg: DictConfig, begun: bool) -> None:
         )
 
 
-def _check_groups(node: Any) -> None:
+def _check_groups(net: DictConfig) -> None:
     """Raises where net.groups divides no width of the net, which would silently take fewer."""
-    groups, channels = node.get("groups"), node.get("channels")
-    wide = [c for c in channels if c >= groups] if groups and isinstance(channels, list) else []
+    groups, channels = net.get("groups"), net.get("channels")
+    several = isinstance(channels, ListConfig)
+    wide = [c for c in channels if c >= groups] if groups and several else []
     if wide and all(c % groups for c in wide):
         fitting = max(g for g in range(1, groups) if wide[0] % g == 0)
         raise ConfigError(

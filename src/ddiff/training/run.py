@@ -1,59 +1,48 @@
 """A run: one directory that holds everything about one training."""
 
-import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from ddiff.build import build_backend, build_plan, build_precision, check_guidance
-from ddiff.config.options import Train, typed
+from ddiff.config.options import Train, tree_of
+from ddiff.config.resuming import ResumePoint
 from ddiff.config.targets import build
-from ddiff.config.trees import flat
 from ddiff.profiling import Off, Subject
 from ddiff.profiling.options import bytes_of
 from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
 from ddiff.sampling.writing import sampled
-from ddiff.system.console import console, show_table
+from ddiff.system.console import console
 from ddiff.system.devices import device_for
 from ddiff.system.environment import environment
-from ddiff.system.errors import ConfigError, DdiffError, nearest
-from ddiff.system.files import lock, replacing, write_json
+from ddiff.system.errors import ConfigError
+from ddiff.system.files import lock, read_json, replacing, write_json
 from ddiff.system.resources import PeakMemory
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
 from ddiff.training.callbacks import (
     AdaptThreads,
     AtStart,
     Checkpoints,
-    Dashboard,
-    Evaluations,
     Progress,
-    Resources,
     Resumed,
-    Samples,
     StopOnNaN,
-    Timesteps,
+    build_callbacks,
     ordered,
 )
 from ddiff.training.callbacks.evaluations import Found
-from ddiff.training.callbacks.resources import in_words
-from ddiff.training.callbacks.timesteps import Report
-from ddiff.training.loggers import TensorBoard, board_of, build_loggers
+from ddiff.training.loggers import board_of, build_loggers
 from ddiff.training.modules import DDPM
-from ddiff.training.modules.tenths import TENTHS
-from ddiff.training.resume import ResumePoint
+from ddiff.training.summary import summarise
 
 RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 
@@ -61,11 +50,20 @@ RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 class Run:
     """One training. Builds and checks everything before it makes a directory, and writes the run's
     files once the checkpoint to resume from, if any, is restored: a start that fails leaves
-    nothing behind. `cfg` is resolved and validated."""
+    nothing behind.
 
-    def __init__(self, cfg: DictConfig, point: ResumePoint | None) -> None:
-        options = typed(Train, cfg)
-        self.cfg, self.options, self.point = cfg, options, point
+    `overrides` are the options of the command line that made it, and `job_folder` is the directory
+    of a job of a sweep.
+    """
+
+    def __init__(
+        self,
+        options: Train,
+        overrides: Sequence[str] = (),
+        point: ResumePoint | None = None,
+        job_folder: Path | None = None,
+    ) -> None:
+        self.options, self.overrides, self.point = options, list(overrides), point
         check_guidance(options)
         self.started = time.perf_counter()
         if point and point.step >= options.budget.max_steps:
@@ -74,17 +72,19 @@ class Run:
                 "to go on, give a larger budget.max_steps"
             )
         _check_metric(options)
-        path = _directory(options, point)
+        path = _directory(options, point, job_folder)
         self.device = device_for(options.trainer.accelerator)
         self.peak = PeakMemory(self.device)
         self.data = build(options.data)
         self.data.prepare_data()
         self.data.setup("fit")
         fill_in_data_facts(options, self.data, begun=point is not None)
+        self.tree = tree_of(options)
         self.precision = build_precision(options.precision, self.device)
         self.module = build_module(options, self.precision)
         if point:
             point.check_state(self.module.state_dict())
+        self.y, self.examine = None, None
         if isinstance(self.module, DDPM):
             self.plan = build_plan(options.solver, self.module.schedule)
             self.y = labels_for(
@@ -97,6 +97,28 @@ class Run:
     def is_first(self) -> bool:
         """Whether this process is the one that writes, of several that train together."""
         return _rank() == 0
+
+    def fit(self) -> None:
+        """Trains, from the resume point where there is one. A start that fails leaves nothing."""
+        self._claim()
+        try:
+            if self.is_first:
+                self._announce()
+            self._fit()
+        except BaseException:
+            if self.made and not self.begun:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def finish(self) -> float | None:
+        """Writes metrics.json and the loggers' last figures, prints the closing table, and returns
+        the figure that `optimized_metric` names (rank 0 only)."""
+        return summarise(self) if self.trainer.is_global_zero else None
+
+    def close(self) -> None:
+        """Gives the run's directory back."""
+        if self.lock:
+            self.lock.release()
 
     def _claim(self) -> None:
         """Takes the run's directory for this process, or raises."""
@@ -124,10 +146,9 @@ class Run:
         if self.point:
             if self.point.kept:
                 console.print(f"as it was trained: {', '.join(self.point.kept)}")
-            changes = self.point.changes(self.cfg)
-            for name, (before, now) in changes.items():
+            for name, (before, now) in self.point.changes(self.tree).items():
                 console.print(f"from step {self.point.step} on: {name}={now} (was {before})")
-            if jump := _rate_jump(self.point, self.cfg):
+            if jump := _rate_jump(self.point, self.options):
                 console.print(jump)
 
     def _begin(self) -> None:
@@ -135,82 +156,56 @@ class Run:
         self.begun = True
         backend = build_backend(self.options.backend, self.device).name
         where = environment(self.device, self.precision.dtype)
-        where |= {"backend": backend, "overrides": self._overrides()}
+        where |= {"backend": backend, "overrides": self.overrides}
         file = self.path / "environment.json"
         if self.point and self.point.in_place:
-            before = _read_json(file)
+            before = read_json(file)
             earlier = before.pop("before", [])
             where |= {
                 "from_step": self.point.step,
-                "changed": {n: list(pair) for n, pair in self.point.changes(self.cfg).items()},
+                "changed": {n: list(pair) for n, pair in self.point.changes(self.tree).items()},
                 "before": [*earlier, *([before] if before else [])],
             }
         elif self.point:
             where |= {"from_checkpoint": str(self.point.path), "from_step": self.point.step}
         with replacing(self.path / "config.yaml", "w") as config:
-            config.write(OmegaConf.to_yaml(self.cfg))
+            config.write(OmegaConf.to_yaml(DictConfig(self.tree)))
         write_json(file, where)
-
-    def fit(self) -> None:
-        """Trains, from the resume point where there is one. A start that fails leaves nothing."""
-        self._claim()
-        try:
-            if self.is_first:
-                self._announce()
-            self._fit()
-        except BaseException:
-            if self.made and not self.begun:
-                shutil.rmtree(self.path, ignore_errors=True)
-            raise
-
-    def close(self) -> None:
-        """Gives the run's directory back."""
-        if self.lock:
-            self.lock.release()
 
     def _fit(self) -> None:
         options = self.options
-        nan = StopOnNaN()
-        config = {
-            "config": OmegaConf.to_container(self.cfg),
-            "overrides": self._overrides(),
-        }
         resume_step = self.point.step if self.point else None
         self.loggers = build_loggers(options.logger, self.path, resume_step)
         self.board = board_of(self.loggers)
         self.progress = Progress(options.data.batch_size, options.budget.log_every, self.started)
-        self.resources = Resources(self.path, options.budget.log_every, self.progress)
-        self.timesteps = Timesteps(self.path / "timesteps.png")
-        self.evaluations: Evaluations | None = None
-        saving = Checkpoints(self.path, config, options.budget.save_every, nan)
-        callbacks = [nan, self.resources, self.progress, saving, Resumed(self.progress)]
-        if self.is_first:
-            callbacks.append(AtStart(self._begin))
-        if isinstance(self.module, DDPM):
-            callbacks.append(self.timesteps)
-            columns = row_length(self.y)
-            every = options.budget.sample_every
-            callbacks.append(Samples(self.path / "samples", every, self.generate, columns))
-            if self.examine and (every := options.evaluation.every):
-                folder = self.path / "evaluations"
-                self.evaluations = Evaluations(folder, every, self.examine, self.progress)
-                callbacks.append(self.evaluations)
-        if options.threads == "adapt" and self.device.type == "cpu":
-            callbacks.append(AdaptThreads())
-        if self.board:
-            callbacks.append(Dashboard(self.board, options.budget.log_every))
-        callbacks += [build(node) for node in (options.callbacks or {}).values()]
         profiler = build(options.profiler) if self.is_first else Off()
         with profiler.watching(self._subject()) as timeline:
             self.trainer = build_trainer(
-                options, self.path, self.loggers, ordered(callbacks), self.precision, timeline
+                options, self.path, self.loggers, self._callbacks(), self.precision, timeline
             )
             ckpt_path = str(self.point.path) if self.point else None
             self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
 
-    def _overrides(self) -> list[str]:
-        """What the command, and those of the run it resumes, changed of the recipe."""
-        return list(self.point.overrides if self.point else HydraConfig.get().overrides.task)
+    def _callbacks(self) -> list[Callback]:
+        """What exact resuming rests on, and then the named parts of the config: the run's own
+        (conf/callbacks/run.yaml) and the user's."""
+        options, nan = self.options, StopOnNaN()
+        config = {"config": self.tree, "overrides": self.overrides}
+        callbacks = [nan, self.progress, Resumed(self.progress)]
+        callbacks.append(Checkpoints(self.path, config, options.budget.save_every, nan))
+        if self.is_first:
+            callbacks.append(AtStart(self._begin))
+        if options.threads == "adapt" and self.device.type == "cpu":
+            callbacks.append(AdaptThreads())
+        offered = {
+            "run_dir": self.path,
+            "progress": self.progress,
+            "generate": self.generate,
+            "columns": row_length(self.y),
+            "examine": self.examine,
+        }
+        generative = isinstance(self.module, DDPM)
+        return ordered([*callbacks, *build_callbacks(options.callbacks, offered, generative)])
 
     def _subject(self) -> Subject:
         """What a profile of the training is of, and where it goes."""
@@ -256,68 +251,8 @@ class Run:
         examination = Examination(self.options, self.data)
         return lambda module: examination(self.generation(module))
 
-    def finish(self) -> float | None:
-        """Writes metrics.json and the hyperparameters' page in TensorBoard, prints the closing
-        table, and returns the figure that `optimized_metric` names (rank 0 only)."""
-        if not self.trainer.is_global_zero:
-            return None
-        report, taken = self.timesteps.report, self.resources.summary
-        measured = {"train/loss": float(self.module.latest["train/loss"])} | {
-            name: float(value)
-            for name, value in self.trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        metrics = {
-            **measured,
-            "step": self.trainer.global_step,
-            "samples_per_second": round(self.progress.samples_per_second, 3),
-            "seconds": round(self.progress.wall(), 1),
-            "peak_memory_mb": round(self.peak.mb()),
-            "resources": {name: float(f"{value:.5g}") for name, value in taken.items()},
-            **({"timesteps": report.summary()} if report else {}),
-            "protocol": "val/* and val_loss: averaged weights, uniform timesteps, the same noise "
-            "every time; train_loss: unweighted, between the last two reports; tenths: of t / T; "
-            "seconds: wall clock of all processes of this run; peaks: the largest; speed and other "
-            "resources: this process, waiting for data included, pauses for validation, samples "
-            "and saves not; kept: figures of an earlier process, which this one did not measure, "
-            "and the step it ended at; "
-            f"peak_memory_mb: {self.peak.meaning}",
-        }
-        if self.point and self.point.in_place:
-            _keep(metrics, _read_json(self.path / "metrics.json"))
-        figure = self._optimized(metrics)
-        write_json(self.path / "metrics.json", metrics)
-        flat_options = flat(OmegaConf.to_container(self.cfg))
-        numbers = {k: v for k, v in measured.items() if k.startswith("val/")}
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoard):
-                for summary in hparams(flat_options, numbers):
-                    logger.experiment._get_file_writer().add_summary(summary)
-            else:
-                logger.log_hyperparams(flat_options)
-            logger.finalize("success")
-        _closing_table(self.path, metrics, report)
-        return figure
 
-    def _optimized(self, metrics: dict[str, Any]) -> float | None:
-        """The figure for a sweeper, noted in `metrics`; None where nobody chose one and there was
-        no validation."""
-        name = self.options.optimized_metric or "val/loss"
-        last = self.evaluations.last if self.evaluations else None
-        quality = {f"quality/{f['name']}": f["value"] for f in last["figures"]} if last else {}
-        known = {k: v for k, v in (metrics | quality).items() if isinstance(v, int | float)}
-        if name not in known and self.options.optimized_metric is None:
-            return None
-        if name not in known:
-            raise DdiffError(
-                f"optimized_metric: this run has no {name!r}{nearest(name, sorted(known))}; "
-                f"the run itself is complete: {self.path}"
-            )
-        metrics["optimized"] = {"name": name, "value": known[name]}
-        return float(known[name])
-
-
-def _directory(options: Train, point: ResumePoint | None) -> Path:
+def _directory(options: Train, point: ResumePoint | None, job_folder: Path | None) -> Path:
     """This run's directory: as given, the resumed run's own, or a new one by date and time."""
     if point and point.in_place:
         return point.run_dir
@@ -328,8 +263,8 @@ def _directory(options: Train, point: ResumePoint | None) -> Path:
         return path
     if _rank() and RANK_ZERO_DIR in os.environ:
         return Path(os.environ[RANK_ZERO_DIR])  # Lightning starts the other ranks from rank 0
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
+    if job_folder:
+        return job_folder
     _check_name(options)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = Path(options.runs) / options.name / stamp
@@ -369,87 +304,30 @@ def _check_metric(options: Train) -> None:
         )
 
 
-def _rate_jump(point: ResumePoint, cfg: DictConfig) -> str | None:
+def _rate_jump(point: ResumePoint, options: Train) -> str | None:
     """What a longer training does to the learning rate, where the rate jumps."""
-    before, now = (_rate(c, point.step) for c in (point.trained, cfg))
-    if math.isclose(before, now, rel_tol=0.02):
+    then, now = point.trained.lr_schedule, options.lr_schedule
+    rate = _rate(point.trained.optimizer, then, point.step)
+    after = _rate(options.optimizer, now, point.step)
+    if math.isclose(rate, after, rel_tol=0.02):
         return None
-    text = f"learning rate {now:.3g} from step {point.step} on, {before:.3g} up to there"
-    old = point.trained.lr_schedule.get("total_steps")
-    if old and old != cfg.lr_schedule.get("total_steps"):
+    text = f"learning rate {after:.3g} from step {point.step} on, {rate:.3g} up to there"
+    old = then.get("total_steps")
+    if old and old != now.get("total_steps"):
         text += (
-            f": its curve now ends at step {cfg.lr_schedule.total_steps}, not {old}; "
+            f": its curve now ends at step {now.total_steps}, not {old}; "
             f"lr_schedule.total_steps={old} keeps the old curve and stays at its end"
         )
     return text
 
 
-def _rate(cfg: DictConfig, step: int) -> float:
-    """The learning rate that a config gives at a step."""
-    optimizer = build(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-    factor = build(cfg.lr_schedule)(optimizer).lr_lambdas[0](step)
-    return optimizer.param_groups[0]["initial_lr"] * factor
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What stands in the file; {} where there is none or it cannot be read."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _keep(metrics: dict[str, Any], before: dict[str, Any]) -> None:
-    """Adds what only an earlier process of the run measured, and the larger peak."""
-    own = ("kept", "optimized", "protocol")
-    kept = {name: value for name, value in before.items() if name not in (*metrics, *own)}
-    metrics |= kept
-    steps = before.get("kept", {}) | {name: before.get("step") for name in kept}
-    steps = {name: step for name, step in steps.items() if name in metrics and name not in own}
-    if kept_now := {name: step for name, step in steps.items() if name in kept}:
-        metrics["kept"] = kept_now
-    if isinstance(peak := before.get("peak_memory_mb"), int | float):
-        metrics["peak_memory_mb"] = max(metrics["peak_memory_mb"], peak)
+def _rate(optimizer: DictConfig, lr_schedule: DictConfig, step: int) -> float:
+    """The learning rate that these choices give at a step."""
+    built = build(optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    factor = build(lr_schedule)(built).lr_lambdas[0](step)
+    return built.param_groups[0]["initial_lr"] * factor
 
 
 def _rank() -> int:
     """This process's rank; Lightning sets it before it starts the others."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-
-
-def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -> None:
-    apart = ("protocol", "resources", "timesteps", "kept", "optimized")
-    rows = [
-        (name, f"{value:.5g}" if isinstance(value, float) else str(value))
-        for name, value in metrics.items()
-        if name not in apart
-    ]
-    show_table((), rows, str(path), left=(0, 1))
-    console.print()
-    for line in in_words(metrics["resources"]):
-        console.print(line)
-    if report:
-        _timesteps_table(report)
-    if pictures := sorted((path / "samples").glob("*.png")):
-        console.print(f"samples     {pictures[-1]}")
-        console.print(f"more        python -m ddiff.sample run={path} num_samples=64")
-    if (path / "tensorboard").is_dir():
-        console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
-
-
-def _timesteps_table(report: Report) -> None:
-    console.print(f"timesteps   {report.title()}")
-    columns = {
-        "of t / T": TENTHS,
-        "p": report.p,
-        "score": report.score,
-        "train loss": report.train_loss,
-        "val loss": report.val_loss,
-    }
-    header, values = zip(*((n, v) for n, v in columns.items() if v is not None), strict=True)
-    show_table(header, [list(map(_cell, row)) for row in zip(*values, strict=True)])
-
-
-def _cell(value: str | float | None) -> str:
-    return "-" if value is None else value if isinstance(value, str) else f"{value:.2g}"

@@ -7,7 +7,14 @@ from typing import Any
 from ddiff.pages.report.records import Record
 
 PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
-MEASURING = ("evaluation.", "metrics.", "extractor.", "profiler.", "logger.")  # on the way
+MEASURING = (
+    "evaluation.",
+    "metrics.",
+    "extractor.",
+    "profiler.",
+    "logger.",
+    "callbacks.",
+)  # on the way
 UNSAID = (*MEASURING, "trainer.", "sampling.", "budget.log_every.", "budget.val_every.",
           "budget.sample_every.", "budget.save_every.", "data.num_workers.", "memory_budget_gb.",
           "experiment.", "name.", *(f"{place}." for place in PLACES))  # fmt: skip

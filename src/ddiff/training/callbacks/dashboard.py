@@ -6,9 +6,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ddiff.config.options import Steps
 from ddiff.training.callbacks.order import When
 from ddiff.training.callbacks.progress import reports
-from ddiff.training.loggers import TensorBoard
+from ddiff.training.loggers import TensorBoard, board_of
 
 SHARE = (
     "precision|recall|density|coverage.*|accuracy|validity|one_piece|closer_to_train|one_nn.*|"
@@ -96,15 +97,20 @@ class Dashboard(Callback):
 
     when = When.SHOW
 
-    def __init__(self, board: TensorBoard, every: int) -> None:
-        self.board, self.every = board, every
+    def __init__(self, every: Steps) -> None:
+        self.every = every
+        self.board: TensorBoard | None = None
         self.laid_out: set[str] = set()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.board = board_of(trainer.loggers)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"tags": sorted(self.board.tags)}
+        return {"tags": sorted(self.board.tags) if self.board else []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.board.tags.update(state_dict["tags"])
+        if self.board:
+            self.board.tags.update(state_dict["tags"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -117,6 +123,6 @@ class Dashboard(Callback):
             self._lay_out()
 
     def _lay_out(self) -> None:
-        if self.board.tags != self.laid_out:
+        if self.board and self.board.tags != self.laid_out:
             self.laid_out = set(self.board.tags)
             self.board.experiment.add_custom_scalars(layout(self.laid_out))

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ddiff.config.options import Steps
 from ddiff.system.files import write_json
 from ddiff.training.callbacks.order import When
 from ddiff.training.callbacks.progress import Progress
@@ -17,21 +18,26 @@ Found = dict[str, Any]  # as evaluations/*.json
 
 
 class Evaluations(Callback):
-    """Every `every` steps, and after the last: `measure(module)` to <folder>/step_000500.json and
-    the loggers."""
+    """Every `every` steps, and after the last: `examine(module)` to evaluations/step_000500.json
+    and the loggers. None: no evaluations."""
 
-    when = When.PAUSE
+    when, generative = When.PAUSE, True
 
     def __init__(
-        self, folder: Path, every: int, measure: Callable[[DDPM], Found], progress: Progress
+        self,
+        run_dir: Path,
+        every: Steps | None,
+        examine: Callable[[DDPM], Found] | None,
+        progress: Progress,
     ) -> None:
-        self.folder, self.every, self.measure, self.progress = folder, every, measure, progress
+        self.folder = run_dir / "evaluations"
+        self.every, self.examine, self.progress = every, examine, progress
         self.last: Found | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not due(trainer, batch_idx, self.every):
+        if not self.every or not self.examine or not due(trainer, batch_idx, self.every):
             return
         assert isinstance(pl_module, DDPM)
         step = trainer.global_step
@@ -39,7 +45,7 @@ class Evaluations(Callback):
             "step": step,
             "images_seen": self.progress.images,
             "train_seconds": round(self.progress.seconds, 3),
-            **self.measure(pl_module),
+            **self.examine(pl_module),
         }
         write_json(self.folder / f"step_{step:06d}.json", self.last)
         figures = {f"quality/{figure['name']}": figure["value"] for figure in self.last["figures"]}

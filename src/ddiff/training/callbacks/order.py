@@ -1,9 +1,13 @@
-"""The order of callbacks in a step."""
+"""The parts of a run that act in its steps: built from the config, and put in order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
+from typing import Any
 
 from lightning.pytorch import Callback
+from omegaconf import DictConfig
+
+from ddiff.config.targets import build_asking
 
 
 class When(IntEnum):
@@ -17,6 +21,21 @@ class When(IntEnum):
     SHOW = 5  # lays out what was logged
     SAVE = 6  # saves the states of all before it
     RESUME = 7  # starts the clock again
+
+
+def build_callbacks(
+    nodes: DictConfig | None, offered: Mapping[str, Any], generative: bool
+) -> Iterator[Callback]:
+    """The callbacks of a config, each given what it asks for of what is offered.
+
+    null leaves one out, and so does a module that makes no samples for those whose class says
+    `generative = True`.
+    """
+    for node in (nodes or {}).values():
+        if node:
+            callback = build_asking("callbacks", node, offered)
+            if generative or not getattr(callback, "generative", False):
+                yield callback
 
 
 def ordered(callbacks: Iterable[Callback]) -> list[Callback]:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ddiff.config.options import Steps
 from ddiff.system.console import console
 from ddiff.system.errors import DdiffError
 from ddiff.system.resources import CpuUse, Nvml, allocator, disk, process_memory
@@ -40,7 +41,9 @@ class Resources(Callback):
 
     when = When.MEASURE
 
-    def __init__(self, run_dir: Path, every: int, progress: Progress, seconds: float = 1.0) -> None:
+    def __init__(
+        self, run_dir: Path, every: Steps, progress: Progress, seconds: float = 1.0
+    ) -> None:
         self.run_dir, self.every, self.progress, self.seconds = run_dir, every, progress, seconds
         self.measured = float("-inf")  # when last
         self.readings, self.gpu_sums = 0, dict[str, float]()
@@ -93,10 +96,11 @@ class Resources(Callback):
 
 def in_words(taken: Figures) -> list[str]:
     """Two lines of a summary, as far as they go."""
-    return [
-        f"{title:<12}" + ", ".join(form.format(taken[n]) for n, form in forms.items() if n in taken)
+    lines = {
+        title: [form.format(taken[name]) for name, form in forms.items() if name in taken]
         for title, forms in IN_WORDS.items()
-    ]
+    }
+    return [f"{title:<12}{', '.join(words)}" for title, words in lines.items() if words]
 
 
 def gpu_readings(device: torch.device) -> Callable[[], Figures]:

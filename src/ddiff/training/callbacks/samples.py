@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ddiff.config.options import Steps
 from ddiff.system.files import replacing
 from ddiff.training.callbacks.order import When
 from ddiff.training.loggers import board_of, log_picture
@@ -17,16 +18,17 @@ from ddiff.training.modules import DDPM
 class Samples(Callback):
     """Every `every` steps, and after the last."""
 
-    when = When.PAUSE
+    when, generative = When.PAUSE, True
 
     def __init__(
         self,
-        folder: Path,
-        every: int,
+        run_dir: Path,
+        every: Steps,
         generate: Callable[[DDPM], np.ndarray],
         columns: int | None = None,
     ) -> None:
-        self.folder, self.every, self.generate, self.columns = folder, every, generate, columns
+        self.folder = run_dir / "samples"
+        self.every, self.generate, self.columns = every, generate, columns
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -54,12 +54,12 @@ class Report:
 
 class Timesteps(Callback):
     """Reports after every validation, whose losses belong to it, and at the end: scalars, a picture
-    in TensorBoard and the same picture at `path`."""
+    for the loggers, and the same picture as <run>/timesteps.png."""
 
-    when = When.MEASURE
+    when, generative = When.MEASURE, True
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "timesteps.png"
         self.sums = torch.zeros(2, len(TENTHS))  # of this rank since the last validation
         self.reported = -1  # at which step
         self.report: Report | None = None

@@ -1,28 +1,28 @@
 """Continuing from a checkpoint: its own config, plus what the command line says now."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from ddiff.config.sweeps import name_of
+from ddiff.config.sweeps import job_folder, job_number, name_of, overrides_of_command
 from ddiff.config.trees import config_of, flat, resolved
-from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
+from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
-from ddiff.training.rehearsal import rehearse
+from ddiff.system.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What does not change the training, and what the data fill in. A checkpoint's config may differ
 # here from what its own options give today, without a word.
-FREE = ("budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver", "guidance",
-        "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler", "logger",
-        "callbacks", "threads", "optimized_metric", "net.shape", "net.num_classes")  # fmt: skip
+FREE = ("_", "budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver",
+        "guidance", "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler",
+        "logger", "callbacks", "threads", "optimized_metric", "net.shape",
+        "net.num_classes")  # fmt: skip
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
@@ -33,8 +33,8 @@ ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape",
 Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
 
 
-def checked(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
-    """The config to train with, resolved and validated, and the point to resume from if any.
+def continued(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
+    """The config to train with, resolved but not validated, and the point to resume from if any.
 
     With `ckpt_path`, and for a job of a sweep that was begun before, that is the config of the run
     on the disk, under this command's options.
@@ -46,13 +46,7 @@ def checked(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
             )
     source = cfg.ckpt_path or begun_job(cfg)
     point = ResumePoint.at(str(source), cfg.run_dir) if source else None
-    cfg = resolved(point.cfg if point else cfg)
-    if point:
-        rehearse(cfg, done=point.step, unbounded=point.unchanged(cfg))
-        point.check(cfg)
-    else:
-        rehearse(cfg)
-    return cfg, point
+    return resolved(point.cfg if point else cfg), point
 
 
 @dataclass(frozen=True)
@@ -74,12 +68,14 @@ class ResumePoint:
     @classmethod
     def at(cls, source: str, run_dir: str | None) -> "ResumePoint":
         """The run's own overrides come first, then this command's."""
+        from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
+
         path = find_checkpoint(source)
         written = path.stat().st_mtime_ns
         checkpoint = load_checkpoint(path)
         own, in_place = _place(path, run_dir)
         facts = checkpoint["ddiff"]
-        now = [o for o in HydraConfig.get().overrides.task if name_of(o) != "ckpt_path"]
+        now = [o for o in overrides_of_command() if name_of(o) != "ckpt_path"]
         then = [o for o in facts["overrides"] if name_of(o) not in PLACES]
         names = {name_of(o) for o in now}
         overrides = [o for o in then if name_of(o) not in names] + now
@@ -109,9 +105,9 @@ class ResumePoint:
             threads=facts.get("threads"),
         )
 
-    def check(self, cfg: DictConfig) -> None:
-        """Raise where the config does not fit what was trained. `cfg` is resolved."""
-        changes = self.changes(cfg)
+    def check(self, now: Mapping) -> None:
+        """Raise where the options, as a tree, do not fit what was trained."""
+        changes = self.changes(now)
         if "optimizer._target_" in changes:
             before, now = (t.rpartition(".")[2] for t in changes["optimizer._target_"])
             raise ConfigError(
@@ -129,22 +125,21 @@ class ResumePoint:
                 "what its past means. A fork may: add run_dir=NEW"
             )
 
-    def unchanged(self, cfg: DictConfig) -> set[str]:
+    def unchanged(self, now: Mapping) -> set[str]:
         """The options that are as they were trained, of those that a run cannot change at will."""
-        before, now = flat(self.trained), flat(cfg)
-        same = (name for name in before if before[name] == now.get(name))
-        return {name for name in same if not name.startswith(FREE)}
+        before, other = flat(self.trained), self.changes(now)
+        return {name for name in before if name not in other and not name.startswith(FREE)}
 
-    def changes(self, cfg: DictConfig) -> Changes:
+    def changes(self, now: Mapping) -> Changes:
         """The options that are other than before, of those that matter."""
-        before, now = flat(self.trained), flat(cfg)
+        before, after = flat(self.trained), flat(now)
         return {
-            name: (before[name], now.get(name))
+            name: (before[name], after.get(name))
             for name in sorted(before)
-            if before[name] != now.get(name) and not name.startswith(FREE)
+            if before[name] != after.get(name) and not name.startswith(FREE)
         }
 
-    def check_state(self, state: Mapping[str, Tensor]) -> None:
+    def check_state(self, state: "Mapping[str, Tensor]") -> None:
         """Raise where the module's state dict is of other names or shapes than the checkpoint's."""
         now = {name: tuple(value.shape) for name, value in state.items()}
         if now == self.shapes:
@@ -164,15 +159,13 @@ class ResumePoint:
 def begun_job(cfg: DictConfig) -> Path | None:
     """The directory of this job of a sweep, where an earlier start of the sweep left a run of the
     same options. Raises where it holds another run."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN or cfg.run_dir:
+    path = job_folder()
+    if path is None or cfg.run_dir or not (last := path / "checkpoints/last.ckpt").is_file():
         return None
-    path = Path(hydra.runtime.output_dir)
-    last = path / "checkpoints/last.ckpt"
-    if not last.is_file():
-        return None
+    from ddiff.system.checkpoints import load_checkpoint
+
     before = [o for o in load_checkpoint(last)["ddiff"]["overrides"] if name_of(o) not in PLACES]
-    now = [o for o in hydra.overrides.task if name_of(o) not in PLACES]
+    now = [o for o in overrides_of_command() if name_of(o) not in PLACES]
     if sorted(before) != sorted(now):
         raise ConfigError(
             f"{path} holds a run of other options ({' '.join(before)}); "
@@ -200,6 +193,8 @@ def _refuse_the_past(path: Path, step: int) -> None:
     last = path.with_name("last.ckpt")
     if path.name == last.name or not last.is_file():
         return
+    from ddiff.system.checkpoints import load_checkpoint
+
     newest = load_checkpoint(last)["global_step"]
     if newest > step:
         raise ConfigError(
@@ -229,21 +224,15 @@ def _as_trained(then: list[str], trained: DictConfig) -> dict[str, Any]:
 
 def finished(cfg: DictConfig) -> float | None:
     """The figure of this job of a sweep, where an earlier start of the sweep has finished it."""
-    from ddiff.training.resume import begun_job
-
     path = begun_job(cfg)
     if path is None:
         return None
     from ddiff.system.checkpoints import load_checkpoint
-    from ddiff.system.console import console
 
-    try:
-        metrics = json.loads((path / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return None
+    metrics = read_json(path / "metrics.json")
     if metrics.get("step") != load_checkpoint(path / "checkpoints/last.ckpt")["global_step"]:
         return None
-    console.print(f"job {HydraConfig.get().job.num} is finished already: {path}")
+    console.print(f"job {job_number()} is finished already: {path}")
     wanted = cfg.optimized_metric or "val/loss"
     noted = metrics.get("optimized", {})
     figure = noted.get("value") if noted.get("name") == wanted else metrics.get(wanted)
