@@ -96,17 +96,13 @@ STUDIES = {
         "Are the 64^3 spheres spheres, and do their radii and places follow the law?",
         {
             "voxel_adaptive": ["experiment=voxel_adaptive"],
-            "voxel_adaptive adamw": [
-                "experiment=voxel_adaptive", "optimizer=adamw", "optimizer.lr=1.0e-3",
-            ],
             **{
                 f"{name} long": [f"experiment={name}", "budget.max_steps=3000"]
                 for name in ("voxel_adaptive", "voxel_baseline")
             },
         },
         [Row({"run": name}, name)
-         for name in ("voxel_adaptive", "voxel_adaptive adamw", "voxel_adaptive long",
-                      "voxel_baseline long")],
+         for name in ("voxel_adaptive", "voxel_adaptive long", "voxel_baseline long")],
         "[sphere_law,pieces,memorisation]", ("validity", "sphere_iou", "radius_d", "centre_d"),
         always=("num_samples=1000", "batch_size=16", "data.num_val=1000",
                 "metrics.memorisation.most_train=20000"),
@@ -155,8 +151,9 @@ def measure(name: str, study: Study) -> dict[str, Any]:
     rows = []
     for i, row in enumerate(study.rows):
         out = runs[row.run] / "evaluations" / f"{name}_{i:03d}.json"
-        call("evaluate", f"run={runs[row.run]}", *study.always, *row.options, *extractor,
-             f"metrics={study.metrics}", f"out={out}", "overwrite=true")  # fmt: skip
+        if not newer(out, runs[row.run] / "metrics.json"):  # a study that was stopped goes on
+            call("evaluate", f"run={runs[row.run]}", *study.always, *row.options, *extractor,
+                 f"metrics={study.metrics}", f"out={out}", "overwrite=true")  # fmt: skip
         rows.append({"label": row.label, **json.loads(out.read_text())})
     first = next(iter(runs.values()))
     return {
@@ -179,6 +176,10 @@ def measure(name: str, study: Study) -> dict[str, Any]:
         "rows": rows,
         "over_training": over_training(runs),
     }
+
+
+def newer(out: Path, than: Path) -> bool:
+    return out.is_file() and out.stat().st_mtime > than.stat().st_mtime
 
 
 def over_training(runs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:

@@ -39,7 +39,7 @@ from ddiff.training.callbacks import (
     build_callbacks,
     ordered,
 )
-from ddiff.training.callbacks.evaluations import Found
+from ddiff.training.callbacks.samples import Found
 from ddiff.training.loggers import board_of, build_loggers
 from ddiff.training.modules import DDPM
 from ddiff.training.summary import summarise

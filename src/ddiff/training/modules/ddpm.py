@@ -14,6 +14,7 @@ from ddiff.diffusion.objectives import X0
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.nets.gradients import batched, last_layer
+from ddiff.system.bounds import Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 from ddiff.system.random import generator, key
@@ -170,3 +171,27 @@ class DDPM(Learner):
     def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
         """More to log from one denoising step, by kind of data."""
         return {}
+
+
+class ConditionalDDPM(DDPM):
+    """Trains with labels, each replaced by "no label" with probability `p_uncond`."""
+
+    conditional = True
+
+    def __init__(self, p_uncond: Share = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= p_uncond <= 1:
+            raise ConfigError(f"module.p_uncond must lie in 0..1, not {p_uncond}")
+        self.p_uncond = p_uncond
+
+
+class VoxelDDPM(DDPM):
+    """Unconditional volumes, inside +1 and outside -1."""
+
+    dims = 3
+
+    def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
+        """Intersection over union of the solid and of what one denoising step makes of it."""
+        true, guess = (x_0 > 0).flatten(1), (x_0_hat > 0).flatten(1)
+        union = (true | guess).sum(1).clamp(min=1)
+        return {"val/iou": ((true & guess).sum(1) / union).mean()}
