@@ -1,4 +1,5 @@
-"""What a user gets is good: trained from nothing as the README says, measured by `evaluate`."""
+"""What a user gets is good: trained from nothing by a third of the recipe's steps, and measured by
+`evaluate`. experiments/ has the whole trainings."""
 
 import json
 from pathlib import Path
@@ -19,18 +20,22 @@ def figures(path: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_digits_are_read_as_what_was_asked_for(tmp_path: Path) -> None:
-    succeed("train", "experiment=classifier", "threads=1", cwd=tmp_path)
-    succeed("train", "experiment=digits_cfg", "run_dir=run", "threads=1", cwd=tmp_path)
+    short = ("threads=1", "budget.sample_every=1000")
+    succeed("train", "experiment=classifier", "budget.max_steps=400", *short, cwd=tmp_path)
+    succeed(
+        "train", "experiment=digits_cfg", "run_dir=run", "budget.max_steps=600", *short,
+        cwd=tmp_path,
+    )  # fmt: skip
     (classifier,) = tmp_path.glob("runs/classifier/*/metrics.json")
     assert json.loads(classifier.read_text())["val/accuracy"] >= 0.98
     succeed(
-        "evaluate", "run=run", "threads=1", "num_samples=500", "batch_size=250", "out=digits.json",
+        "evaluate", "run=run", "threads=1", "num_samples=300", "batch_size=150", "out=digits.json",
         "metrics=[labels,precision_recall,memorisation]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "digits.json")
-    assert found["accuracy"] >= 0.98
-    assert found["precision"] >= 0.8
-    assert found["recall"] >= 0.3  # ten different sevens, not one ten times
+    assert found["accuracy"] >= 0.97
+    assert found["precision"] >= 0.7
+    assert found["recall"] >= 0.5  # ten different sevens, not one ten times
     assert 0.3 <= found["closer_to_train"] <= 0.6
 
 
@@ -40,14 +45,14 @@ def test_spheres_are_spheres(tmp_path: Path) -> None:
     succeed(
         "train", "experiment=voxel_adaptive", "data.size=32", "net.patch_size=2",
         "net.channels=[32,48,64]", "run_dir=run", "threads=1",
-        "budget.max_steps=600", "budget.sample_every=600", cwd=tmp_path,
+        "budget.max_steps=450", "budget.sample_every=450", cwd=tmp_path,
     )  # fmt: skip
     succeed(
-        "evaluate", "run=run", "threads=1", "num_samples=100", "out=spheres.json",
+        "evaluate", "run=run", "threads=1", "num_samples=64", "out=spheres.json",
         "data.num_val=200", "metrics=[sphere_law,pieces,sets]", cwd=tmp_path,
     )  # fmt: skip
     found = figures(tmp_path / "spheres.json")
-    assert found["validity"] >= 0.9
-    assert found["one_piece"] >= 0.9
+    assert found["validity"] >= 0.8
+    assert found["one_piece"] >= 0.8
     assert found["centre_d"] < 0.25  # of places too narrow by half: 0.25
     assert found["radius_d"] < 0.25

@@ -7,6 +7,7 @@ Your own classes join with DDIFF_TRUST=my_package in the environment, never thro
 import contextlib
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -76,6 +77,8 @@ def validate(
         return bounds and name not in unbounded
 
     for heavy in stages:
+        if heavy:
+            import_lightning()
         mistakes = [] if heavy else list(_check_plain(tree, verb, bounded))
         mistakes += [
             mistake
@@ -87,6 +90,25 @@ def validate(
         ]
         if mistakes:
             raise ConfigError("; ".join(mistakes))
+
+
+def import_lightning() -> None:
+    """Imports Lightning without scipy.signal, which takes 0.8 s and which nothing here needs.
+
+    torchmetrics, which Lightning imports, imports it to set a name in it for another package.
+    """
+    if "torchmetrics" in sys.modules or "scipy.signal" in sys.modules:
+        return
+    import scipy
+
+    stand_in: Any = types.ModuleType("scipy.signal")
+    stand_in.hamming = None  # the name
+    sys.modules["scipy.signal"] = stand_in
+    try:
+        import lightning.pytorch  # noqa: F401
+    finally:
+        del sys.modules["scipy.signal"]
+        vars(scipy).pop("signal", None)
 
 
 def train_options(*overrides: str) -> Train:
