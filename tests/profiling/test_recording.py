@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.profiling.clocks import HostClock
 from ddiff.profiling.memory import memory_in
 from ddiff.profiling.recording import Recording, Turns, marked_in, operators
-from ddiff.profiling.timeline import Timeline
+from ddiff.profiling.timeline import HostClock, Timeline
 from ddiff.system.phases import listening, phase, step
 
 WIDTH, BATCH = 64, 32

@@ -10,7 +10,7 @@ from ddiff.build import build_backend, build_precision
 from ddiff.config.levers import Setting, applied, changes, checkpointings, notches, pasted
 from ddiff.memory.dry import predicted
 from ddiff.memory.tally import REST, Peak
-from ddiff.profiling.options import bytes_of
+from ddiff.profiling import bytes_of
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError
 from ddiff.training.building import build_module

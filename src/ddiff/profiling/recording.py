@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,13 @@ class Turns:
         return self.places[i] if i >= 0 else (0, OTHER)
 
 
-Operator = dict[str, Any]
+def marked_in(events: Sequence[dict[str, Any]]) -> Turns:
+    """The turns in the events of a trace file."""
+    named = [e for e in events if e.get("cat") == "user_annotation" and e["name"].startswith(NAMES)]
+    return Turns.of((e["name"], e["ts"], e["ts"] + e["dur"]) for e in named)
 
 
-def operators(recording: Recording) -> list[Operator]:
+def operators(recording: Recording) -> list[dict[str, Any]]:
     """One for each name, shapes and phase: calls, own milliseconds and kept MB, a step."""
     events = [
         event
@@ -110,29 +114,25 @@ def operators(recording: Recording) -> list[Operator]:
     marked = [event for event in events if event.name.startswith(NAMES)]
     turns = Turns.of((e.name, e.time_range.start, e.time_range.end) for e in marked)
     cuda = recording.device.type == "cuda"
-    found: dict[tuple[str, str, str], Operator] = {}
-
-    def of(event: Any, phase: str) -> Operator:
-        shapes = shown(event.input_shapes or ())
-        zero = {"calls": 0, "ms": 0.0, "device_ms": 0.0, "mb": 0.0}
-        named = {"name": event.name, "shapes": shapes, "phase": phase}
-        return found.setdefault((event.name, shapes, phase), {**named, **zero})
-
+    sums: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for event in events:
         step, phase = turns.at(event.time_range.start)
         if step < 2 or event.is_user_annotation:
             continue
-        one = of(event, phase)
-        one["calls"] += 1
-        one["ms"] += event.self_cpu_time_total / 1e3
-        one["device_ms"] += event.self_device_time_total / 1e3
+        own = sums[event.name, _shapes(event), phase]
+        own["calls"] += 1
+        own["ms"] += event.self_cpu_time_total / 1e3
+        own["device_ms"] += event.self_device_time_total / 1e3
+        keeper = _keeper(event)
         memory = event.self_device_memory_usage if cuda else event.self_cpu_memory_usage
-        of(_keeper(event), phase)["mb"] += memory / 1e6
+        sums[keeper.name, _shapes(keeper), phase]["mb"] += memory / 1e6
     steps = max(turns.steps - 1, 1)
-    for one in found.values():
-        for name in ("calls", "ms", "device_ms", "mb"):
-            one[name] /= steps
-    return sorted(found.values(), key=lambda one: -one["device_ms" if cuda else "ms"])
+    found = [
+        {"name": name, "shapes": shapes, "phase": phase}
+        | {figure: total[figure] / steps for figure in ("calls", "ms", "device_ms", "mb")}
+        for (name, shapes, phase), total in sums.items()
+    ]
+    return sorted(found, key=lambda one: -one["device_ms" if cuda else "ms"])
 
 
 def _keeper(event: Any) -> Any:
@@ -143,12 +143,6 @@ def _keeper(event: Any) -> Any:
     return event
 
 
-def shown(shapes: Sequence[Sequence[int]]) -> str:
+def _shapes(event: Any) -> str:
     """`8x1x64x64, 3x3`: of the tensors among the arguments."""
-    return ", ".join("x".join(map(str, shape)) for shape in shapes if shape)
-
-
-def marked_in(events: Sequence[dict[str, Any]]) -> Turns:
-    """The same from the events of a trace file."""
-    named = [e for e in events if e.get("cat") == "user_annotation" and e["name"].startswith(NAMES)]
-    return Turns.of((e["name"], e["ts"], e["ts"] + e["dur"]) for e in named)
+    return ", ".join("x".join(map(str, shape)) for shape in event.input_shapes or () if shape)

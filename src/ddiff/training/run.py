@@ -22,8 +22,7 @@ from ddiff.build import build_backend, build_plan, build_precision, check_guidan
 from ddiff.config.options import Train, typed
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
-from ddiff.profiling import Off, Subject
-from ddiff.profiling.options import bytes_of
+from ddiff.profiling import Off, Subject, bytes_of
 from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
 from ddiff.sampling.writing import sampled
 from ddiff.system.console import console, show_table
