@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ddiff.backends import device_of
-from ddiff.benchmarking.contest import Choice, Contest, Fidelity
-from ddiff.benchmarking.racing import Contestant, Run
+from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Run
 from ddiff.benchmarking.sampling import EAGER, FP32
 from ddiff.benchmarking.subject import Subject
 from ddiff.build import build_precision
@@ -27,17 +26,12 @@ UNIFORM = {"_target_": "ddiff.diffusion.timesteps.Uniform"}  # no loss decides t
 ALIKE = 5  # steps from the start with the same noise in every row, whose last loss is compared
 
 
-@dataclass(eq=False)
 class Steps:
     """Training of one batch by one backend: each call is a step as the trainer does it, at the
     full learning rate: a few steps of a warm-up would hide what a backend does wrong."""
 
-    module: DDPM
-    clip: float | None
-    x_0: Tensor
-    y: Tensor | None
-
-    def __post_init__(self) -> None:
+    def __init__(self, module: DDPM, clip: float | None, x_0: Tensor, y: Tensor | None) -> None:
+        self.module, self.clip, self.x_0, self.y = module, clip, x_0, y
         self.begin()
 
     def begin(self) -> None:
@@ -105,8 +99,8 @@ class Training:
         return module
 
     def steps(self, backend: Choice, precision: Choice) -> Run:
-        module, clip = self.module(backend, precision), self.subject.cfg.trainer.gradient_clip_val
-        steps = Steps(module, clip, *self.batch())
+        limit = self.subject.cfg.trainer.gradient_clip_val
+        steps = Steps(self.module(backend, precision), limit, *self.batch())
         self.built[backend.text, precision.text] = steps
         return steps
 
@@ -151,7 +145,6 @@ def contests(
         work = Training(subject, size)
         rows = [Contestant(*names, partial(work.steps, *pair)) for names, pair in pairs.items()]
         judge = partial(work.judge, list(pairs))
-        made.append(
-            Contest(f"training step, batch {size}", {"batch_size": size}, size, rows, judge)
-        )
+        title = f"training step, batch {size}"
+        made.append(Contest(title, {"batch_size": size}, size, rows, judge))
     return made
