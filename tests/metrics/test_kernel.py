@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from ddiff.metrics.kernel import kid, squared_mmd
+from ddiff.metrics.by_features import kid, squared_mmd
 from ddiff.system.errors import ConfigError
 
 

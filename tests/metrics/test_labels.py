@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from ddiff.metrics.labels import class_law_p, classifier_score, label_accuracy, total_variation
+from ddiff.metrics.by_features import class_law_p, classifier_score, label_accuracy, total_variation
 
 
 def test_accuracy_is_of_each_sample():

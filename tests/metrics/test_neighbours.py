@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ddiff.metrics.neighbours import (
-    closer_share,
+from ddiff.metrics.by_pairs import closer_share
+from ddiff.metrics.sets import (
     coverage,
     minimum_matching_distance,
     one_nearest_neighbour_accuracy,

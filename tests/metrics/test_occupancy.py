@@ -6,9 +6,9 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from ddiff.metrics import occupancy
-from ddiff.metrics.laws import uniform_test
-from ddiff.metrics.occupancy import chamfer_distances, iou_distances, pack, surface_points, unpack
+from ddiff.metrics import sets
+from ddiff.metrics.sets import chamfer_distances, iou_distances, pack, surface_points, unpack
+from ddiff.metrics.spheres import uniform_test
 from ddiff.system.random import generator
 
 
@@ -21,7 +21,7 @@ def ball(size: int, radius: float, sharp: bool = True) -> Tensor:
 @pytest.mark.parametrize("voxels", [64, 125])  # whole bytes, and not
 @pytest.mark.parametrize("at_once", [2**24, 300])
 def test_iou_against_loops(voxels: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(occupancy, "VOXELS", at_once)
+    monkeypatch.setattr(sets, "VOXELS", at_once)
     random = np.random.default_rng(0)
     a, b = random.random((5, voxels)) > 0.6, random.random((7, voxels)) > 0.3
     a[0] = b[0] = False
@@ -45,7 +45,7 @@ def test_packed_volumes_come_back() -> None:
 
 @pytest.mark.parametrize("pairs", [2**19, 40])
 def test_chamfer_against_trees(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(occupancy, "PAIRS", pairs)
+    monkeypatch.setattr(sets, "PAIRS", pairs)
     random = np.random.default_rng(1)
     a, b = random.random((4, 6, 3)), random.random((5, 9, 3))
     expected = [

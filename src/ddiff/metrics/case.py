@@ -6,13 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ddiff.data.base import Data
 from ddiff.metrics.features import Extractor, Features
 from ddiff.metrics.figures import Figure, Omitted
-from ddiff.metrics.stack import Stack
+from ddiff.metrics.samples import Stack
 from ddiff.system.errors import DdiffError
 
 
@@ -39,23 +38,23 @@ class Case:
     def volumes(self) -> bool:
         return len(self.samples.shape) == 4
 
-    @cached_property
-    def _extractor(self) -> "Extractor | DdiffError":
-        try:
-            return self.make_extractor()
-        except DdiffError as error:
-            return error
-
     @property
+    def y(self) -> Tensor | None:
+        """What the samples were asked to be, [N]."""
+        return self.samples.labels
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        return self.make_extractor()
+
+    @cached_property
     def no_features(self) -> str | None:
         """Why there are none; None: there are."""
-        return str(self._extractor) if isinstance(self._extractor, DdiffError) else None
-
-    @property
-    def extractor(self) -> Extractor:
-        if isinstance(self._extractor, DdiffError):
-            raise self._extractor
-        return self._extractor
+        try:
+            _ = self.extractor
+        except DdiffError as error:
+            return str(error)
+        return None
 
     @cached_property
     def features(self) -> Features:
@@ -64,11 +63,6 @@ class Case:
     @cached_property
     def reference_features(self) -> Features:
         return Features.cached(self.reference, self.extractor, self.cache)
-
-    @cached_property
-    def y(self) -> Tensor | None:
-        """What the samples were asked to be, [N]."""
-        return labels(self.samples)
 
 
 class Metric(Protocol):
@@ -79,17 +73,3 @@ class Metric(Protocol):
         ...
 
     def __call__(self, case: Case) -> Sequence[Figure | Omitted]: ...
-
-
-def labels(stack: Stack) -> Tensor | None:
-    found = []
-    for _, y in stack.chunks():
-        if y is None:
-            return None
-        found.append(y)
-    return torch.cat(found)
-
-
-def joined(stack: Stack, most: int) -> Tensor:
-    """The first `most` samples in memory."""
-    return torch.cat([x for x, _ in stack.chunks(most)])

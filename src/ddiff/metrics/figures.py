@@ -45,7 +45,7 @@ class Omitted:
 
 def bootstrap(
     values: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = lambda v: float(np.mean(v)),
+    statistic: Callable[[np.ndarray], Any] = np.mean,
     seed: int = 0,
     repeats: int = 1000,
 ) -> tuple[float, float]:
@@ -105,8 +105,14 @@ def share_figure(
 def median_figure(
     name: str, values: np.ndarray, how: Mapping[str, Any], better: Better | None, seed: int
 ) -> Figure:
-    def median(drawn: np.ndarray) -> float:
-        return float(np.median(drawn))
+    low, high = bootstrap(values, np.median, seed)
+    value, how = float(np.median(values)), {**how, "of": "median"}
+    return Figure(name, value, len(values), how, low, high, better)
 
-    low, high = bootstrap(values, median, seed)
-    return Figure(name, median(values), len(values), {**how, "of": "median"}, low, high, better)
+
+def law_figures(
+    name: str, test: tuple[float, float], n: int, how: Mapping[str, Any]
+) -> list[Figure]:
+    """D and p of a test whether numbers follow their law."""
+    d, p = test
+    return [Figure(f"{name}_d", d, n, how, better="lower"), Figure(f"{name}_p", p, n, how)]

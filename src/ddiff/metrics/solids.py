@@ -84,13 +84,6 @@ def best_solid(solid: np.ndarray, kind: int, seed: int = 0) -> float:
     return float(_ious(kind, _view(volume, corner, end, 1), poses).max())
 
 
-def best_kind(solid: np.ndarray, seed: int = 0) -> tuple[int, float]:
-    """The index into SOLIDS of the kind that fits best, and its IoU."""
-    scores = [best_solid(solid, kind, seed) for kind in range(len(SOLIDS))]
-    best = int(np.argmax(scores))
-    return best, scores[best]
-
-
 def _view(volume: Tensor, corner: Tensor, end: Tensor, spacing: int) -> _View:
     """Every `spacing`-th voxel of a window."""
     ends = zip(corner.clamp(min=0).tolist(), end.tolist(), volume.shape, strict=True)

@@ -250,7 +250,7 @@ class Run:
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def _examination(self) -> Callable[[DDPM], Found]:
-        from ddiff.metrics.examination import Examination  # scipy and scikit-image take their time
+        from ddiff.metrics.evaluation import Examination  # scipy and scikit-image take their time
 
         examination = Examination(self.options, self.data)
         return lambda module: examination(self.generation(module))

@@ -1,4 +1,10 @@
-"""How far apart volumes are: by the voxels they fill, or by points on their surfaces."""
+"""Two sets of volumes: how far apart their members are, and what the distances say.
+
+Volumes are compared by the voxels they fill, or by points on their surfaces. Metrics of distances
+return one number for each item, whose mean is the figure, so that the items can be drawn again for
+an interval. Where several neighbours are equally near, as equal volumes are, the one that counts is
+any of them with equal probability, and the number is the expectation.
+"""
 
 import math
 
@@ -7,9 +13,17 @@ import torch
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from ddiff.metrics.samples import Stack
+from ddiff.system.errors import DdiffError
+
 VOXELS = 2**24  # at once, as float32, of each of two blocks: 64 volumes of 64^3, 64 MiB
 PAIRS = 2**19  # of points at once: what stays in the caches
 NOWHERE = -1.0
+
+
+def packed(stack: Stack, most: int) -> Tensor:
+    """The solids of the first `most` volumes, a bit a voxel."""
+    return torch.cat([pack(x > 0) for x, _ in stack.chunks(most)])
 
 
 def pack(solid: Tensor) -> Tensor:
@@ -89,3 +103,39 @@ def chamfer_distances(a: Tensor, b: Tensor) -> Tensor:
             there, back = squared.amin(2).mean(1), squared.amin(1).mean(1)
             torch.add(there, back, out=row[first : first + block]).div_(2)
     return distances
+
+
+def minimum_matching_distance(d_ref_gen: np.ndarray) -> np.ndarray:
+    """Distances [R, G] of references to generated -> [R], each reference's to the nearest one
+    generated (Achlioptas et al. 2018)."""
+    return d_ref_gen.min(1)
+
+
+def coverage(d_ref_gen: np.ndarray) -> np.ndarray:
+    """[R, G] -> [R], the probability that a reference is the nearest one of something generated
+    (Achlioptas et al. 2018)."""
+    nearest = d_ref_gen == d_ref_gen.min(0)
+    return 1 - np.prod(1 - nearest / nearest.sum(0), axis=1)
+
+
+def one_nearest_neighbour_accuracy(
+    d_aa: np.ndarray, d_ab: np.ndarray, d_bb: np.ndarray
+) -> np.ndarray:
+    """[N, N] thrice -> [2 N], the probability that the nearest neighbour of an item, of a and then
+    of b, is of its own set (Lopez-Paz and Oquab 2017; Yang et al. 2019).
+
+    Two samples of one law have mean (N - 1) / (2 N - 1), just below one half.
+    """
+    if not d_aa.shape == d_ab.shape == d_bb.shape or d_aa.shape[0] < 2:
+        raise DdiffError(
+            "1-NN accuracy compares two sets of equal number, 2 or more: got distances "
+            f"{d_aa.shape}, {d_ab.shape} and {d_bb.shape}"
+        )
+    return np.concatenate([_own_share(d_aa, d_ab), _own_share(d_bb, d_ab.T)])
+
+
+def _own_share(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    own = np.where(np.eye(len(own), dtype=bool), np.inf, own)
+    nearest = np.minimum(own.min(1), other.min(1))[:, None]
+    ours, theirs = (own == nearest).sum(1), (other == nearest).sum(1)
+    return ours / (ours + theirs)
