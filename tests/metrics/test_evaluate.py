@@ -280,7 +280,7 @@ import numpy as np, torch
 from pathlib import Path
 from ddiff.data import Spheres
 from ddiff.metrics import FID, SphereLaw
-from ddiff.metrics.case import Case
+from ddiff.metrics.figures import Case
 from ddiff.metrics.samples import opened
 
 class Means:

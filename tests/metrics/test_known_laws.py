@@ -13,9 +13,8 @@ from ddiff.data import Digits, Shapes, Spheres
 from ddiff.data.spheres import SphereSource
 from ddiff.metrics import FID, KID, Labels, Memorisation, Pieces, PrecisionRecall, Sets, SphereLaw
 from ddiff.metrics.by_volumes import SolidFit
-from ddiff.metrics.case import Case
 from ddiff.metrics.features import Extractor
-from ddiff.metrics.figures import Figure, Omitted
+from ddiff.metrics.figures import Case, Figure, Omitted
 from ddiff.metrics.samples import Array, Stack
 from ddiff.system.errors import DdiffError
 

@@ -74,15 +74,13 @@ class Row:
     fidelity: Fidelity = field(default_factory=dict)
 
     @property
-    def quartiles(self) -> tuple[float, float, float]:
+    def quartiles(self) -> tuple[float, ...]:
         """Of the seconds of a batch or a training step."""
-        low, middle, high = np.quantile(self.seconds, (0.25, 0.5, 0.75)).tolist()
-        return low, middle, high
+        return tuple(np.quantile(self.seconds, (0.25, 0.5, 0.75)).tolist())
 
     @property
-    def per_sample(self) -> tuple[float, float, float]:
-        low, middle, high = (seconds / self.batch_size for seconds in self.quartiles)
-        return low, middle, high
+    def per_sample(self) -> tuple[float, ...]:
+        return tuple(seconds / self.batch_size for seconds in self.quartiles)
 
     @property
     def rate(self) -> float:

@@ -11,9 +11,9 @@ import torch
 from scipy.special import rel_entr
 from scipy.stats import chisquare
 from torch import Tensor
+from torchmetrics.image.kid import poly_mmd
 
-from ddiff.metrics.case import Case
-from ddiff.metrics.figures import Figure, centred_bootstrap, mean_figure, share_figure
+from ddiff.metrics.figures import Case, Figure, bootstrap, mean_figure, share_figure
 from ddiff.metrics.moments import frechet, frechet_bootstrap
 from ddiff.metrics.pairs import distance_blocks
 from ddiff.system.bounds import At, Count
@@ -24,7 +24,7 @@ def kid(
     a: Tensor, b: Tensor, subset_size: int, subsets: int = 100, seed: int = 0
 ) -> tuple[float, float]:
     """Binkowski et al. 2018 of features [N, D] and [M, D]: mean and standard deviation over
-    subsets, each drawn without replacement.
+    subsets, each drawn without replacement, in float64.
 
     Unbiased, so below 0 about as often as above for two sets of one law. The subsets overlap: the
     deviation tells of the size of the subsets more than of the error of the mean.
@@ -39,22 +39,10 @@ def kid(
 
     def drawn(x: Tensor) -> Tensor:
         rows = random.choice(len(x), subset_size, replace=False)
-        return x[torch.from_numpy(rows).to(x.device)]
+        return x[torch.from_numpy(rows).to(x.device)].double()
 
-    values = [squared_mmd(drawn(a), drawn(b)) for _ in range(subsets)]
+    values = [float(poly_mmd(drawn(a), drawn(b))) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values))
-
-
-def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased estimate for x, y [m, D] under the kernel (x.y / D + 1)^3, in float64."""
-    x, y, m = x.double(), y.double(), len(x)
-
-    def kernel(p: Tensor, q: Tensor) -> Tensor:
-        return (p @ q.T / x.shape[1] + 1) ** 3
-
-    k_xx, k_yy = kernel(x, x), kernel(y, y)
-    within = k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()
-    return float(within / (m * (m - 1)) - 2 * kernel(x, y).mean())
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
@@ -211,8 +199,8 @@ class Labels:
     def __call__(self, case: Case) -> list[Figure]:
         logits, how = case.features.logits, {"extractor": case.extractor.name}
         p, n = logits.softmax(1).numpy(), len(logits)
-        value, (low, high) = classifier_score(p), centred_bootstrap(p, classifier_score, case.seed)
-        score = Figure("classifier_score", value, n, how, low, high, "higher")
+        low, high = bootstrap(p, classifier_score, case.seed, repeats=200, centred=True)
+        score = Figure("classifier_score", classifier_score(p), n, how, low, high, "higher")
         if not case.extractor.labels:
             return [score]
         if case.y is not None:

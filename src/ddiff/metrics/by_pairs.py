@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.metrics.case import Case
-from ddiff.metrics.figures import Figure, Omitted, bootstrap, mean_figure, share_figure
+from ddiff.metrics.figures import Case, Figure, Omitted, bootstrap, mean_figure, share_figure
 from ddiff.metrics.pairs import nearest as nearest_pixels
 from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
 from ddiff.metrics.samples import Stack

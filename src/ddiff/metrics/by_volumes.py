@@ -12,8 +12,14 @@ from torch import Tensor
 
 from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
-from ddiff.metrics.case import Case
-from ddiff.metrics.figures import Figure, law_figures, mean_figure, median_figure, share_figure
+from ddiff.metrics.figures import (
+    Case,
+    Figure,
+    law_figures,
+    mean_figure,
+    median_figure,
+    share_figure,
+)
 from ddiff.metrics.samples import Stack
 from ddiff.metrics.sets import (
     chamfer_distances,

@@ -16,8 +16,7 @@ from ddiff.config.options import Evaluate, Train
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
-from ddiff.metrics.case import Case, Metric
-from ddiff.metrics.figures import Figure, Omitted
+from ddiff.metrics.figures import Case, Figure, Metric, Omitted
 from ddiff.metrics.samples import Array, Stack, holds_volumes, opened
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for
 from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of, sampled

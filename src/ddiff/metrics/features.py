@@ -146,7 +146,7 @@ class Features:
     def load(cls, path: Path) -> "Features":
         """The same bits that were saved."""
         try:
-            with np.load(regular(path), allow_pickle=False) as file:
+            with open(regular(path), "rb") as opened, np.load(opened) as file:
                 mean, scatter, kept, logits = (
                     torch.from_numpy(file[name]) for name in ("mean", "scatter", "kept", "logits")
                 )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ddiff.profiling.memory import Memory, draw, memory_in
-from ddiff.profiling.recording import Recording, marked_in, operators
+from ddiff.profiling.recording import marked_in, operators, recorder, write_trace
 from ddiff.profiling.summary import (
     curves,
     in_words,
@@ -41,6 +41,10 @@ class Subject:
     board: Callable[[], "SummaryWriter"]
     held: Callable[[], dict[str, int]]  # bytes that live from the first step to the last
     first_step: int = 0  # steps done before, by another process
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
 
 Watching = AbstractContextManager[Timeline | None]
@@ -107,21 +111,22 @@ def bytes_of(module: nn.Module) -> int:
 def _watching(subject: Subject, warmup: int, active: int = 0) -> Iterator[Timeline]:
     """Listens inside; writes and prints what there is at the end. Steps that torch.profiler
     records, and slows, are not timed."""
-    recording = Recording(subject.device) if active else None
+    profiler = recorder(subject.device) if active else None
     recorded = active + 1 if active else 0
     held: dict[str, int] = {}
 
     def ended(number: int) -> None:
-        if recording and number == warmup:
+        if profiler and number == warmup:
             held.update(subject.held())
-            recording.start()
-            timeline.annotate = recording.annotate
-        elif recording and number == warmup + recorded:
-            stop(recording)
+            profiler.start()
+            timeline.annotate = torch.profiler.record_function
+        elif number == warmup + recorded:
+            stop()
 
-    def stop(recording: Recording) -> None:
-        timeline.annotate = None
-        recording.stop()
+    def stop() -> None:
+        if profiler and timeline.annotate:
+            timeline.annotate = None
+            profiler.stop()
 
     timed = lambda number: number > warmup + recorded  # noqa: E731
     timeline = Timeline(clock_for(subject.device), timed, ended)
@@ -129,12 +134,11 @@ def _watching(subject: Subject, warmup: int, active: int = 0) -> Iterator[Timeli
         with listening(timeline):
             yield timeline
     finally:
-        if recording and recording.running:
-            stop(recording)
+        stop()
         timeline.close()
         if timeline.ledger.numbers:
             steps = {"timed": len(timeline.ledger.numbers), "before": warmup, "recorded": active}
-            _report(subject, timeline, steps, recording, held)
+            _report(subject, timeline, steps, profiler, held)
         else:
             others = f" and the {recorded} recorded ones" if recorded else ""
             console.print(
@@ -148,7 +152,7 @@ def _report(
     subject: Subject,
     timeline: Timeline,
     steps: dict[str, int],
-    recording: Recording | None,
+    profiler: torch.profiler.profile | None,
     held: dict[str, int],
 ) -> None:
     """In the folder, in TensorBoard and on the terminal."""
@@ -161,11 +165,11 @@ def _report(
         "apart_seconds": timeline.apart,
     }
     folder, memory = subject.folder, None
-    if recording:
+    if profiler:
         folder.mkdir(parents=True, exist_ok=True)
-        events = recording.write_trace(folder / "trace.json.gz")
-        memory = memory_in(events, marked_in(events), held, subject.device.type == "cuda")
-        profile["operators"] = operators(recording)
+        events = write_trace(profiler, folder / "trace.json.gz")
+        memory = memory_in(events, marked_in(events), held, subject.on_gpu)
+        profile["operators"] = operators(profiler, subject.on_gpu)
         profile["memory_mb"] = {
             "peak": memory.peak / 1e6,
             "at_peak": {name: size / 1e6 for name, size in memory.at_peak().items()},
@@ -179,7 +183,7 @@ def _report(
         apart = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in timeline.apart.items())
         console.print(f"apart       {apart}")
     console.print(f"profile     {folder / 'profile.json'}")
-    if recording:
+    if profiler:
         console.print(f"memory      {folder / 'memory.png'}")
         console.print(
             f"trace       {folder / 'trace.json.gz'}: open it at https://ui.perfetto.dev or "
@@ -197,9 +201,8 @@ def _to_board(
     text = f"{markdown(phases_table(profile))}\n\nStep: {in_words(profile)}"
     board.add_text("profile/phases", text, last)
     if memory:
-        cuda = subject.device.type == "cuda"
-        for name, by in (("time", "device_ms" if cuda else "ms"), ("memory", "mb")):
-            table = operators_table(profile["operators"], by, cuda)
+        for name, by in (("time", "device_ms" if subject.on_gpu else "ms"), ("memory", "mb")):
+            table = operators_table(profile["operators"], by, subject.on_gpu)
             board.add_text(f"profile/operators by {name}", markdown(table), last)
         picture = draw(memory, subject.folder / "memory.png")
         board.add_image("profile/memory", picture, last, dataformats="HWC")

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from ddiff.system.phases import STEP
+from ddiff.system import phases
 
 OTHER = "other"
+STEP, PHASE = "step ", "phase: "  # before the numbers and names of annotations
 # beside the steps, not in them
 APART = ("validation", "samples", "evaluations", "checkpoints", "start", "transfer", "writing")
 WHOLE = frozenset({"timesteps", *APART})  # marks inside them are not heard
-Turns = list[tuple[str | None, Any]]  # from this moment on, this phase
+Changes = list[tuple[str | None, Any]]  # from this moment on, this phase
 
 
 class HostClock:
@@ -105,8 +106,10 @@ class Timeline:
         self._open: list[tuple[str, Any]] = []  # names, and their annotations or None
         self._deaf = 0  # depth inside a phase of WHOLE
         self._in_step = False
-        self._turns: Turns = []
-        self._waiting: deque[tuple[int, Turns]] = deque()  # steps whose moments may not have passed
+        self._turns: Changes = []
+        self._waiting: deque[tuple[int, Changes]] = (
+            deque()
+        )  # steps whose moments may not have passed
 
     def enter(self, name: str) -> None:
         if self._deaf:
@@ -114,11 +117,12 @@ class Timeline:
             return
         if name in WHOLE:
             self._deaf = 1
-        if name == STEP:
+        if name == phases.STEP:
             self._in_step = True
         annotation = None
         if self.annotate:
-            annotation = self.annotate(f"step {self.steps + 1}" if name == STEP else name)
+            whole = name == phases.STEP
+            annotation = self.annotate(f"{STEP}{self.steps + 1}" if whole else f"{PHASE}{name}")
             annotation.__enter__()
         self._open.append((name, annotation))
         self._turn()
@@ -131,10 +135,10 @@ class Timeline:
         name, annotation = self._open.pop()
         if annotation is not None:
             annotation.__exit__(None, None, None)
-        if name == STEP:
+        if name == phases.STEP:
             self._in_step = False
         self._turn()
-        if name == STEP:
+        if name == phases.STEP:
             self.steps += 1
             self._settle(self.steps)
             self.ended(self.steps)
@@ -145,7 +149,7 @@ class Timeline:
 
     def _turn(self) -> None:
         name = self._open[-1][0] if self._open else None
-        if name == STEP:
+        if name == phases.STEP:
             name = OTHER
         if self._in_step or name in APART or (self._turns and self._turns[-1][0] is not None):
             self._turns.append((name, self.clock.now()))
