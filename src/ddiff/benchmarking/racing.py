@@ -19,7 +19,6 @@ from ddiff.system.resources import give_back_freed, peak_memory, restart_peak
 Run = Callable[[], Tensor]  # one unit of work, and what it made
 Clock = Callable[[], float]
 Fidelity = dict[str, float | None]
-Judge = Callable[[Sequence[Tensor | None]], list[Fidelity]]  # of every contestant's last work
 MEMORY = {  # the words beside the figures
     "cuda": "memory: peak of torch's allocator in a batch, weights included, other rows left out",
     "cpu": "memory: how far a batch raises the process's resident memory; weights and code, which "
@@ -47,13 +46,14 @@ class Contestant:
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """Contestants that do the same work; the first is the measure of the others."""
+    """Contestants that do the same work; the first is the measure of the others. `judge` gives the
+    fidelity of each row, after the last round."""
 
     title: str
     facts: dict[str, Any]  # what is the same for all of them
     batch_size: int
     contestants: Sequence[Contestant]
-    judge: Judge
+    judge: Callable[[Sequence["Row"]], list[Fidelity]]
 
 
 @dataclass(eq=False)
@@ -69,6 +69,7 @@ class Row:
     recompiles: int = 0  # and in later ones
     memory: dict[str, int] = field(default_factory=dict)  # bytes
     seconds: list[float] = field(default_factory=list)  # of every timed run
+    run: Run | None = None  # until the row is judged
     last: Tensor | None = None  # what the last run made
     ratios: list[float] = field(default_factory=list)  # the first row's time over this, by round
     fidelity: Fidelity = field(default_factory=dict)
@@ -129,7 +130,6 @@ def race(
     A contestant that cannot run says so in its row; the first one must be able to.
     """
     rows = [Row(who.backend, who.precision, contest.batch_size) for who in contest.contestants]
-    runs: dict[int, Run] = {}
     for turn in range(1 + repeats):
         for i, who in enumerate(contest.contestants):
             meter(turn * len(rows) + i, f"{who.backend} {who.precision}")
@@ -137,40 +137,37 @@ def race(
                 continue
             try:
                 if turn == 0:
-                    runs[i] = _start(rows[i], who, device, clock)
+                    _start(rows[i], who, device, clock)
                 else:
-                    _go(rows[i], runs[i], clock)
+                    _go(rows[i], clock)
             except (DdiffError, RuntimeError) as error:  # torch's own are RuntimeErrors
                 if i == 0:
                     raise
-                runs.pop(i, None)
-                trouble = _line(error)
-                rows[i] = Row(who.backend, who.precision, contest.batch_size, trouble)
-    runs.clear()
-    for row, fidelity in zip(rows, contest.judge([row.last for row in rows]), strict=True):
+                rows[i] = Row(who.backend, who.precision, contest.batch_size, _line(error))
+    for row, fidelity in zip(rows, contest.judge(rows), strict=True):
         row.ratios = [a / b for a, b in zip(rows[0].seconds, row.seconds, strict=False)]
-        row.fidelity = fidelity
+        row.fidelity, row.run = fidelity, None
     return rows
 
 
-def _start(row: Row, who: Contestant, device: torch.device, clock: Clock) -> Run:
-    """The cold start and the warm-up; returns what runs in every round."""
+def _start(row: Row, who: Contestant, device: torch.device, clock: Clock) -> None:
+    """The cold start and the warm-up."""
     meter = Memory(device, who.shared)
     before, begin = compilations(), clock()
-    run = who.build()
-    row.last = run()
+    row.run = who.build()
+    row.last = row.run()
     row.first = clock() - begin
     row.graphs = compilations() - before
-    row.last, row.memory = meter.peak_of(run)
+    row.last, row.memory = meter.peak_of(row.run)
     row.recompiles = compilations() - before - row.graphs
     if not bool(row.last.isfinite().all()):
         raise DdiffError("it makes numbers that are not finite")
-    return run
 
 
-def _go(row: Row, run: Run, clock: Clock) -> None:
+def _go(row: Row, clock: Clock) -> None:
+    assert row.run is not None
     before, begin = compilations(), clock()
-    row.last = run()
+    row.last = row.run()
     row.seconds.append(clock() - begin)
     row.recompiles += compilations() - before
 

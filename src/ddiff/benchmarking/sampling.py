@@ -1,7 +1,6 @@
 """Sampling: the same net, weights, plan and noise under every backend and precision."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
-from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Run
+from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row, Run
 from ddiff.benchmarking.subject import Subject
 from ddiff.diffusion import solve
 from ddiff.metrics.pairs import pooled_psnr, psnr
@@ -25,13 +24,14 @@ FP32 = Choice("fp32", DictConfig(FLOAT32))
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-@dataclass(frozen=True, eq=False)
 class Sampling:
-    """One plan and one batch size."""
+    """One plan and one batch size. `first` is the precision of the first row: float32, of an
+    exported net its own."""
 
-    subject: Subject
-    solver: Choice
-    batch_size: int
+    def __init__(self, subject: Subject, solver: Choice, batch_size: int) -> None:
+        self.subject, self.solver, self.batch_size = subject, solver, batch_size
+        self.y = labels_for("auto", batch_size, subject.cfg.net.num_classes)
+        self.first = _held(subject.trained) if subject.exported else FP32
 
     def generation(
         self, backend: Choice, precision: Choice, trained: Trained | None = None
@@ -46,15 +46,6 @@ class Sampling:
             seed=own.seed,
             clamp=own.sampling.clamp,
         )
-
-    @property
-    def y(self) -> Tensor | None:
-        return labels_for("auto", self.batch_size, self.subject.cfg.net.num_classes)
-
-    @property
-    def first(self) -> Choice:
-        """The precision of the first row: float32, of an exported net its own."""
-        return _held(self.subject.trained) if self.subject.exported else FP32
 
     def plain(self) -> Run:
         """What one writes with ddiff.diffusion alone, the noise drawn by torch."""
@@ -93,10 +84,11 @@ class Sampling:
             raise DdiffError(f"{path} holds net {trained.digest}, and this one is {own.digest}")
         return self.executed(EAGER, _held(trained), trained)
 
-    def judge(self, made: Sequence[Tensor | None]) -> list[Fidelity]:
+    def judge(self, rows: Sequence[Row]) -> list[Fidelity]:
         """Closeness to eager samples of the same noise; the first row's noise is torch's own."""
         reference = self.executed(EAGER, self.first)().cpu()
-        return [{} if i == 0 or x is None else closeness(x, reference) for i, x in enumerate(made)]
+        made = [row.last for row in rows[1:]]
+        return [{}, *({} if x is None else closeness(x, reference) for x in made)]
 
 
 def _held(trained: Trained) -> Choice:

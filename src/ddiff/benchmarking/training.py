@@ -1,7 +1,7 @@
 """Training steps: the same weights, batch and timesteps under every backend and precision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ddiff.backends import device_of
-from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Run
+from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row
 from ddiff.benchmarking.sampling import EAGER, FP32
 from ddiff.benchmarking.subject import Subject
 from ddiff.build import build_precision
@@ -85,7 +85,6 @@ class Training:
 
     subject: Subject
     batch_size: int
-    built: dict[tuple[str, str], Steps] = field(default_factory=dict)
 
     def module(self, backend: Choice, precision: Choice) -> DDPM:
         device = device_of(self.subject.trained.net)
@@ -98,11 +97,9 @@ class Training:
         module.ema.load_state_dict(weights)
         return module
 
-    def steps(self, backend: Choice, precision: Choice) -> Run:
+    def steps(self, backend: Choice, precision: Choice) -> Steps:
         limit = self.subject.cfg.trainer.gradient_clip_val
-        steps = Steps(self.module(backend, precision), limit, *self.batch())
-        self.built[backend.text, precision.text] = steps
-        return steps
+        return Steps(self.module(backend, precision), limit, *self.batch())
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
         """Random numbers: what is in a batch does not change what a step costs."""
@@ -113,14 +110,11 @@ class Training:
         y = None if classes is None else torch.arange(self.batch_size) % classes
         return x_0.to(device), None if y is None else y.to(device)
 
-    def judge(self, pairs: Sequence[tuple[str, str]], made: Sequence[object]) -> list[Fidelity]:
+    def judge(self, rows: Sequence[Row]) -> list[Fidelity]:
         """Losses after the same steps, and how far they are from the first row's."""
         start = self.module(EAGER, FP32)
-        losses = [
-            None if done is None else self.built[pair].again(start).item()
-            for pair, done in zip(pairs, made, strict=True)
-        ]
-        self.built.clear()
+        runs = [row.run for row in rows]
+        losses = [run.again(start).item() if isinstance(run, Steps) else None for run in runs]
         first = losses[0]
         assert first is not None
         return [
@@ -144,7 +138,6 @@ def contests(
     for size in batch_sizes:
         work = Training(subject, size)
         rows = [Contestant(*names, partial(work.steps, *pair)) for names, pair in pairs.items()]
-        judge = partial(work.judge, list(pairs))
         title = f"training step, batch {size}"
-        made.append(Contest(title, {"batch_size": size}, size, rows, judge))
+        made.append(Contest(title, {"batch_size": size}, size, rows, work.judge))
     return made

@@ -38,8 +38,7 @@ def kid(
     random = np.random.default_rng(seed)
 
     def drawn(x: Tensor) -> Tensor:
-        rows = random.choice(len(x), subset_size, replace=False)
-        return x[torch.from_numpy(rows).to(x.device)].double()
+        return x[random.choice(len(x), subset_size, replace=False)].double()
 
     values = [float(poly_mmd(drawn(a), drawn(b))) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values))
@@ -64,7 +63,7 @@ def _squared_radii(x: Tensor, k: int) -> Tensor:
     """Squared distance from each of [N, D] to its k-th nearest other, [N]."""
     if not 1 <= k < len(x):
         raise ConfigError(f"k={k} neighbours of each of {len(x)} samples: k must lie in 1..N - 1")
-    nearest = torch.full((len(x), k), torch.inf, dtype=torch.float64, device=x.device)
+    nearest = torch.full((len(x), k), torch.inf, dtype=torch.float64)
     for rows, columns, squared in distance_blocks(x, x):
         if rows == columns:
             squared.fill_diagonal_(torch.inf)
@@ -74,8 +73,8 @@ def _squared_radii(x: Tensor, k: int) -> Tensor:
 
 def _inside(points: Tensor, centres: Tensor, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
     """How many balls hold each point, and which balls hold any."""
-    balls = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    occupied = torch.zeros(len(centres), dtype=torch.bool, device=points.device)
+    balls = torch.zeros(len(points), dtype=torch.int64)
+    occupied = torch.zeros(len(centres), dtype=torch.bool)
     for rows, columns, squared in distance_blocks(points, centres):
         inside = squared <= squared_radii[columns]
         balls[rows] += inside.sum(1)

@@ -17,8 +17,7 @@ _zero = partial(torch.zeros, (), dtype=torch.float64)
 
 @dataclass(eq=False)
 class Moments:
-    """What a Gaussian needs to know of features that arrive in pieces, in float64, on the device of
-    the features.
+    """What a Gaussian needs to know of features that arrive in pieces, in float64.
 
     Scatter is sum (x - mean)(x - mean)^T. Mean and scatter are 0-dimensional before the first
     piece.
@@ -62,8 +61,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
     Biased upwards, by about 1/n: compare only figures of one number of samples.
     """
-    covariance = b.covariance().to(a.mean.device)
-    return _distance(a.mean, _root(a.covariance()), b.mean.to(a.mean.device), _root(covariance))
+    return _distance(a.mean, _root(a.covariance()), b.mean, _root(b.covariance()))
 
 
 def frechet_bootstrap(
@@ -76,15 +74,14 @@ def frechet_bootstrap(
     eigenvalue and a singular value decomposition of [D, D].
     """
     n, random = len(features), np.random.default_rng(seed)
-    b_mean, b_root = reference.mean.to(features.device), _root(reference.covariance())
-    b_root = b_root.to(features.device)
+    b_root = _root(reference.covariance())
 
     def distance(counts: np.ndarray) -> float:
         moments = Moments()
         pieces = torch.from_numpy(counts).split(CHUNK)
         for x, c in zip(features.split(CHUNK), pieces, strict=True):
             moments.update(x, c)
-        return _distance(moments.mean, _root(moments.covariance()), b_mean, b_root)
+        return _distance(moments.mean, _root(moments.covariance()), reference.mean, b_root)
 
     drawn = [distance(random.multinomial(n, np.full(n, 1 / n))) for _ in range(repeats)]
     low, high = np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn) + distance(np.ones(n))

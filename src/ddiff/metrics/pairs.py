@@ -60,7 +60,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     sigma = 1.5 * window_for(a.shape[2:]) / 11
     similarity = [
         structural_similarity(
-            x.cpu().numpy(), y.cpu().numpy(), gaussian_weights=True, sigma=sigma, data_range=1.0,
+            x.numpy(), y.numpy(), gaussian_weights=True, sigma=sigma, data_range=1.0,
             use_sample_covariance=False, channel_axis=0,
         )
         for x, y in _intensities(a, b)
@@ -74,8 +74,8 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if not len(b):
         raise ConfigError("there is nothing to find the nearest in")
     a, b = a.flatten(1), b.flatten(1)
-    least = torch.full((len(a),), torch.inf, dtype=torch.float64, device=a.device)
-    index = torch.zeros(len(a), dtype=torch.int64, device=a.device)
+    least = torch.full((len(a),), torch.inf, dtype=torch.float64)
+    index = torch.zeros(len(a), dtype=torch.int64)
     for rows, columns, squared in distance_blocks(a, b):
         found, where = squared.min(1)
         closer = found < least[rows]
@@ -96,7 +96,7 @@ def distance_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Tensor
     for i in range(0, len(a), ROWS):
         for j in range(0, len(b), ROWS):
             x, y = a[i : i + ROWS], b[j : j + ROWS]
-            squared = torch.zeros(len(x), len(y), dtype=torch.float64, device=a.device)
+            squared = torch.zeros(len(x), len(y), dtype=torch.float64)
             for p, q in zip(x.split(FEATURES, 1), y.split(FEATURES, 1), strict=True):
                 p, q = p.double(), q.double()
                 squared += torch.einsum("nd,nd->n", p, p)[:, None]

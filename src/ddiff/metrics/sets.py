@@ -28,12 +28,12 @@ def packed(stack: Stack, most: int) -> Tensor:
 
 def pack(solid: Tensor) -> Tensor:
     """Boolean volumes [N, ...] as bits: uint8 [N, ceil(voxels / 8)], 32 KiB for 64^3."""
-    return torch.from_numpy(np.packbits(solid.flatten(1).cpu().numpy(), axis=1))
+    return torch.from_numpy(np.packbits(solid.flatten(1).numpy(), axis=1))
 
 
 def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The boolean volumes [N, *shape] that were packed."""
-    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=math.prod(shape))
+    bits = np.unpackbits(packed.numpy(), axis=1, count=math.prod(shape))
     return torch.from_numpy(bits.view(bool)).unflatten(1, shape)
 
 
@@ -58,9 +58,7 @@ def iou_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _floats(volumes: Tensor, voxels: int) -> Tensor:
-    if volumes.dtype == torch.uint8:
-        volumes = unpack(volumes, (voxels,)).to(volumes.device)
-    return volumes.float()
+    return (unpack(volumes, (voxels,)) if volumes.dtype == torch.uint8 else volumes).float()
 
 
 def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
@@ -70,7 +68,7 @@ def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
     The points of an empty volume are all at (-1, -1, -1): as far from any other volume's as two
     volumes can be, and at distance 0 from another empty one's.
     """
-    padded = np.pad(volume.float().cpu().numpy(), 1, constant_values=-1.0)
+    padded = np.pad(volume.float().numpy(), 1, constant_values=-1.0)
     if not (padded > 0).any():
         return torch.full((num, 3), NOWHERE)
     vertices, faces, *_ = marching_cubes(padded, 0.0)
