@@ -46,12 +46,10 @@ BF16 = Choice("bf16", DictConfig({**FP32.node, "dtype": "bfloat16"}))
 class Ticking:
     """Contestants whose work takes the seconds that they were told."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.order: list[str] = []
-
-    def clock(self) -> float:
-        return self.now
+        monkeypatch.setattr("ddiff.benchmarking.racing.now", lambda device: self.now)
 
     def contestant(self, name: str, build: float, *seconds: float) -> Contestant:
         left = iter(seconds)
@@ -79,13 +77,15 @@ def subject() -> Subject:
     return Subject.of(checked(cfg, ()), ())
 
 
-def test_rows_run_in_turn_and_ratios_are_taken_within_a_round() -> None:
-    world = Ticking()
+def test_rows_run_in_turn_and_ratios_are_taken_within_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Ticking(monkeypatch)
     # build, cold, warm, three rounds: the machine is slow in the second for both
     a = world.contestant("a", 0, 9, 1, 4, 40, 4)
     b = world.contestant("b", 5, 3, 1, 2, 10, 1)
     one = contest(a, b, batch_size=4)
-    first, second = race(one, 3, CPU, world.clock)
+    first, second = race(one, 3, CPU)
     assert world.order == ["a", "a", "b", "b", *["a", "b"] * 3]
     assert (first.seconds, second.seconds) == ([4, 40, 4], [2, 10, 1])
     assert first.ratios == [1, 1, 1]
@@ -102,8 +102,8 @@ def test_rows_run_in_turn_and_ratios_are_taken_within_a_round() -> None:
     ]  # fmt: skip
 
 
-def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
-    world = Ticking()
+def test_what_cannot_run_is_a_row_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Ticking(monkeypatch)
 
     def missing() -> Any:
         raise DdiffError("a library\nis missing")
@@ -125,7 +125,7 @@ def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
         Contestant("d", "fp32", lambda: late),
         world.contestant("e", 0, *[2] * 4),
     ]
-    found = race(contest(*rows), 2, CPU, world.clock)
+    found = race(contest(*rows), 2, CPU)
     assert [row.trouble for row in found] == [
         None,
         "a library is missing",
@@ -143,14 +143,14 @@ def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
         "cannot run  d fp32: RuntimeError: out of memory",
     ]
     with pytest.raises(DdiffError, match="is missing"):  # nothing to measure the others by
-        race(contest(*rows[1:]), 2, CPU, world.clock)
+        race(contest(*rows[1:]), 2, CPU)
 
 
 def test_graphs_of_the_compiler_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = iter([10, 13, 14, 14, 14, 14, 15])  # before, first run, warm-up, two rounds
     monkeypatch.setattr("ddiff.benchmarking.racing.compilations", lambda: next(made))
-    world = Ticking()
-    (row,) = race(contest(world.contestant("a", 0, *[1] * 4)), 2, CPU, world.clock)
+    world = Ticking(monkeypatch)
+    (row,) = race(contest(world.contestant("a", 0, *[1] * 4)), 2, CPU)
     assert (row.graphs, row.recompiles) == (3, 2)
 
 

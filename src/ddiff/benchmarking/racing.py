@@ -17,7 +17,6 @@ from ddiff.system.errors import DdiffError
 from ddiff.system.resources import give_back_freed, peak_memory, restart_peak
 
 Run = Callable[[], Tensor]  # one unit of work, and what it made
-Clock = Callable[[], float]
 Fidelity = dict[str, float | None]
 MEMORY = {  # the words beside the figures
     "cuda": "memory: peak of torch's allocator in a batch, weights included, other rows left out",
@@ -122,7 +121,6 @@ def race(
     contest: Contest,
     repeats: int,
     device: torch.device,
-    clock: Clock,
     meter: Callable[[int, str], None] = lambda done, name: None,
 ) -> list[Row]:
     """One row for each contestant: a cold start and a warm-up each, then rounds of all.
@@ -137,9 +135,9 @@ def race(
                 continue
             try:
                 if turn == 0:
-                    _start(rows[i], who, device, clock)
+                    _start(rows[i], who, device)
                 else:
-                    _go(rows[i], clock)
+                    _go(rows[i], device)
             except (DdiffError, RuntimeError) as error:  # torch's own are RuntimeErrors
                 if i == 0:
                     raise
@@ -150,13 +148,13 @@ def race(
     return rows
 
 
-def _start(row: Row, who: Contestant, device: torch.device, clock: Clock) -> None:
+def _start(row: Row, who: Contestant, device: torch.device) -> None:
     """The cold start and the warm-up."""
     meter = Memory(device, who.shared)
-    before, begin = compilations(), clock()
+    before, begin = compilations(), now(device)
     row.run = who.build()
     row.last = row.run()
-    row.first = clock() - begin
+    row.first = now(device) - begin
     row.graphs = compilations() - before
     row.last, row.memory = meter.peak_of(row.run)
     row.recompiles = compilations() - before - row.graphs
@@ -164,11 +162,11 @@ def _start(row: Row, who: Contestant, device: torch.device, clock: Clock) -> Non
         raise DdiffError("it makes numbers that are not finite")
 
 
-def _go(row: Row, clock: Clock) -> None:
+def _go(row: Row, device: torch.device) -> None:
     assert row.run is not None
-    before, begin = compilations(), clock()
+    before, begin = compilations(), now(device)
     row.last = row.run()
-    row.seconds.append(clock() - begin)
+    row.seconds.append(now(device) - begin)
     row.recompiles += compilations() - before
 
 
@@ -206,15 +204,11 @@ class Memory:
         return made, {} if before is None else {"resident": max(0, peak_memory() - before)}
 
 
-def stopwatch(device: torch.device) -> Clock:
+def now(device: torch.device) -> float:
     """Seconds, once the device has done all that it was told to do."""
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def compilations() -> int:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ddiff.backends import device_of
 from ddiff.benchmarking.plot import in_words, milliseconds, picture, three_digits
-from ddiff.benchmarking.racing import MEMORY, Contest, Row, forget, race, stopwatch
+from ddiff.benchmarking.racing import MEMORY, Contest, Row, forget, race
 from ddiff.benchmarking.subject import Subject
 from ddiff.benchmarking.training import ALIKE
 from ddiff.pages.view import save_png
@@ -56,7 +56,7 @@ def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> N
     done: list[tuple[Contest, list[Row]]] = []
     for contest in contests:
         with progress(contest.title, (1 + cfg.repeats) * len(contest.contestants)) as meter:
-            rows = race(contest, cfg.repeats, device, stopwatch(device), meter)
+            rows = race(contest, cfg.repeats, device, meter)
         forget()
         done.append((contest, rows))
         print_table(contest, rows)

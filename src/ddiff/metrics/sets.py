@@ -6,8 +6,6 @@ an interval. Where several neighbours are equally near, as equal volumes are, th
 any of them with equal probability, and the number is the expectation.
 """
 
-import math
-
 import numpy as np
 import torch
 from skimage.measure import marching_cubes
@@ -31,25 +29,16 @@ def pack(solid: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(solid.flatten(1).numpy(), axis=1))
 
 
-def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The boolean volumes [N, *shape] that were packed."""
-    bits = np.unpackbits(packed.numpy(), axis=1, count=math.prod(shape))
-    return torch.from_numpy(bits.view(bool)).unflatten(1, shape)
-
-
 def iou_distances(a: Tensor, b: Tensor) -> Tensor:
-    """1 - intersection over union of each of `a` and each of `b`: [N, M] in float64.
-
-    Both are boolean [., voxels] or both packed. Two empty volumes have distance 0.
-    """
-    voxels = a.shape[1] * (8 if a.dtype == torch.uint8 else 1)
-    block = max(1, VOXELS // voxels)
+    """1 - intersection over union of each of the packed volumes `a` and each of `b`: [N, M] in
+    float64. Two empty volumes have distance 0."""
+    block = max(1, VOXELS // (8 * a.shape[1]))
     rows = []
     for left in a.split(block):
-        x = _floats(left, voxels)
+        x = _unpacked(left)
         sizes, columns = x.sum(1)[:, None], []
         for right in b.split(block):
-            y = _floats(right, voxels)
+            y = _unpacked(right)
             common = (x @ y.mT).double()  # whole numbers below 2^24: exact
             union = sizes + y.sum(1) - common
             columns.append(torch.where(union > 0, 1 - common / union, 0.0))
@@ -57,8 +46,9 @@ def iou_distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-def _floats(volumes: Tensor, voxels: int) -> Tensor:
-    return (unpack(volumes, (voxels,)) if volumes.dtype == torch.uint8 else volumes).float()
+def _unpacked(packed: Tensor) -> Tensor:
+    """A float for each bit."""
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1)).float()
 
 
 def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
