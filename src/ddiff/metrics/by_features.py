@@ -82,11 +82,6 @@ def _inside(points: Tensor, centres: Tensor, squared_radii: Tensor) -> tuple[Ten
     return balls, occupied
 
 
-def label_accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether the largest of the logits [N, K] is that of the label [N] asked for."""
-    return logits.argmax(1) == y
-
-
 def classifier_score(probabilities: np.ndarray) -> float:
     """exp(mean KL(p(y|x) || p(y))) of [N, K], as the Inception score (Salimans et al. 2016) with
     any classifier: 1 where samples cannot be told apart, K where each is surely of one class and
@@ -203,7 +198,7 @@ class Labels:
         if not case.extractor.labels:
             return [score]
         if case.y is not None:
-            right = label_accuracy(logits, case.y[:n])
+            right = logits.argmax(1) == case.y[:n]
             return [share_figure("accuracy", right, how, "higher"), score]
         if (wanted := case.reference.labels) is None:
             return [score]

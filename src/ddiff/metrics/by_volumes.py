@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
+from ddiff.metrics import sets, spheres
 from ddiff.metrics.figures import (
     Case,
     Figure,
@@ -21,24 +22,7 @@ from ddiff.metrics.figures import (
     share_figure,
 )
 from ddiff.metrics.samples import Stack
-from ddiff.metrics.sets import (
-    chamfer_distances,
-    coverage,
-    iou_distances,
-    minimum_matching_distance,
-    one_nearest_neighbour_accuracy,
-    packed,
-    surface_points,
-)
 from ddiff.metrics.solids import best_solid
-from ddiff.metrics.spheres import (
-    best_sphere,
-    centred,
-    drawn,
-    radius_interval,
-    same_law,
-    uniform_test,
-)
 from ddiff.system.bounds import At, Count, Share
 from ddiff.system.random import generator
 
@@ -64,11 +48,11 @@ class SphereLaw:
         middle, fixed = np.full(3, (size - 1) / 2), case.data.centre == "fixed"
         fits, intervals = [], []
         for solid in case.samples.solids():
-            fit = best_sphere(solid)
+            fit = spheres.best_sphere(solid)
             fits.append(fit)
             # where the centre is known, the radius is best known about it
-            about = best_sphere(solid, middle) if fixed else fit
-            intervals.append(radius_interval(solid.shape, about.centre, about.radius))
+            about = spheres.best_sphere(solid, middle) if fixed else fit
+            intervals.append(spheres.radius_interval(solid.shape, about.centre, about.radius))
         iou = np.array([fit.iou for fit in fits])
         valid = iou >= self.threshold
         how = {"fit": "best sphere of any centre", "threshold": self.threshold}
@@ -79,15 +63,16 @@ class SphereLaw:
         if not valid.any():
             return figures
         n, of = int(valid.sum()), {"of": f"{self.threshold:g} valid"}
-        radius = drawn(np.array(intervals)[valid], low, high, case.seed)
+        radius = spheres.drawn(np.array(intervals)[valid], low, high, case.seed)
         law = of | {"law": f"uniform {low:g}..{high:g}"}
-        figures += law_figures("radius", uniform_test(radius, low, high), n, law)
+        figures += law_figures("radius", spheres.uniform_test(radius, low, high), n, law)
         centre = np.stack([fit.centre for fit in fits])[valid]
         if fixed:
             off, how = np.linalg.norm(centre - middle, axis=1), of | {"unit": "voxels"}
             return [*figures, mean_figure("centre_offset", off, how, "lower", case.seed)]
-        places = centred(centre, radius, size)
-        d, p = zip(*(uniform_test(places[:, axis], -1, 1) for axis in range(3)), strict=True)
+        places = spheres.centred(centre, radius, size)
+        tests = [spheres.uniform_test(places[:, axis], -1, 1) for axis in range(3)]
+        d, p = zip(*tests, strict=True)
         law = of | {"law": "uniform in the room, worst axis, p times 3"}
         return [*figures, *law_figures("centre", (max(d), min(1.0, 3 * min(p))), n, law)]
 
@@ -124,8 +109,9 @@ class SolidFit:
 
 @dataclass(frozen=True)
 class Sets:
-    """Minimum matching distance, coverage and 1-NN accuracy (0.5 is best) of equally many samples
-    and held-out volumes, by 1 - IoU and by the Chamfer distance of points on the surface."""
+    """Minimum matching distance (of each reference to the nearest sample, Achlioptas et al. 2018),
+    coverage and 1-NN accuracy (0.5 is best) of equally many samples and held-out volumes, by
+    1 - IoU and by the Chamfer distance of points on the surface."""
 
     most: Annotated[int, At(least=2)] = 500
     points: Count = 256
@@ -138,31 +124,33 @@ class Sets:
 
     def __call__(self, case: Case) -> list[Figure]:
         n = min(self.most, len(case.samples), len(case.held_out))
-        solids = [packed(stack, n) for stack in (case.samples, case.held_out)]
+        solids = [sets.packed(stack, n) for stack in (case.samples, case.held_out)]
         clouds = [self._clouds(stack, n, case.seed) for stack in (case.samples, case.held_out)]
         figures = []
         for name, distance, (ours, real), more in (
-            ("iou", iou_distances, solids, {}),
-            ("chamfer", chamfer_distances, clouds, {"points": self.points}),
+            ("iou", sets.iou_distances, solids, {}),
+            ("chamfer", sets.chamfer_distances, clouds, {"points": self.points}),
         ):
             how = {"reference": f"{n} of {case.held_out}"} | more
             oo, ro, rr = (
                 distance(a, b).numpy() for a, b in ((ours, ours), (real, ours), (real, real))
             )
-            nearest = one_nearest_neighbour_accuracy(oo, ro.T, rr)
+            nearest = sets.one_nearest_neighbour_accuracy(oo, ro.T, rr)
             figures += [
-                mean_figure(f"mmd_{name}", minimum_matching_distance(ro), how, "lower", case.seed),
-                share_figure(f"coverage_{name}", coverage(ro), how, "higher"),
+                mean_figure(f"mmd_{name}", ro.min(1), how, "lower", case.seed),
+                share_figure(f"coverage_{name}", sets.coverage(ro), how, "higher"),
                 share_figure(f"one_nn_{name}", nearest, how, None),
             ]
         return figures
 
     def _clouds(self, stack: Stack, n: int, seed: int) -> Tensor:
         """[n, points, 3]; drawn alike from each, so that equal volumes have distance 0."""
-        volumes = (volume for x, _ in stack.chunks(n) for volume in x[:, 0])
-        return torch.stack(
-            [surface_points(v, self.points, generator("cpu", seed, "surface")) for v in volumes]
-        )
+        clouds = []
+        for x, _ in stack.chunks(n):
+            for volume in x[:, 0]:
+                random = generator("cpu", seed, "surface")
+                clouds.append(sets.surface_points(volume, self.points, random))
+        return torch.stack(clouds)
 
 
 @dataclass(frozen=True)
@@ -183,7 +171,8 @@ class Pieces:
         figures = [share_figure("one_piece", one, {"connected": "26"}, "higher")]
         how = {"reference": str(case.held_out), "law": "two-sample"}
         for name in ("volume", "surface"):
-            test = same_law(*([getattr(found, name) for found in many] for many in (ours, real)))
+            found, known = ([getattr(one, name) for one in many] for many in (ours, real))
+            test = spheres.same_law(found, known)
             figures += law_figures(name, test, len(ours), how)
         return figures
 

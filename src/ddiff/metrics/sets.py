@@ -93,15 +93,9 @@ def chamfer_distances(a: Tensor, b: Tensor) -> Tensor:
     return distances
 
 
-def minimum_matching_distance(d_ref_gen: np.ndarray) -> np.ndarray:
-    """Distances [R, G] of references to generated -> [R], each reference's to the nearest one
-    generated (Achlioptas et al. 2018)."""
-    return d_ref_gen.min(1)
-
-
 def coverage(d_ref_gen: np.ndarray) -> np.ndarray:
-    """[R, G] -> [R], the probability that a reference is the nearest one of something generated
-    (Achlioptas et al. 2018)."""
+    """Distances [R, G] of references to generated -> [R], the probability that a reference is the
+    nearest one of something generated (Achlioptas et al. 2018)."""
     nearest = d_ref_gen == d_ref_gen.min(0)
     return 1 - np.prod(1 - nearest / nearest.sum(0), axis=1)
 
