@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,7 @@ from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
 from ddiff.metrics.samples import Stack
 from ddiff.metrics.sets import iou_distances, packed
 from ddiff.system.bounds import Count
-from ddiff.system.errors import ConfigError, nearest
 
-By = Literal["index", "nearest"]
 MOST_COPIES = 0.1  # of the held-out samples: a copier scores 0.95 or more
 
 
@@ -25,13 +23,8 @@ class Pairs:
     """PSNR and SSIM: of sample i and reference i, as early tools measured, or of each sample and
     the nearest of the reference."""
 
-    by: By = "index"
+    by: Literal["index", "nearest"] = "index"
     most: Count = 1000
-
-    def __post_init__(self) -> None:
-        if self.by not in get_args(By):
-            hint = nearest(str(self.by), list(get_args(By)))
-            raise ConfigError(f"metrics: by is {self.by!r}{hint}")
 
     def obstacle(self, case: Case) -> str | None:
         if min(case.samples.shape[1:]) < 3:
