@@ -129,7 +129,7 @@ def case_for(
     )
 
 
-def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, str]]:
+def suited(nodes: DictConfig, case: Case) -> tuple[list[Metric], dict[str, str]]:
     """The metrics that can be measured, and why the others cannot: under `auto` these are left
     out, else the first is an error."""
     if not nodes:
@@ -142,13 +142,13 @@ def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, 
     if obstacles and "auto" not in nodes:
         name, why = next(iter(obstacles.items()))
         raise ConfigError(f"metrics: {name}: {why}")
-    return {n: m for n, m in metrics.items() if n not in obstacles}, obstacles
+    return [metric for name, metric in metrics.items() if name not in obstacles], obstacles
 
 
 def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
     """{"figures": [...], "omitted": {metric or figure: why}}."""
     metrics, omitted = suited(nodes, case)
-    found = [one for metric in metrics.values() for one in metric(case)]
+    found = [one for metric in metrics for one in metric(case)]
     omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
     return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
 

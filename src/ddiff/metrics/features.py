@@ -25,7 +25,10 @@ KEPT = 10_000  # samples of which features are kept, for all that is not a mean 
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K], by a net on a device."""
+    """x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K], on the CPU, by a net on a device.
+
+    One of your own needs `name`, `labels`, `at_once` and the call.
+    """
 
     net: Callable[[Tensor], tuple[Tensor, Tensor]]
     name: str  # with the first digits of its hash: part of every protocol
