@@ -17,7 +17,7 @@ from scipy.stats import kstwo
 
 from ddiff.diffusion.schedules import Schedule, cosine, shifted
 from ddiff.diffusion.solvers import Plan, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde
-from ddiff.metrics.laws import drawn, uniform_test
+from ddiff.metrics.spheres import drawn, uniform_test
 
 HERE = Path(__file__).parent
 SIZE, LOW, HIGH, SAMPLES = 64, 8.0, 16.0, 4000

@@ -34,7 +34,9 @@ def main(cfg: DictConfig) -> None:
              for word in HydraConfig.get().overrides.task}  # fmt: skip
     cfg = checked(cfg, given)
     with threads(cfg.threads, cfg.accelerator):
-        backends = [text if is_path(text) else chosen("backend", text) for text in cfg.backends]
+        # a backend is an exported file where its name has a slash or a suffix
+        backends = [text if "/" in text or Path(text).suffix else chosen("backend", text)
+                    for text in cfg.backends]  # fmt: skip
         precisions = [chosen("precision", text) for text in cfg.precisions]
         subject = Subject.of(cfg, given)
         if cfg.mode == "train":
@@ -68,11 +70,6 @@ def solvers_of(subject: "Subject", cfg: DictConfig) -> "list[Choice]":
     own = subject.cfg.solver.copy()
     own.num_steps = cfg.num_steps or own.num_steps
     return [Choice(own["_target_"].rpartition(".")[2], own)]
-
-
-def is_path(text: str) -> bool:
-    """Whether a backend is an exported file; names have no dots and no slashes."""
-    return bool("/" in text or Path(text).suffix)
 
 
 if __name__ == "__main__":

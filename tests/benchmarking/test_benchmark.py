@@ -19,18 +19,17 @@ from ddiff.benchmarking import (
     Choice,
     Contest,
     Contestant,
-    Outcome,
+    Row,
     Subject,
     checked,
     race,
-    rows_of,
     sampling,
     training,
 )
-from ddiff.benchmarking.memory import Memory
 from ddiff.benchmarking.plot import picture
+from ddiff.benchmarking.racing import Memory
+from ddiff.benchmarking.report import table, troubles
 from ddiff.benchmarking.sampling import EAGER, FP32, Sampling, closeness
-from ddiff.benchmarking.table import table, troubles
 from ddiff.benchmarking.training import ALIKE, Training
 from ddiff.diffusion import solve
 from ddiff.kernels import philox
@@ -47,12 +46,10 @@ BF16 = Choice("bf16", DictConfig({**FP32.node, "dtype": "bfloat16"}))
 class Ticking:
     """Contestants whose work takes the seconds that they were told."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.order: list[str] = []
-
-    def clock(self) -> float:
-        return self.now
+        monkeypatch.setattr("ddiff.benchmarking.racing.now", lambda device: self.now)
 
     def contestant(self, name: str, build: float, *seconds: float) -> Contestant:
         left = iter(seconds)
@@ -80,15 +77,17 @@ def subject() -> Subject:
     return Subject.of(checked(cfg, ()), ())
 
 
-def test_rows_run_in_turn_and_ratios_are_taken_within_a_round() -> None:
-    world = Ticking()
+def test_rows_run_in_turn_and_ratios_are_taken_within_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Ticking(monkeypatch)
     # build, cold, warm, three rounds: the machine is slow in the second for both
     a = world.contestant("a", 0, 9, 1, 4, 40, 4)
     b = world.contestant("b", 5, 3, 1, 2, 10, 1)
     one = contest(a, b, batch_size=4)
-    first, second = rows_of(one, race(one.contestants, 3, CPU, world.clock))
+    first, second = race(one, 3, CPU)
     assert world.order == ["a", "a", "b", "b", *["a", "b"] * 3]
-    assert (first.outcome.seconds, second.outcome.seconds) == ([4, 40, 4], [2, 10, 1])
+    assert (first.seconds, second.seconds) == ([4, 40, 4], [2, 10, 1])
     assert first.ratios == [1, 1, 1]
     assert second.ratios == [2, 4, 4]
     assert second.ratio == 4  # medians over rounds would say 4 / 2
@@ -97,14 +96,14 @@ def test_rows_run_in_turn_and_ratios_are_taken_within_a_round() -> None:
     assert second.rate == 2
     assert second.cold_start == 5 + 3 - 2
     assert second.plain()["speed_up"] == {"median": 4, "all": [2, 4, 4]}
-    assert second.outcome.last == 10  # of its very last run
+    assert second.last == 10  # of its very last run
     assert table([first, second])[1][1] == [
         "b", "fp32", "500", "375 to 1500", "2.00", "4.00x", "6.0 s", *table([second])[1][0][7:],
     ]  # fmt: skip
 
 
-def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
-    world = Ticking()
+def test_what_cannot_run_is_a_row_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Ticking(monkeypatch)
 
     def missing() -> Any:
         raise DdiffError("a library\nis missing")
@@ -126,8 +125,8 @@ def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
         Contestant("d", "fp32", lambda: late),
         world.contestant("e", 0, *[2] * 4),
     ]
-    found = rows_of(contest(*rows), race(rows, 2, CPU, world.clock))
-    assert [row.outcome.trouble for row in found] == [
+    found = race(contest(*rows), 2, CPU)
+    assert [row.trouble for row in found] == [
         None,
         "a library is missing",
         "it makes numbers that are not finite",
@@ -144,15 +143,15 @@ def test_what_cannot_run_is_a_row_and_the_rest_goes_on() -> None:
         "cannot run  d fp32: RuntimeError: out of memory",
     ]
     with pytest.raises(DdiffError, match="is missing"):  # nothing to measure the others by
-        race(rows[1:], 2, CPU, world.clock)
+        race(contest(*rows[1:]), 2, CPU)
 
 
 def test_graphs_of_the_compiler_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = iter([10, 13, 14, 14, 14, 14, 15])  # before, first run, warm-up, two rounds
     monkeypatch.setattr("ddiff.benchmarking.racing.compilations", lambda: next(made))
-    world = Ticking()
-    (outcome,) = race([world.contestant("a", 0, *[1] * 4)], 2, CPU, world.clock)
-    assert (outcome.graphs, outcome.recompiles) == (3, 2)
+    world = Ticking(monkeypatch)
+    (row,) = race(contest(world.contestant("a", 0, *[1] * 4)), 2, CPU)
+    assert (row.graphs, row.recompiles) == (3, 2)
 
 
 def test_memory_of_a_run_is_what_it_raises() -> None:
@@ -233,10 +232,11 @@ def bare_loss(subject: Subject, work: Training) -> float:
 def test_training_steps_agree_with_a_bare_loop(subject: Subject) -> None:
     work = Training(subject, 4)
     timed = work.steps(EAGER, FP32)
-    work.steps(EAGER, BF16)
     for _ in range(3):  # what was timed before leaves no trace
         timed()
-    same, bf16 = work.judge([("eager", "fp32"), ("eager", "bf16")], [torch.ones(1), torch.ones(1)])
+    rows = [Row("eager", "fp32", 4, run=timed),
+            Row("eager", "bf16", 4, run=work.steps(EAGER, BF16))]  # fmt: skip
+    same, bf16 = work.judge(rows)
     assert same["loss"] == pytest.approx(bare_loss(subject, work), rel=1e-5)
     assert same["loss_difference"] == 0
     assert bf16["loss_difference"] == pytest.approx(
@@ -256,7 +256,7 @@ def test_an_untrainable_row_of_training(subject: Subject) -> None:
 def test_a_picture_of_every_kind_of_row() -> None:
     rows = [
         SimpleNamespace(backend=name, precision="fp32", ratio=2.0, per_sample=(0.9, 1.0, 1.2),
-                        fidelity=fidelity, outcome=Outcome(trouble=trouble))
+                        fidelity=fidelity, trouble=trouble)
         for name, trouble, fidelity in (
             ("plain eager", None, {}), ("eager", None, {"psnr": None, "max_error": 0.0}),
             ("native", None, {"psnr": 80.0, "max_error": 0.1}), ("tensorrt", "not here", {}))

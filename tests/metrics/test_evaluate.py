@@ -280,8 +280,8 @@ import numpy as np, torch
 from pathlib import Path
 from ddiff.data import Spheres
 from ddiff.metrics import FID, SphereLaw
-from ddiff.metrics.case import Case
-from ddiff.metrics.opening import opened
+from ddiff.metrics.figures import Case
+from ddiff.metrics.samples import opened
 
 class Means:
     name, labels, at_once = "means", False, 1000

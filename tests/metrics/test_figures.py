@@ -7,7 +7,6 @@ from scipy.stats import binomtest
 from ddiff.metrics.figures import (
     Figure,
     bootstrap,
-    centred_bootstrap,
     mean_figure,
     share_figure,
     wilson,
@@ -36,7 +35,7 @@ def test_the_centred_interval_holds_the_statistic_that_bias_would_push_out() -> 
     def distinct(v: np.ndarray) -> float:  # every draw with replacement loses a third
         return len(np.unique(v))
 
-    low, high = centred_bootstrap(values, distinct, seed=0)
+    low, high = bootstrap(values, distinct, repeats=200, centred=True)
     assert low < 200 < high
     assert bootstrap(values, distinct)[1] < 150
 

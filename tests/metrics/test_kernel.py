@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from ddiff.metrics.kernel import kid, squared_mmd
+from ddiff.metrics.by_features import kid
 from ddiff.system.errors import ConfigError
 
 
 def normal(n: int, dim: int, seed: int, mean: float = 0.0) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, dim, generator=g, dtype=torch.float64) + mean
+
+
+def squared_mmd(x: Tensor, y: Tensor) -> float:
+    """Of all samples, which are a single subset."""
+    return kid(x, y, subset_size=len(x), subsets=1)[0]
 
 
 def by_loops(x: np.ndarray, y: np.ndarray) -> float:

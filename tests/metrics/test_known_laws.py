@@ -13,10 +13,9 @@ from ddiff.data import Digits, Shapes, Spheres
 from ddiff.data.spheres import SphereSource
 from ddiff.metrics import FID, KID, Labels, Memorisation, Pieces, PrecisionRecall, Sets, SphereLaw
 from ddiff.metrics.by_volumes import SolidFit
-from ddiff.metrics.case import Case, joined
 from ddiff.metrics.features import Extractor
-from ddiff.metrics.figures import Figure, Omitted
-from ddiff.metrics.stack import Array, Stack
+from ddiff.metrics.figures import Case, Figure, Omitted
+from ddiff.metrics.samples import Array, Stack
 from ddiff.system.errors import DdiffError
 
 SIZE, N = 24, 150
@@ -45,7 +44,7 @@ def figures(metric, a_case: Case) -> dict[str, float]:
 
 
 def drawn(seed: int, n: int = N, **options) -> np.ndarray:
-    return joined(Stack(spheres(seed, **options).train, "other"), n).numpy()
+    return Stack(spheres(seed, **options).train, "other").first(n).numpy()
 
 
 @pytest.mark.parametrize("centre", ["fixed", "random"])
@@ -74,7 +73,7 @@ def test_true_spheres_pass_every_test(centre: str) -> None:
 def test_where_the_training_set_holds_everything_memory_cannot_be_told() -> None:
     """Radii about one centre make few different volumes, and the training set holds them all."""
     data = spheres(0)
-    for samples in (joined(Stack(data.train, "train"), N).numpy(), drawn(1)):  # copies, fresh ones
+    for samples in (Stack(data.train, "train").first(N).numpy(), drawn(1)):  # copies, fresh ones
         verdict, *found = Memorisation()(case(samples, data))
         assert isinstance(verdict, Omitted)
         assert verdict.name == "closer_to_train"
@@ -85,10 +84,10 @@ def test_where_the_training_set_holds_everything_memory_cannot_be_told() -> None
 
 def test_a_few_copies_among_the_held_out_leave_a_verdict() -> None:
     data = spheres(0, centre="random")
-    a_case = case(joined(Stack(data.train, "train"), N).numpy(), data)
-    held_out = joined(a_case.held_out, N).numpy()
+    a_case = case(Stack(data.train, "train").first(N).numpy(), data)
+    held_out = a_case.held_out.first(N).numpy()
     for copied, told in ((N // 10, True), (N // 10 + 1, False)):
-        mixed = np.concatenate([joined(a_case.train, copied).numpy(), held_out[copied:]])  # type: ignore[arg-type]
+        mixed = np.concatenate([a_case.train.first(copied).numpy(), held_out[copied:]])  # type: ignore[arg-type]
         stack = Stack(Array(mixed, Path("held out"), "signed"), "held out")
         found = figures(Memorisation(), replace(a_case, held_out=stack))
         assert found["held_out_copies"] == copied / N
@@ -100,7 +99,7 @@ def test_a_few_copies_among_the_held_out_leave_a_verdict() -> None:
 def test_what_copies_would_score_is_said_where_few_training_samples_are_looked_through() -> None:
     """A quarter of 400: other copies are as far away as fresh samples, 0.25 + 0.75 / 2 in all."""
     data = spheres(0, centre="random")
-    copies = case(joined(Stack(data.train, "train"), 400).numpy(), data)
+    copies = case(Stack(data.train, "train").first(400).numpy(), data)
     verdict, *_ = Memorisation(most_train=100)(copies)
     assert isinstance(verdict, Figure)
     assert verdict.protocol["copies_score"] == pytest.approx(0.625, abs=0.01)
@@ -125,7 +124,7 @@ def test_a_wrong_law_of_the_centre_is_seen(law: str) -> None:
         source.centre = middle + 0.6 * offset
     else:
         source.centre[:, 1] = middle + offset[:, 1].abs()
-    found = figures(SphereLaw(), case(joined(Stack(source, "wrong"), N).numpy(), data))
+    found = figures(SphereLaw(), case(Stack(source, "wrong").first(N).numpy(), data))
     assert found["validity"] == 1
     assert found["radius_p"] > 0.001
     assert found["centre_p"] < 1e-4
@@ -164,7 +163,7 @@ def test_collapse_and_copies_are_seen() -> None:
     one = case(np.repeat(drawn(1, 1, centre="random"), N, 0), data)
     assert figures(Sets(points=64), one)["coverage_iou"] < 0.05
     assert figures(Sets(points=64), one)["one_nn_iou"] > 0.95
-    copies = case(joined(Stack(data.train, "train"), N).numpy(), data)
+    copies = case(Stack(data.train, "train").first(N).numpy(), data)
     assert figures(Memorisation(), copies)["closer_to_train"] > 0.99
 
 

@@ -1,16 +1,24 @@
 """Against plain loops, scikit-learn's scores, simulation and known cases."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 
-from ddiff.metrics.labels import class_law_p, classifier_score, label_accuracy, total_variation
+from ddiff.metrics.by_features import Labels, class_law_p, classifier_score, total_variation
 
 
 def test_accuracy_is_of_each_sample():
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0], [-5.0, -4.0, -4.5]])
-    assert label_accuracy(logits, torch.tensor([0, 1, 1])).tolist() == [True, False, True]
+    case: Any = SimpleNamespace(
+        features=SimpleNamespace(logits=logits), y=torch.tensor([0, 1, 1]), seed=0,
+        extractor=SimpleNamespace(name="by hand", labels=True),
+    )  # fmt: skip
+    accuracy, *_ = Labels()(case)
+    assert (accuracy.name, accuracy.value) == ("accuracy", 2 / 3)
 
 
 def test_the_score_is_one_where_samples_cannot_be_told_apart():

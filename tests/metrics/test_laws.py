@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from ddiff.data.spheres import Spheres
-from ddiff.metrics.laws import centred, drawn, same_law, uniform_test
-from ddiff.metrics.spheres import best_sphere, radius_interval
+from ddiff.metrics.spheres import (
+    best_sphere,
+    centred,
+    drawn,
+    radius_interval,
+    same_law,
+    uniform_test,
+)
 from ddiff.system.errors import DdiffError
 
 REPEATS, EACH = 200, 6

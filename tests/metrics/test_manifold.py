@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddiff.metrics import pairs
-from ddiff.metrics.manifold import density_coverage, precision_recall
+from ddiff.metrics.by_features import density_coverage, precision_recall
 from ddiff.system.errors import ConfigError
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from ddiff.metrics.features import Features
 from ddiff.metrics.moments import Moments, frechet, frechet_bootstrap
 from ddiff.system.errors import ConfigError, DdiffError
 
@@ -68,12 +69,15 @@ def test_counts_stand_for_repeated_samples():
 
 
 def test_saved_moments_come_back_bit_for_bit(tmp_path: Path):
-    found = moments(np.random.default_rng(5).normal(0, 1, (20, 6)), 7)
-    found.save(tmp_path / "sub/reference.npz")
-    loaded = Moments.load(tmp_path / "sub/reference.npz")
-    assert loaded.n == 20
-    assert torch.equal(loaded.mean, found.mean)
-    assert torch.equal(loaded.scatter, found.scatter)
+    x = torch.from_numpy(np.random.default_rng(5).normal(0, 1, (20, 6)))
+    found = moments(x, 7)
+    Features(found, x.float(), x[:, :3]).save(tmp_path / "sub/reference.npz")
+    loaded = Features.load(tmp_path / "sub/reference.npz")
+    assert loaded.moments.n == 20
+    assert torch.equal(loaded.moments.mean, found.mean)
+    assert torch.equal(loaded.moments.scatter, found.scatter)
+    assert torch.equal(loaded.kept, x.float())
+    assert torch.equal(loaded.logits, x[:, :3])
 
 
 def npy() -> bytes:
@@ -90,8 +94,8 @@ def npz() -> bytes:
 def test_a_file_of_something_else_is_one_clear_line(tmp_path: Path, content: bytes):
     path = tmp_path / "reference.npz"
     path.write_bytes(content)
-    with pytest.raises(DdiffError, match="does not hold the moments"):
-        Moments.load(path)
+    with pytest.raises(DdiffError, match=r"^cannot read .*reference\.npz .*delete it"):
+        Features.load(path)
 
 
 def test_gaussians_on_a_line():

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from ddiff.metrics.neighbours import (
-    closer_share,
+from ddiff.metrics.by_pairs import closer_share
+from ddiff.metrics.sets import (
     coverage,
-    minimum_matching_distance,
     one_nearest_neighbour_accuracy,
 )
 from ddiff.system.errors import DdiffError
@@ -40,7 +39,6 @@ def test_against_loops(values: int) -> None:
     a, b = random.integers(0, values, (2, 7, 2))
     covered, hits = zip(*(broken_at_random(a, b, random) for _ in range(1500)), strict=True)
     d = distances(a, b)
-    assert minimum_matching_distance(d).tolist() == [min(row) for row in d.tolist()]
     four_deviations = 4 * 0.5 / 1500**0.5
     np.testing.assert_allclose(coverage(d), np.mean(covered, 0), atol=four_deviations)
     np.testing.assert_allclose(accuracy(a, b), np.mean(hits, 0), atol=four_deviations)
@@ -81,7 +79,7 @@ def test_wrong_laws_are_seen() -> None:
     assert coverage(distances(true, collapsed)).sum() == 1
     assert accuracy(true, collapsed).mean() > 0.95
     assert accuracy(true, copied).mean() > 0.95
-    matching = [minimum_matching_distance(distances(true, x)).mean() for x in (again, collapsed)]
+    matching = [distances(true, x).min(1).mean() for x in (again, collapsed)]
     assert matching[1] > 3 * matching[0]
 
 

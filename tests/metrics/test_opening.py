@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddiff.metrics.opening import opened
-from ddiff.metrics.stack import Stack
+from ddiff.metrics.samples import Stack, opened
 from ddiff.system.errors import DdiffError
 
 random = np.random.default_rng(0)

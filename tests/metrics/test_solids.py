@@ -5,9 +5,16 @@ import pytest
 import torch
 
 from ddiff.data.shapes import CLASS_NAMES, UNION, Shapes
-from ddiff.metrics.solids import best_kind, best_solid
+from ddiff.data.solids import SOLIDS
+from ddiff.metrics.solids import best_solid
 
 EACH = 5
+
+
+def best_kind(solid: np.ndarray) -> tuple[int, float]:
+    """The kind that fits best, and its IoU."""
+    scores = [best_solid(solid, kind) for kind in range(len(SOLIDS))]
+    return int(np.argmax(scores)), max(scores)
 
 
 @pytest.fixture(scope="module")

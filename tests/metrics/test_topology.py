@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddiff.metrics.topology import surface_area, topology
+from ddiff.metrics.by_volumes import surface_area, topology
 
 
 def inside(size: int, formula: str, turn: np.ndarray | None = None) -> np.ndarray:

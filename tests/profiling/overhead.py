@@ -22,9 +22,8 @@ from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from ddiff.build import build_precision
 from ddiff.config.targets import build
 from ddiff.config.trees import resolved
-from ddiff.profiling.clocks import clock_for
 from ddiff.profiling.loop import LoopProfiler
-from ddiff.profiling.timeline import Timeline
+from ddiff.profiling.timeline import Timeline, clock_for
 from ddiff.system.devices import device_for
 from ddiff.system.phases import listening, phase
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts

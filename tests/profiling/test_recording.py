@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.profiling.clocks import HostClock
 from ddiff.profiling.memory import memory_in
-from ddiff.profiling.recording import Recording, Turns, marked_in, operators
-from ddiff.profiling.timeline import Timeline
+from ddiff.profiling.recording import Turns, marked_in, operators, recorder, write_trace
+from ddiff.profiling.timeline import HostClock, Timeline
 from ddiff.system.phases import listening, phase, step
 
 WIDTH, BATCH = 64, 32
@@ -25,10 +24,10 @@ def recorded(tmp_path_factory):
     net = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH, bias=False), nn.ReLU(),
                         nn.Linear(2 * WIDTH, WIDTH, bias=False))  # fmt: skip
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-    recording = Recording(CPU)
+    profiler = recorder(CPU)
     timeline = Timeline(HostClock())
-    timeline.annotate = recording.annotate
-    recording.start()
+    timeline.annotate = torch.profiler.record_function
+    profiler.start()
     with listening(timeline):
         for _ in range(3):
             with step():
@@ -44,13 +43,13 @@ def recorded(tmp_path_factory):
                 with phase("optimiser"):
                     optimiser.step()
                 del x, y, loss
-    recording.stop()
+    profiler.stop()
     path = tmp_path_factory.mktemp("trace") / "trace.json.gz"
-    return recording, recording.write_trace(path), path
+    return profiler, write_trace(profiler, path), path
 
 
 def test_operators_are_counted_a_step_with_shapes_and_phases(recorded):
-    found = operators(recorded[0])
+    found = operators(recorded[0], cuda=False)
     layers = [o for o in found if (o["name"], o["phase"]) == ("aten::mm", "forward")]
     assert {o["shapes"]: o["calls"] for o in layers} == {
         f"{BATCH}x{WIDTH}, {WIDTH}x{2 * WIDTH}": 1,
@@ -67,14 +66,14 @@ def test_operators_are_counted_a_step_with_shapes_and_phases(recorded):
 
 
 def test_own_times_add_up_to_those_of_the_outermost_operators(recorded):
-    recording, events, _ = recorded
+    profiler, events, _ = recorded
     ops = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") == "cpu_op")
     steps = [e["ts"] for e in events if e["name"] == "step 2"]
     total, until = 0.0, steps[0]
     for start, end in ops:
         if start >= until:
             total, until = total + end - start, end
-    own = sum(o["ms"] for o in operators(recording))
+    own = sum(o["ms"] for o in operators(profiler, cuda=False))
     assert own == pytest.approx(total / 2 / 1e3, rel=0.01)
 
 

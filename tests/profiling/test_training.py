@@ -10,9 +10,8 @@ from ddiff.build import build_precision
 from ddiff.config.targets import build
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
-from ddiff.profiling.clocks import HostClock
 from ddiff.profiling.summary import phases_of, summary
-from ddiff.profiling.timeline import Timeline
+from ddiff.profiling.timeline import HostClock, Timeline
 from ddiff.system.devices import device_for
 from ddiff.system.phases import listening
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ddiff.data import Images, Voxels
 from ddiff.diffusion.timesteps.topk import read_scores
-from ddiff.metrics.moments import Moments
-from ddiff.metrics.opening import opened
+from ddiff.metrics.features import Features
+from ddiff.metrics.samples import opened
 from ddiff.pages.view.reading import read
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
 from ddiff.system.errors import DdiffError
@@ -248,7 +248,7 @@ def test_nothing_waits_for_a_pipe(ending: str, tmp_path: Path) -> None:
     os.mkfifo(path)
     readers = {
         ".npy": [read, opened],
-        ".npz": [read, opened, Moments.load],
+        ".npz": [read, opened, Features.load],
         ".png": [read, opened],
         ".ckpt": [load_checkpoint, lambda p: find_checkpoint(str(p))],
         ".json": [lambda p: read_scores(str(p))],

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ddiff.benchmarking.contest import Contest, Row
-from ddiff.benchmarking.table import milliseconds, psnr_words
+from ddiff.benchmarking.racing import Contest, Row
 from ddiff.pages.plotting import new_figure, pixels
 from ddiff.pages.report.looks import PALETTE
 
 Group = tuple[Contest, Sequence[Row]]
-FIRST, TEXT, FAINT = "#8c8f99", "#2b2f36", "#767c87"
+*HUES, FIRST = PALETTE  # the first row is grey
+TEXT, FAINT = "#2b2f36", "#767c87"
 COLUMNS = 2  # panels beside each other, where there are many
 KEY = "thin line: quartiles; x: speed-up over the first row"
 LABELS = 0.6  # of a panel's width beyond the longest bar, for the words beside the bars
@@ -35,28 +35,21 @@ def picture(title: str, about: str, words: str, groups: Sequence[Group]) -> np.n
     ):
         figure.text(0.18 / width, 1 - inches / height, text, va="top", **look)
     panels = figure.subplots(len(grid), columns, squeeze=False, height_ratios=heights)
-    colours = _colours(groups)
-    for line, beside in zip(grid, panels, strict=True):
-        for panel, group in zip(beside, line, strict=False):
-            _bars(panel, *group, colours)
-        for panel in beside[len(line) :]:
-            panel.set_axis_off()
+    backends = dict.fromkeys(row.backend for _, rows in groups for row in rows[1:])
+    colours = dict.fromkeys(backends, FIRST) | dict(zip(backends, HUES, strict=False))
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for panel, group in zip(panels.flat, groups, strict=False):
+        _bars(panel, *group, colours)
     return pixels(figure)
 
 
-def _colours(groups: Sequence[Group]) -> dict[str, str]:
-    """The first row is grey, every other backend has its hue."""
-    names = dict.fromkeys(row.backend for _, rows in groups for row in rows[1:])
-    hues = (hue for hue in PALETTE if hue != FIRST)
-    return {name: next(hues, FIRST) for name in names}
-
-
 def _bars(panel: Any, contest: Contest, rows: Sequence[Row], colours: dict[str, str]) -> None:
-    longest = max(row.per_sample[2] for row in rows if not row.outcome.trouble) * 1000
+    longest = max(row.per_sample[2] for row in rows if not row.trouble) * 1000
     precisions = list(dict.fromkeys(row.precision for row in rows))
     for place, row in enumerate(rows):
-        if row.outcome.trouble:
-            why = textwrap.shorten(f"cannot run: {row.outcome.trouble}", 90, placeholder=" ...")
+        if row.trouble:
+            why = textwrap.shorten(f"cannot run: {row.trouble}", 90, placeholder=" ...")
             panel.text(longest / 100, place, why, va="center", fontsize=8, color=FAINT,
                        style="italic")  # fmt: skip
             continue
@@ -65,7 +58,7 @@ def _bars(panel: Any, contest: Contest, rows: Sequence[Row], colours: dict[str, 
         colour = colours[row.backend] if place else FIRST
         panel.barh(place, middle, 0.68, color=colour, alpha=shade, linewidth=0)
         panel.plot([low, high], [place, place], color=TEXT, linewidth=1.1, alpha=0.75)
-        panel.text(max(middle, high) + longest / 70, place, _words(row, place == 0), va="center",
+        panel.text(max(middle, high) + longest / 70, place, _beside(row, place == 0), va="center",
                    fontsize=9, color=TEXT)  # fmt: skip
     names = [f"{row.backend}  {row.precision}" for row in rows]
     panel.set_yticks(range(len(rows)), names, fontsize=9, color=TEXT)
@@ -75,21 +68,39 @@ def _bars(panel: Any, contest: Contest, rows: Sequence[Row], colours: dict[str, 
     panel.set_xlabel("ms a sample", fontsize=8.5, color=FAINT, loc="left")
     panel.tick_params(axis="x", labelsize=8, colors=FAINT)
     panel.tick_params(axis="y", length=0)
-    ticks = [tick for tick in panel.get_xticks() if 0 <= tick <= longest * 1.02]
-    panel.set_xticks(ticks)
+    panel.set_xticks([tick for tick in panel.get_xticks() if 0 <= tick <= longest * 1.02])
     panel.grid(axis="x", color="#e6e8ec", linewidth=0.8)
     panel.set_axisbelow(True)
-    for side in ("top", "right", "bottom", "left"):
-        panel.spines[side].set_visible(False)
+    panel.spines[:].set_visible(False)
 
 
-def _words(row: Row, first: bool) -> str:
+def _beside(row: Row, first: bool) -> str:
     """`12.3 ms, 2.31x, 61.2 dB`."""
     words = [f"{milliseconds(row.per_sample[1])} ms"]
     if not first:
         words.append(f"{row.ratio:.2f}x")
     if "psnr" in row.fidelity:
-        words.append(psnr_words(row))
+        words.append(in_words(row, "psnr"))
     if not first and "loss_difference" in row.fidelity:
-        words.append(f"off by {row.fidelity['loss_difference']:.1e}")
+        words.append(f"off by {in_words(row, 'loss_difference')}")
     return "  ·  ".join(words)
+
+
+def in_words(row: Row, figure: str) -> str:
+    """A figure of a row's fidelity."""
+    if figure not in row.fidelity:
+        return "-"
+    value = row.fidelity[figure]
+    if figure == "psnr":
+        return "exact" if value is None else f"{value:.1f} dB"
+    return f"{value:.5g}" if figure == "loss" else f"{value:.1e}"
+
+
+def milliseconds(seconds: float) -> str:
+    return three_digits(1000 * seconds)
+
+
+def three_digits(value: float) -> str:
+    """That count, or all before the point."""
+    decimals = next((d for d in range(4) if value >= 10 ** (2 - d)), 4)
+    return f"{value:.{decimals}f}"

@@ -1,24 +1,21 @@
 """Runs contests one after another and leaves the table, benchmark.json and benchmark.png."""
 
-import itertools
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
 
 from ddiff.backends import device_of
-from ddiff.benchmarking.contest import Contest, Row, rows_of
-from ddiff.benchmarking.memory import WHAT
-from ddiff.benchmarking.plot import picture
-from ddiff.benchmarking.racing import forget, race, stopwatch
+from ddiff.benchmarking.plot import in_words, milliseconds, picture, three_digits
+from ddiff.benchmarking.racing import MEMORY, Contest, Row, forget, race
 from ddiff.benchmarking.subject import Subject
-from ddiff.benchmarking.table import print_table
 from ddiff.benchmarking.training import ALIKE
 from ddiff.pages.view import save_png
-from ddiff.system.console import console, progress
+from ddiff.system.console import console, progress, show_table
 from ddiff.system.environment import environment
 from ddiff.system.files import check_outputs, write_json
 from ddiff.system.precision import Precision
@@ -41,11 +38,13 @@ KEY = {  # the same beside the picture
     "sample": "dB: PSNR against eager fp32",
     "train": f"off by: difference of the loss after {ALIKE} steps",
 }
+# of fidelity: what stands over the column
+FIGURES = {"psnr": "PSNR", "max_error": "max error", "loss": "loss", "loss_difference": "off by"}
 
 
 def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> None:
     """Every contest leaves its table when it is done, and is then in the file too."""
-    folder = folder_for(subject, cfg.out)
+    folder = _folder(subject, cfg.out)
     check_outputs([folder / "benchmark.json", folder / "benchmark.png"], cfg.overwrite)
     about = _about(subject, cfg)
     write_json(folder / "benchmark.json", about)
@@ -53,13 +52,15 @@ def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> N
     console.print(f"net         {subject} ({subject.trained.digest})\nmachine     {machine}")
     if subject.fresh:
         console.print("note        an untrained net: as fast as a trained one, fidelity may differ")
+    device = device_of(subject.trained.net)
     done: list[tuple[Contest, list[Row]]] = []
     for contest in contests:
-        rows = _rows(contest, cfg.repeats, device_of(subject.trained.net))
+        with progress(contest.title, (1 + cfg.repeats) * len(contest.contestants)) as meter:
+            rows = race(contest, cfg.repeats, device, meter)
+        forget()
         done.append((contest, rows))
         print_table(contest, rows)
-        plain = [row.plain() for row in rows]
-        about["contests"].append({**contest.facts, "rows": plain})
+        about["contests"].append({**contest.facts, "rows": [row.plain() for row in rows]})
         write_json(folder / "benchmark.json", about)
     save_png(picture(str(subject), machine, KEY[cfg.mode], done), folder / "benchmark.png")
     console.print()
@@ -69,27 +70,7 @@ def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> N
     console.print(f"picture     {folder / 'benchmark.png'}")
 
 
-def _rows(contest: Contest, repeats: int, device: torch.device) -> list[Row]:
-    turns = itertools.count()
-    with progress(contest.title, (1 + repeats) * len(contest.contestants)) as meter:
-
-        def on_turn(name: str) -> None:
-            meter(next(turns), name)
-
-        outcomes = race(contest.contestants, repeats, device, stopwatch(device), on_turn)
-    rows = rows_of(contest, outcomes)
-    forget()
-    return rows
-
-
-def _machine(where: dict[str, Any]) -> str:
-    return (
-        f"{where['device_name']}, threads: {where['threads']}, "
-        f"torch {where['packages']['torch']}, fast number format: {where['precision']}"
-    )
-
-
-def folder_for(subject: Subject, out: str | None) -> Path:
+def _folder(subject: Subject, out: str | None) -> Path:
     """`out`, or a new folder by date and time in the run, or below benchmarks/<experiment>."""
     if out:
         return Path(out)
@@ -110,6 +91,65 @@ def _about(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
         "options": {name: options[name] for name in OPTIONS},
         "config": OmegaConf.to_container(subject.cfg),
         "environment": environment(device, fast),
-        "protocol": [*PROTOCOL, OF[cfg.mode], *filter(None, [WHAT.get(device.type)])],
+        "protocol": [*PROTOCOL, OF[cfg.mode], *filter(None, [MEMORY.get(device.type)])],
         "contests": [],
     }
+
+
+def _machine(where: dict[str, Any]) -> str:
+    return (
+        f"{where['device_name']}, threads: {where['threads']}, "
+        f"torch {where['packages']['torch']}, fast number format: {where['precision']}"
+    )
+
+
+def print_table(contest: Contest, rows: Sequence[Row]) -> None:
+    """A line for each row, and below them why some could not run."""
+    header, lines = table(rows)
+    console.print()
+    styles = ["yellow" if row.trouble else "" for row in rows]
+    show_table(header, lines, contest.title, left=(0, 1), styles=styles)
+    for line in troubles(rows):
+        console.print(Text(line, "yellow"))
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, and their cells; columns without a figure are left out."""
+    figures = dict.fromkeys(name for row in rows for name in row.fidelity)
+    memory = any(row.memory for row in rows)
+    graphs = any(row.graphs for row in rows)
+    header = ["backend", "precision", "ms/sample", "quartiles", "samples/s", "speed-up",
+              "cold start", *["graphs"] * graphs, *["memory"] * memory,
+              *(FIGURES[name] for name in figures)]  # fmt: skip
+    lines = []
+    for row in rows:
+        if row.trouble:
+            lines.append([row.backend, row.precision, "cannot run", *["-"] * (len(header) - 3)])
+            continue
+        low, middle, high = map(milliseconds, row.per_sample)
+        # the graphs of the first batch, and how many more there were later
+        made = f"{row.graphs or '-'}" + (f" +{row.recompiles}" if row.recompiles else "")
+        lines.append([
+            row.backend, row.precision, middle, f"{low} to {high}", three_digits(row.rate),
+            f"{row.ratio:.2f}x", f"{row.cold_start:.1f} s", *[made] * graphs,
+            *[_megabytes(row.memory)] * memory,
+            *(in_words(row, name) for name in figures),
+        ])  # fmt: skip
+    return header, lines
+
+
+def troubles(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why rows cannot run, with those that it stops."""
+    stopped: dict[str, list[str]] = {}
+    for row in rows:
+        if row.trouble:
+            why = textwrap.shorten(row.trouble, 240)
+            stopped.setdefault(why, []).append(f"{row.backend} {row.precision}")
+    return [f"cannot run  {', '.join(names)}: {why}" for why, names in stopped.items()]
+
+
+def _megabytes(memory: dict[str, int]) -> str:
+    if not memory:
+        return "-"
+    count = next(iter(memory.values()))
+    return f"{count / 2**20:.1f} MB" if count < 2**30 else f"{count / 2**30:.2f} GB"

@@ -1,7 +1,6 @@
 """Sampling: the same net, weights, plan and noise under every backend and precision."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,27 +11,27 @@ from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
-from ddiff.benchmarking.contest import Choice, Contest, Fidelity
-from ddiff.benchmarking.racing import Contestant, Run
+from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row, Run
 from ddiff.benchmarking.subject import Subject
 from ddiff.diffusion import solve
 from ddiff.metrics.pairs import pooled_psnr, psnr
-from ddiff.sampling.generation import Generation, generation_of, labels_for
+from ddiff.sampling.generation import EAGER as EAGER_NODE
+from ddiff.sampling.generation import FLOAT32, Generation, generation_of, labels_for
 from ddiff.system.errors import DdiffError
 
-EAGER = Choice("eager", DictConfig({"_target_": "ddiff.backends.Eager"}))
-FP32 = Choice(
-    "fp32", DictConfig({"_target_": "ddiff.system.precision.Precision", "dtype": "float32"})
-)
+EAGER = Choice("eager", DictConfig(EAGER_NODE))
+FP32 = Choice("fp32", DictConfig(FLOAT32))
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-@dataclass(frozen=True, eq=False)
 class Sampling:
-    """One plan and one batch size."""
+    """One plan and one batch size. `first` is the precision of the first row: float32, of an
+    exported net its own."""
 
-    subject: Subject
-    solver: Choice
-    batch_size: int
+    def __init__(self, subject: Subject, solver: Choice, batch_size: int) -> None:
+        self.subject, self.solver, self.batch_size = subject, solver, batch_size
+        self.y = labels_for("auto", batch_size, subject.cfg.net.num_classes)
+        self.first = _held(subject.trained) if subject.exported else FP32
 
     def generation(
         self, backend: Choice, precision: Choice, trained: Trained | None = None
@@ -47,15 +46,6 @@ class Sampling:
             seed=own.seed,
             clamp=own.sampling.clamp,
         )
-
-    @property
-    def y(self) -> Tensor | None:
-        return labels_for("auto", self.batch_size, self.subject.cfg.net.num_classes)
-
-    @property
-    def first(self) -> Choice:
-        """The precision of the first row: float32, of an exported net its own."""
-        return held(self.subject.trained) if self.subject.exported else FP32
 
     def plain(self) -> Run:
         """What one writes with ddiff.diffusion alone, the noise drawn by torch."""
@@ -92,19 +82,19 @@ class Sampling:
         trained = Trained.load(path, self.subject.weights, device_of(own.net).type)
         if trained.digest != own.digest:
             raise DdiffError(f"{path} holds net {trained.digest}, and this one is {own.digest}")
-        return self.executed(EAGER, held(trained), trained)
+        return self.executed(EAGER, _held(trained), trained)
 
-    def judge(self, made: Sequence[Tensor | None]) -> list[Fidelity]:
+    def judge(self, rows: Sequence[Row]) -> list[Fidelity]:
         """Closeness to eager samples of the same noise; the first row's noise is torch's own."""
         reference = self.executed(EAGER, self.first)().cpu()
-        return [{} if i == 0 or x is None else closeness(x, reference) for i, x in enumerate(made)]
+        made = [row.last for row in rows[1:]]
+        return [{}, *({} if x is None else closeness(x, reference) for x in made)]
 
 
-def held(trained: Trained) -> Choice:
+def _held(trained: Trained) -> Choice:
     """The precision that an exported net was given."""
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
     node = trained.cfg.precision
-    return Choice(names.get(node.dtype, str(node.dtype)), node)
+    return Choice(SHORT.get(node.dtype, str(node.dtype)), node)
 
 
 def closeness(x: Tensor, reference: Tensor) -> Fidelity:
@@ -124,30 +114,18 @@ def contests(
 ) -> Iterator[Contest]:
     """One for each solver and batch size. A backend that is text is the path of an artifact."""
     shared = sum(p.numel() * p.element_size() for p in subject.trained.net.parameters())
+    scale = subject.cfg.guidance.get("scale", 0)
     for solver, size in product(solvers, batch_sizes):
         work = Sampling(subject, solver, size)
-        steps, scale = (
-            len(work.generation(EAGER, work.first).plan),
-            subject.cfg.guidance.get("scale", 0),
-        )
-        known = [backend for backend in backends if isinstance(backend, Choice)]
-        yield Contest(
-            title=f"{solver.text}, {steps} steps, batch {size}"
-            + (f", guidance {scale:g}" if scale else ""),
-            facts={"solver": solver.text, "num_steps": steps, "batch_size": size,
-                   "guidance": scale, "options": OmegaConf.to_container(solver.node)},
-            batch_size=size,
-            contestants=[
-                Contestant("plain eager", work.first.text, work.plain, shared),
-                *(
-                    Contestant(b.text, p.text, partial(work.executed, b, p), shared)
-                    for b, p in product(known, precisions)
-                ),
-                *(
-                    Contestant(Path(b).name, "its own", partial(work.artifact, b), shared)
-                    for b in backends
-                    if isinstance(b, str)
-                ),
-            ],
-            judge=work.judge,
-        )  # fmt: skip
+        steps = len(work.generation(EAGER, work.first).plan)
+        title = f"{solver.text}, {steps} steps, batch {size}"
+        facts = {"solver": solver.text, "num_steps": steps, "batch_size": size, "guidance": scale,
+                 "options": OmegaConf.to_container(solver.node)}  # fmt: skip
+        rows = [Contestant("plain eager", work.first.text, work.plain, shared)]
+        for b, p in product([b for b in backends if isinstance(b, Choice)], precisions):
+            rows.append(Contestant(b.text, p.text, partial(work.executed, b, p), shared))
+        for path in [b for b in backends if isinstance(b, str)]:
+            build = partial(work.artifact, path)
+            rows.append(Contestant(Path(path).name, "its own", build, shared))
+        title += f", guidance {scale:g}" if scale else ""
+        yield Contest(title, facts, size, rows, work.judge)

@@ -1,7 +1,7 @@
 """Training steps: the same weights, batch and timesteps under every backend and precision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ddiff.backends import device_of
-from ddiff.benchmarking.contest import Choice, Contest, Fidelity
-from ddiff.benchmarking.racing import Contestant, Run
+from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row
 from ddiff.benchmarking.sampling import EAGER, FP32
 from ddiff.benchmarking.subject import Subject
 from ddiff.build import build_precision
@@ -27,17 +26,12 @@ UNIFORM = {"_target_": "ddiff.diffusion.timesteps.Uniform"}  # no loss decides t
 ALIKE = 5  # steps from the start with the same noise in every row, whose last loss is compared
 
 
-@dataclass(eq=False)
 class Steps:
     """Training of one batch by one backend: each call is a step as the trainer does it, at the
     full learning rate: a few steps of a warm-up would hide what a backend does wrong."""
 
-    module: DDPM
-    clip: float | None
-    x_0: Tensor
-    y: Tensor | None
-
-    def __post_init__(self) -> None:
+    def __init__(self, module: DDPM, clip: float | None, x_0: Tensor, y: Tensor | None) -> None:
+        self.module, self.clip, self.x_0, self.y = module, clip, x_0, y
         self.begin()
 
     def begin(self) -> None:
@@ -91,7 +85,6 @@ class Training:
 
     subject: Subject
     batch_size: int
-    built: dict[tuple[str, str], Steps] = field(default_factory=dict)
 
     def module(self, backend: Choice, precision: Choice) -> DDPM:
         device = device_of(self.subject.trained.net)
@@ -104,11 +97,9 @@ class Training:
         module.ema.load_state_dict(weights)
         return module
 
-    def steps(self, backend: Choice, precision: Choice) -> Run:
-        module, clip = self.module(backend, precision), self.subject.cfg.trainer.gradient_clip_val
-        steps = Steps(module, clip, *self.batch())
-        self.built[backend.text, precision.text] = steps
-        return steps
+    def steps(self, backend: Choice, precision: Choice) -> Steps:
+        limit = self.subject.cfg.trainer.gradient_clip_val
+        return Steps(self.module(backend, precision), limit, *self.batch())
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
         """Random numbers: what is in a batch does not change what a step costs."""
@@ -119,14 +110,11 @@ class Training:
         y = None if classes is None else torch.arange(self.batch_size) % classes
         return x_0.to(device), None if y is None else y.to(device)
 
-    def judge(self, pairs: Sequence[tuple[str, str]], made: Sequence[object]) -> list[Fidelity]:
+    def judge(self, rows: Sequence[Row]) -> list[Fidelity]:
         """Losses after the same steps, and how far they are from the first row's."""
         start = self.module(EAGER, FP32)
-        losses = [
-            None if done is None else self.built[pair].again(start).item()
-            for pair, done in zip(pairs, made, strict=True)
-        ]
-        self.built.clear()
+        runs = [row.run for row in rows]
+        losses = [run.again(start).item() if isinstance(run, Steps) else None for run in runs]
         first = losses[0]
         assert first is not None
         return [
@@ -150,8 +138,6 @@ def contests(
     for size in batch_sizes:
         work = Training(subject, size)
         rows = [Contestant(*names, partial(work.steps, *pair)) for names, pair in pairs.items()]
-        judge = partial(work.judge, list(pairs))
-        made.append(
-            Contest(f"training step, batch {size}", {"batch_size": size}, size, rows, judge)
-        )
+        title = f"training step, batch {size}"
+        made.append(Contest(title, {"batch_size": size}, size, rows, work.judge))
     return made

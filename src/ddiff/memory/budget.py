@@ -10,7 +10,7 @@ from ddiff.config.levers import Setting, applied, changes, checkpointings, notch
 from ddiff.config.options import Train
 from ddiff.memory.dry import predicted
 from ddiff.memory.tally import REST, Peak
-from ddiff.profiling.options import bytes_of
+from ddiff.profiling import bytes_of
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError
 from ddiff.training.building import build_module

@@ -1,33 +1,30 @@
 """Metrics that set each sample beside one other."""
 
 import math
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.metrics.case import Case, joined
-from ddiff.metrics.figures import Figure, Omitted, mean_figure, share_figure
-from ddiff.metrics.neighbours import closer_share
-from ddiff.metrics.occupancy import iou_distances, pack
+from ddiff.metrics.figures import Case, Figure, Omitted, bootstrap, mean_figure, share_figure
 from ddiff.metrics.pairs import nearest as nearest_pixels
 from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
-from ddiff.metrics.stack import Stack
+from ddiff.metrics.samples import Stack
+from ddiff.metrics.sets import iou_distances, packed
 from ddiff.system.bounds import Count
-from ddiff.system.errors import ConfigError, nearest
 
-By = Literal["index", "nearest"]
 MOST_COPIES = 0.1  # of the held-out samples: a copier scores 0.95 or more
 
 
+@dataclass(frozen=True)
 class Pairs:
     """PSNR and SSIM: of sample i and reference i, as early tools measured, or of each sample and
     the nearest of the reference."""
 
-    def __init__(self, by: By = "index", most: Count = 1000) -> None:
-        if by not in get_args(By):
-            raise ConfigError(f"metrics: by is {by!r}{nearest(str(by), list(get_args(By)))}")
-        self.by, self.most = by, most
+    by: Literal["index", "nearest"] = "index"
+    most: Count = 1000
 
     def obstacle(self, case: Case) -> str | None:
         if min(case.samples.shape[1:]) < 3:
@@ -36,20 +33,20 @@ class Pairs:
             return None
         if not case.paired:
             return "needs a reference=... whose sample i belongs to sample i"
-        if len(case.samples) != len(case.held_out):
-            return (
-                f"needs as many samples ({len(case.samples)}) as references "
-                f"({len(case.held_out)}); "
-                "metrics=nearest_pairs takes any numbers"
-            )
-        return None
+        n, m = len(case.samples), len(case.held_out)
+        if n == m:
+            return None
+        return (
+            f"needs as many samples ({n}) as references ({m}); "
+            "metrics=nearest_pairs takes any numbers"
+        )
 
     def __call__(self, case: Case) -> list[Figure]:
-        n = min(len(case.samples), self.most if self.by == "nearest" else len(case.samples))
+        n, prefix = len(case.samples), ""
+        others = torch.arange(n)
         if self.by == "nearest":
+            n, prefix = min(n, self.most), "nearest_"
             others = nearest_in(case.samples, case.held_out, n, self.most)[0]
-        else:
-            others = torch.arange(n)
         signal, similar = [], []
         done = 0
         for x, _ in case.samples.chunks(n):
@@ -57,12 +54,10 @@ class Pairs:
             signal.append(psnr(x, beside))
             similar.append(ssim(x, beside))
             done += len(x)
+        decibels, similarity = torch.cat(signal).numpy(), torch.cat(similar).numpy()
         how = {"reference": str(case.held_out), "pairs": self.by, "intensities": "0..1"}
-        prefix = "" if self.by == "index" else "nearest_"
-        decibels = torch.cat(signal).numpy()
         pooled, averaged = how | {"mean": "of the square error"}, how | {"mean": "of decibels"}
         window = how | {"window": window_for(case.samples.shape[1:])}
-        similarity = torch.cat(similar).numpy()
         return [
             Figure(f"{prefix}psnr", pooled_psnr(decibels), n, pooled, better="higher"),
             mean_figure(f"{prefix}psnr_mean", decibels, averaged, "higher", case.seed),
@@ -70,6 +65,7 @@ class Pairs:
         ]
 
 
+@dataclass(frozen=True)
 class Memorisation:
     """Is a sample nearer to its nearest training sample than one held out is to its own?
 
@@ -78,16 +74,18 @@ class Memorisation:
     most. Where more than MOST_COPIES of the held-out ones are such, there is no verdict.
     """
 
-    def __init__(self, most: Count = 1000, most_train: Count = 5000) -> None:
-        self.most, self.most_train = most, most_train
+    most: Count = 1000
+    most_train: Count = 5000
 
     def obstacle(self, case: Case) -> str | None:
         return "needs the data that the model was trained on" if case.train is None else None
 
     def __call__(self, case: Case) -> list[Figure | Omitted]:
         assert case.train is not None
-        ours = nearest_in(case.samples, case.train, self.most, self.most_train)[1].numpy()
-        held_out = nearest_in(case.held_out, case.train, self.most, self.most_train)[1].numpy()
+        ours, held_out = (
+            nearest_in(stack, case.train, self.most, self.most_train)[1].numpy()
+            for stack in (case.samples, case.held_out)
+        )
         copies = int((held_out == 0).sum())
         used = min(len(case.train), self.most_train)
         how = {
@@ -120,13 +118,31 @@ def nearest_in(samples: Stack, others: Stack, most: int, most_others: int) -> tu
     """For each of the first `most` samples its nearest of the first `most_others`: which, and how
     far. Volumes by 1 - IoU, images by the root mean square difference."""
     if len(samples.shape) == 4:
-        distances = iou_distances(packed(samples, most), packed(others, most_others))
-        least = distances.min(1)
+        least = iou_distances(packed(samples, most), packed(others, most_others)).min(1)
         return least.indices, least.values
-    index, squared = nearest_pixels(joined(samples, most), joined(others, most_others))
+    index, squared = nearest_pixels(samples.first(most), others.first(most_others))
     return index, (squared / math.prod(samples.shape)).sqrt()
 
 
-def packed(stack: Stack, most: int) -> Tensor:
-    """The solids of the first `most` volumes, a bit a voxel."""
-    return torch.cat([pack(x.flatten(1) > 0) for x, _ in stack.chunks(most)])
+def closer_share(
+    samples: np.ndarray, held_out: np.ndarray, seed: int = 0, repeats: int = 1000
+) -> tuple[float, float, float]:
+    """The probability that a sample lies nearer to its nearest training item than one held out
+    does, ties one half, and its 95% interval, from both distances [S] and [H] to the nearest.
+
+    0.5: the model remembers no training item; towards 1: it copies.
+    """
+    random = np.random.default_rng([seed, 1])  # not the numbers that bootstrap draws
+    samples, held_out = np.asarray(samples), np.asarray(held_out)
+
+    def share(drawn: np.ndarray) -> float:
+        return _closer(drawn, held_out[random.integers(0, len(held_out), len(held_out))])
+
+    return _closer(samples, held_out), *bootstrap(samples, share, seed, repeats)
+
+
+def _closer(samples: np.ndarray, held_out: np.ndarray) -> float:
+    """Mann and Whitney's U, as a share."""
+    order = np.sort(held_out)
+    below, up_to = (np.searchsorted(order, samples, side) for side in ("left", "right"))
+    return float(1 - (below + up_to).mean() / (2 * len(order)))

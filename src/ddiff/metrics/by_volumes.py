@@ -1,38 +1,43 @@
 """Metrics of solids: is each one of its kind, do all of them follow the law, how near are two
 sets."""
 
+from dataclasses import dataclass
+from itertools import product
 from typing import Annotated
 
 import numpy as np
 import torch
+from scipy.ndimage import label
 from torch import Tensor
 
 from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
-from ddiff.metrics.by_pairs import packed
-from ddiff.metrics.case import Case
-from ddiff.metrics.figures import Figure, mean_figure, median_figure, share_figure
-from ddiff.metrics.laws import centred, drawn, same_law, uniform_test
-from ddiff.metrics.neighbours import (
-    coverage,
-    minimum_matching_distance,
-    one_nearest_neighbour_accuracy,
+from ddiff.metrics import sets, spheres
+from ddiff.metrics.figures import (
+    Case,
+    Figure,
+    law_figures,
+    mean_figure,
+    median_figure,
+    share_figure,
 )
-from ddiff.metrics.occupancy import chamfer_distances, iou_distances, surface_points
+from ddiff.metrics.samples import Stack
 from ddiff.metrics.solids import best_solid
-from ddiff.metrics.spheres import Sphere, best_sphere, radius_interval
-from ddiff.metrics.stack import Stack
-from ddiff.metrics.topology import topology
 from ddiff.system.bounds import At, Count, Share
 from ddiff.system.random import generator
 
+# 13 pairs of opposite directions to a voxel's 26 neighbours, and each pair's part of the unit
+# sphere: the Voronoi cells of the 26 (Ohser and Muecklich 2000)
+PARTS = {1: 0.0915557, 2: 0.0739612, 3: 0.0703913}  # by squared length
+DIRECTIONS = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
 
+
+@dataclass(frozen=True)
 class SphereLaw:
     """Validity (IoU with the best-fitting sphere at least `threshold`), and the laws of radius and
     centre of the valid ones against the data's, by Kolmogorov and Smirnov: D and p."""
 
-    def __init__(self, threshold: Share = 0.9) -> None:
-        self.threshold = threshold
+    threshold: Share = 0.9
 
     def obstacle(self, case: Case) -> str | None:
         return None if isinstance(case.data, Spheres) else "needs spheres as data"
@@ -40,16 +45,14 @@ class SphereLaw:
     def __call__(self, case: Case) -> list[Figure]:
         assert isinstance(case.data, Spheres)
         size, (low, high) = case.data.size, case.data.radius_range
-        middle = np.full(3, (size - 1) / 2)
-        fits: list[Sphere] = []
-        intervals = []
-        for x, _ in case.samples.chunks():
-            for solid in (x[:, 0] > 0).numpy():
-                fit = best_sphere(solid)
-                fits.append(fit)
-                # where the centre is known, the radius is best known about it
-                about = best_sphere(solid, middle) if case.data.centre == "fixed" else fit
-                intervals.append(radius_interval(solid.shape, about.centre, about.radius))
+        middle, fixed = np.full(3, (size - 1) / 2), case.data.centre == "fixed"
+        fits, intervals = [], []
+        for solid in case.samples.solids():
+            fit = spheres.best_sphere(solid)
+            fits.append(fit)
+            # where the centre is known, the radius is best known about it
+            about = spheres.best_sphere(solid, middle) if fixed else fit
+            intervals.append(spheres.radius_interval(solid.shape, about.centre, about.radius))
         iou = np.array([fit.iou for fit in fits])
         valid = iou >= self.threshold
         how = {"fit": "best sphere of any centre", "threshold": self.threshold}
@@ -59,32 +62,28 @@ class SphereLaw:
         ]
         if not valid.any():
             return figures
-        law = {"of": f"{self.threshold:g} valid", "law": f"uniform {low:g}..{high:g}"}
-        radius = drawn(np.array(intervals)[valid], low, high, case.seed)
-        d, p = uniform_test(radius, low, high)
-        n = int(valid.sum())
-        figures += [Figure("radius_d", d, n, law, better="lower"), Figure("radius_p", p, n, law)]
+        n, of = int(valid.sum()), {"of": f"{self.threshold:g} valid"}
+        radius = spheres.drawn(np.array(intervals)[valid], low, high, case.seed)
+        law = of | {"law": f"uniform {low:g}..{high:g}"}
+        figures += law_figures("radius", spheres.uniform_test(radius, low, high), n, law)
         centre = np.stack([fit.centre for fit in fits])[valid]
-        if case.data.centre == "fixed":
-            off = np.linalg.norm(centre - middle, axis=1)
-            about = {"of": law["of"], "unit": "voxels"}
-            return [*figures, mean_figure("centre_offset", off, about, "lower", case.seed)]
-        places = centred(centre, radius, size)
-        tests = [uniform_test(places[:, axis], -1, 1) for axis in range(3)]
-        law = {"of": law["of"], "law": "uniform in the room, worst axis, p times 3"}
-        return [
-            *figures,
-            Figure("centre_d", max(d for d, _ in tests), n, law, better="lower"),
-            Figure("centre_p", min(1.0, 3 * min(p for _, p in tests)), n, law),
-        ]
+        if fixed:
+            off, how = np.linalg.norm(centre - middle, axis=1), of | {"unit": "voxels"}
+            return [*figures, mean_figure("centre_offset", off, how, "lower", case.seed)]
+        places = spheres.centred(centre, radius, size)
+        tests = [spheres.uniform_test(places[:, axis], -1, 1) for axis in range(3)]
+        d, p = zip(*tests, strict=True)
+        law = of | {"law": "uniform in the room, worst axis, p times 3"}
+        return [*figures, *law_figures("centre", (max(d), min(1.0, 3 * min(p))), n, law)]
 
 
+@dataclass(frozen=True)
 class SolidFit:
     """Validity of labelled solids: IoU with the best-fitting solid of the kind asked for. Unions
     are left out."""
 
-    def __init__(self, threshold: Share = 0.85, most: Count = 100) -> None:
-        self.threshold, self.most = threshold, most
+    threshold: Share = 0.85
+    most: Count = 100
 
     def obstacle(self, case: Case) -> str | None:
         if not isinstance(case.data, Shapes):
@@ -102,77 +101,106 @@ class SolidFit:
             x, _ = case.samples.source.batch(row)
             iou.append(best_solid((x[0, 0] > 0).numpy(), int(case.y[row]), case.seed))
         how = {"fit": "best solid of the label's kind, without unions", "threshold": self.threshold}
-        valid = np.array(iou) >= self.threshold
         return [
-            share_figure("validity", valid, how, "higher"),
+            share_figure("validity", np.array(iou) >= self.threshold, how, "higher"),
             median_figure("solid_iou", np.array(iou), how, "higher", case.seed),
         ]
 
 
+@dataclass(frozen=True)
 class Sets:
-    """Minimum matching distance, coverage and 1-NN accuracy (0.5 is best) of equally many samples
-    and held-out volumes, by 1 - IoU and by the Chamfer distance of points on the surface."""
+    """Minimum matching distance (of each reference to the nearest sample, Achlioptas et al. 2018),
+    coverage and 1-NN accuracy (0.5 is best) of equally many samples and held-out volumes, by
+    1 - IoU and by the Chamfer distance of points on the surface."""
 
-    def __init__(self, most: Annotated[int, At(least=2)] = 500, points: Count = 256) -> None:
-        self.most, self.points = most, points
+    most: Annotated[int, At(least=2)] = 500
+    points: Count = 256
 
     def obstacle(self, case: Case) -> str | None:
         if not case.volumes:
             return "needs volumes"
-        n, m = len(case.samples), len(case.held_out)
-        return None if min(n, m) > 1 else f"needs two volumes or more, not {min(n, m)}"
+        n = min(len(case.samples), len(case.held_out))
+        return None if n > 1 else f"needs two volumes or more, not {n}"
 
     def __call__(self, case: Case) -> list[Figure]:
         n = min(self.most, len(case.samples), len(case.held_out))
-        solids = [packed(stack, n) for stack in (case.samples, case.held_out)]
+        solids = [sets.packed(stack, n) for stack in (case.samples, case.held_out)]
         clouds = [self._clouds(stack, n, case.seed) for stack in (case.samples, case.held_out)]
         figures = []
-        for name, distance, (ours, real) in (
-            ("iou", iou_distances, solids),
-            ("chamfer", chamfer_distances, clouds),
+        for name, distance, (ours, real), more in (
+            ("iou", sets.iou_distances, solids, {}),
+            ("chamfer", sets.chamfer_distances, clouds, {"points": self.points}),
         ):
+            how = {"reference": f"{n} of {case.held_out}"} | more
             oo, ro, rr = (
                 distance(a, b).numpy() for a, b in ((ours, ours), (real, ours), (real, real))
             )
-            how = {"reference": f"{n} of {case.held_out}"}
-            how |= {"points": self.points} if name == "chamfer" else {}
-            nearest = one_nearest_neighbour_accuracy(oo, ro.T, rr)
+            nearest = sets.one_nearest_neighbour_accuracy(oo, ro.T, rr)
             figures += [
-                mean_figure(f"mmd_{name}", minimum_matching_distance(ro), how, "lower", case.seed),
-                share_figure(f"coverage_{name}", coverage(ro), how, "higher"),
+                mean_figure(f"mmd_{name}", ro.min(1), how, "lower", case.seed),
+                share_figure(f"coverage_{name}", sets.coverage(ro), how, "higher"),
                 share_figure(f"one_nn_{name}", nearest, how, None),
             ]
         return figures
 
     def _clouds(self, stack: Stack, n: int, seed: int) -> Tensor:
         """[n, points, 3]; drawn alike from each, so that equal volumes have distance 0."""
-        volumes = (volume for x, _ in stack.chunks(n) for volume in x[:, 0])
-        return torch.stack(
-            [surface_points(v, self.points, generator("cpu", seed, "surface")) for v in volumes]
-        )
+        clouds = []
+        for x, _ in stack.chunks(n):
+            for volume in x[:, 0]:
+                random = generator("cpu", seed, "surface")
+                clouds.append(sets.surface_points(volume, self.points, random))
+        return torch.stack(clouds)
 
 
+@dataclass(frozen=True)
 class Pieces:
     """How many samples are one piece; volume and surface against the held-out ones' law."""
 
-    def __init__(self, most: Count = 1000) -> None:
-        self.most = most
+    most: Count = 1000
 
     def obstacle(self, case: Case) -> str | None:
         return None if case.volumes else "needs volumes"
 
     def __call__(self, case: Case) -> list[Figure]:
         ours, real = (
-            [topology(s) for x, _ in stack.chunks(self.most) for s in (x[:, 0] > 0).numpy()]
+            [topology(solid) for solid in stack.solids(self.most)]
             for stack in (case.samples, case.held_out)
         )
         one = np.array([found.components == 1 for found in ours])
         figures = [share_figure("one_piece", one, {"connected": "26"}, "higher")]
         how = {"reference": str(case.held_out), "law": "two-sample"}
         for name in ("volume", "surface"):
-            d, p = same_law(*(np.array([getattr(t, name) for t in many]) for many in (ours, real)))
-            figures += [
-                Figure(f"{name}_d", d, len(ours), how, better="lower"),
-                Figure(f"{name}_p", p, len(ours), how),
-            ]
+            found, known = ([getattr(one, name) for one in many] for many in (ours, real))
+            test = spheres.same_law(found, known)
+            figures += law_figures(name, test, len(ours), how)
         return figures
+
+
+@dataclass(frozen=True)
+class Topology:
+    components: int  # 26-connected: voxels that share a corner belong together
+    volume: int  # voxels
+    surface: float  # faces of voxels
+
+
+def topology(solid: np.ndarray) -> Topology:
+    """Of a boolean volume [D, H, W], beyond which all is empty."""
+    _, components = label(solid, structure=np.ones((3, 3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    return Topology(int(components), int(solid.sum()), surface_area(solid))
+
+
+def surface_area(solid: np.ndarray) -> float:
+    """Crofton's formula: twice the mean over directions of how often lines cross the surface.
+
+    With 13 directions a ball comes out right within 2%, a turned box 4% and a face along the axes
+    7% too small. Marching cubes turn voxels into a staircase, 8.7% too large for any ball.
+    """
+    padded = np.pad(solid, 1)
+    total = 0.0
+    for step in DIRECTIONS:
+        squared = sum(s * s for s in step)
+        # lines through voxels `length` apart lie 1 / length to an area of 1
+        crossings = np.count_nonzero(padded ^ np.roll(padded, step, (0, 1, 2)))
+        total += PARTS[squared] * crossings / squared**0.5
+    return 2 * total

@@ -1,11 +1,13 @@
-"""From samples and data to figures: what `evaluate` and its callback share."""
+"""From samples and data to figures: what `evaluate` does, and what a training measures."""
 
 import json
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
@@ -14,12 +16,10 @@ from ddiff.config.options import Evaluate, Train
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
-from ddiff.metrics.case import Case, Metric
-from ddiff.metrics.figures import Figure, Omitted
-from ddiff.metrics.opening import holds_volumes, opened
-from ddiff.metrics.stack import Stack
-from ddiff.sampling.generation import Generation, drawing, generation_of
-from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of
+from ddiff.metrics.figures import Case, Figure, Metric, Omitted
+from ddiff.metrics.samples import Array, Stack, holds_volumes, opened
+from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for
+from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of, sampled
 from ddiff.system.console import console, show_table
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
@@ -34,137 +34,67 @@ def evaluate(options: Evaluate) -> None:
         raise ConfigError("give either run=<run or checkpoint> or samples=<file or folder>")
     if not options.data and not options.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
-    trained = (
-        Trained.load(options.run, options.weights, options.accelerator) if options.run else None
-    )
-    generation = generation_of(trained, **drawing(options)) if trained else None
-    path = Path(options.samples or "")
-    if trained and generation:
-        path = _samples_file(trained, generation, options)
-    made = _made(trained, options, path) if trained else {}
+    path, made = Path(options.samples or ""), {}
+    trained = draw_now = None
+    if options.run:
+        trained = Trained.load(options.run, options.weights, options.accelerator)
+        generation = generation_of(trained, **drawing(options))
+        path = default_out(trained, generation, options)
+        path = path.with_name(path.name + ".npy")
+        made = _made(trained, options, path)
+        draw_now = None if made else partial(draw, trained, generation, options, path)
     out = _target(options, trained, path)
-    before = _before(out, made) if options.out is None else None
-    if trained and generation and not made:
+    before = _before(out, made) if made and options.out is None else None
+    if draw_now:
         beside = [path, path.with_suffix(".json")]
         check_outputs(beside, options.overwrite, "other samples have this name: rename them")
     if before is None:
         check_outputs([out], options.overwrite)
-    data = _data(options.data)
-    if trained and generation and not made:
-        made = draw(trained, generation, options, path)
-    samples, reference = _opened(path, options, data)
-    train, held_out = data_stacks(data, options.data) if data else (None, reference)
-    if reference:
-        train, held_out = None, reference
-    case = case_for(options, options.cache, options.accelerator, samples, train, held_out, data)
-    opened_as = {"samples": samples.read_as, "reference": reference.read_as if reference else ""}
-    read_as = {name: words for name, words in opened_as.items() if words}
+    data = build(options.data) if options.data else None
+    if data:
+        data.prepare_data()
+        data.setup("fit")
+    if draw_now:
+        made = draw_now()
+    stacks = _opened(path, options, data)
+    samples, reference = stacks["samples"], stacks.get("reference")
+    case = case_for(options, options.cache, options.accelerator, samples, data, reference)
+    read_as = {name: stack.read_as for name, stack in stacks.items() if stack.read_as}
     facts = {"source": str(path), "read_as": read_as, **_facts(made)}
     found = facts | measured(case, options.metrics)
     if before and not options.overwrite:
-        found = _with_older(found, before)
+        new = {(figure["name"], figure["protocol_id"]) for figure in found["figures"]}
+        older = [f for f in before["figures"] if (f["name"], f["protocol_id"]) not in new]
+        found["figures"] += older
     write_json(out, found)
     if trained:
-        _to_board(trained, path.stem, found["figures"])
+        with SummaryWriter(str(trained.run_dir / "tensorboard")) as board:
+            for figure in found["figures"]:
+                tag = f"evaluate/{path.stem}/{figure['name']}"
+                board.add_scalar(tag, figure["value"], trained.step)
     print_figures(f"{samples} against {case.reference}", found)
     console.print(f"figures     {out}")
 
 
-def suited(nodes: DictConfig, case: Case) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The metrics that can be measured, and why the others cannot: under `auto` these are left
-    out, else the first is an error."""
-    if not nodes:
-        raise ConfigError("metrics: none chosen; metrics=auto, or a list like [fid,labels]")
-    metrics: dict[str, Metric] = {
-        str(name): build(node) for name, node in nodes.items() if name != "auto"
-    }
-    found = {name: metric.obstacle(case) for name, metric in metrics.items()}
-    obstacles = {name: why for name, why in found.items() if why}
-    if obstacles and "auto" not in nodes:
-        name, why = next(iter(obstacles.items()))
-        raise ConfigError(f"metrics: {name}: {why}")
-    return {n: m for n, m in metrics.items() if n not in obstacles}, obstacles
+class Examination:
+    """How good a net in training is: its samples, drawn and measured now and then. Built before the
+    training: what cannot be measured is said then."""
 
+    def __init__(self, options: Train, data: Data) -> None:
+        self.options = options
+        drawn = options.evaluation
+        self.y = labels_for(options.sampling.y, drawn.num_samples, options.net.num_classes)
+        stand_in = Stack(data.train, "samples")
+        case = case_for(options, drawn.cache, options.trainer.accelerator, stand_in, data, None)
+        self.case = replace(case, make_extractor=cache(case.make_extractor))
+        suited(options.metrics, self.case)
 
-def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
-    """{"figures": [...], "omitted": {metric or figure: why}}."""
-    metrics, omitted = suited(nodes, case)
-    found = [one for metric in metrics.values() for one in metric(case)]
-    omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
-    return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
-
-
-def _data(node: DictConfig | None) -> Data | None:
-    if not node:
-        return None
-    data = build(node)
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def _samples_file(trained: Trained, generation: Generation, options: Evaluate) -> Path:
-    out = default_out(trained, generation, options)
-    return out.with_name(out.name + ".npy")
-
-
-def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
-    """How the samples in `npy` were made, if nothing that decides them differs; {} otherwise."""
-    beside = npy.with_suffix(".json")
-    made = _object(beside)
-    if not npy.is_file() or not isinstance(made.get("options"), dict):
-        return {}
-    found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
-    same = json.loads(json.dumps(origin_of(trained, options)))
-    if any(found.get(name) != value for name, value in same.items()):
-        return {}
-    console.print(f"samples     {npy} (there already)")
-    return made
-
-
-def _before(out: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The figures that `out` holds of these very samples, None where it holds anything else."""
-    found = _object(out)
-    facts = json.loads(json.dumps(_facts(made))) if made else None
-    same = facts and all(found.get(name) == value for name, value in facts.items())
-    return found if same and isinstance(found.get("figures"), list) else None
-
-
-def _with_older(found: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """`found`, and the figures of the same samples that other metrics left before."""
-    new = {(figure["name"], figure["protocol_id"]) for figure in found["figures"]}
-    older = [f for f in before["figures"] if (f["name"], f["protocol_id"]) not in new]
-    return {**found, "figures": [*found["figures"], *older]}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, {} where there is none that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _opened(path: Path, options: Evaluate, data: Data | None) -> tuple[Stack, Stack | None]:
-    """Samples and, where there is one, reference, of one shape: the data's, or else that of a
-    folder of volumes, or of an array. What was assumed of them is printed."""
-    shape = tuple(data.shape) if data else None
-    ours = {"samples": (path, "signed" if options.run else options.value_range)}
-    if options.reference:
-        ours["reference"] = (Path(options.reference), options.value_range)
-    found: dict[str, Stack] = {}
-
-    def tells_least(item: tuple[str, tuple[Path, str]]) -> int:
-        place = item[1][0]
-        return 0 if holds_volumes(place) else 2 if place.is_dir() else 1
-
-    for name, (place, values) in sorted(ours.items(), key=tells_least):
-        found[name] = opened(place, shape, values)
-        shape = found[name].shape
-        if found[name].read_as:
-            console.print(f"{name:<12}{place}: {found[name].read_as}")
-    return found["samples"], found.get("reference")
+    def __call__(self, generation: Generation) -> dict[str, Any]:
+        drawn = self.options.evaluation
+        batches = sampled(generation, drawn.num_samples, drawn.batch_size, self.y)
+        samples = np.concatenate([batch.cpu().numpy() for batch in batches])
+        stack = Stack(Array(samples, Path("samples"), "signed", self.y), "samples")
+        return measured(replace(self.case, samples=stack), self.options.metrics)
 
 
 def case_for(
@@ -172,11 +102,15 @@ def case_for(
     cache: str | None,
     accelerator: str,
     samples: Stack,
-    train: Stack | None,
-    held_out: Stack | None,
     data: Data | None,
+    reference: Stack | None,
 ) -> Case:
-    assert held_out is not None
+    """The samples against a stranger's reference, or else against the data."""
+    train, held_out = None, reference
+    if held_out is None:
+        assert data is not None
+        name = str(options.data["_target_"]).rpartition(".")[2].lower()
+        train, held_out = Stack(data.train, f"{name} train"), Stack(data.val, f"{name} held out")
     return Case(
         samples=samples,
         train=train,
@@ -195,17 +129,86 @@ def case_for(
     )
 
 
-def data_stacks(data: Data, node: DictConfig) -> tuple[Stack, Stack]:
-    name = str(node["_target_"]).rpartition(".")[2].lower()
-    return Stack(data.train, f"{name} train"), Stack(data.val, f"{name} held out")
+def suited(nodes: DictConfig, case: Case) -> tuple[list[Metric], dict[str, str]]:
+    """The metrics that can be measured, and why the others cannot: under `auto` these are left
+    out, else the first is an error."""
+    if not nodes:
+        raise ConfigError("metrics: none chosen; metrics=auto, or a list like [fid,labels]")
+    metrics: dict[str, Metric] = {
+        str(name): build(node) for name, node in nodes.items() if name != "auto"
+    }
+    found = {name: metric.obstacle(case) for name, metric in metrics.items()}
+    obstacles = {name: why for name, why in found.items() if why}
+    if obstacles and "auto" not in nodes:
+        name, why = next(iter(obstacles.items()))
+        raise ConfigError(f"metrics: {name}: {why}")
+    return [metric for name, metric in metrics.items() if name not in obstacles], obstacles
+
+
+def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
+    """{"figures": [...], "omitted": {metric or figure: why}}."""
+    metrics, omitted = suited(nodes, case)
+    found = [one for metric in metrics for one in metric(case)]
+    omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
+    return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
+
+
+def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
+    """How the samples in `npy` were made, if nothing that decides them differs; {} otherwise."""
+    beside = npy.with_suffix(".json")
+    made = _object(beside)
+    if not npy.is_file() or not isinstance(made.get("options"), dict):
+        return {}
+    found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
+    same = json.loads(json.dumps(origin_of(trained, options)))
+    if any(found.get(name) != value for name, value in same.items()):
+        return {}
+    console.print(f"samples     {npy} (there already)")
+    return made
+
+
+def _before(out: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The figures that `out` holds of these very samples, None where it holds anything else."""
+    found, facts = _object(out), json.loads(json.dumps(_facts(made)))
+    same = all(found.get(name) == value for name, value in facts.items())
+    return found if same and isinstance(found.get("figures"), list) else None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _opened(path: Path, options: Evaluate, data: Data | None) -> dict[str, Stack]:
+    """Samples and, where there is one, reference, of one shape: the data's, or else that of a
+    folder of volumes, or of an array. What was assumed of them is printed."""
+    shape = tuple(data.shape) if data else None
+    places = {"samples": (path, "signed" if options.run else options.value_range)}
+    if options.reference:
+        places["reference"] = (Path(options.reference), options.value_range)
+
+    def tells_least(name: str) -> int:
+        place = places[name][0]
+        return 0 if holds_volumes(place) else 2 if place.is_dir() else 1
+
+    found: dict[str, Stack] = {}
+    for name in sorted(places, key=tells_least):
+        found[name] = opened(places[name][0], shape, places[name][1])
+        shape = found[name].shape
+        if found[name].read_as:
+            console.print(f"{name:<12}{places[name][0]}: {found[name].read_as}")
+    return {name: found[name] for name in places}
 
 
 def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
     """Where the samples come from, for reports."""
     if not made:
-        return {"step": None, "images_seen": None, "train_seconds": None, "sampling": None}
-    options = made["options"]
-    spent = made["spent"]
+        return dict.fromkeys(("step", "images_seen", "train_seconds", "sampling"))
+    options, spent = made["options"], made["spent"]
     return {
         "step": made["step"],
         "images_seen": spent.get("images"),
@@ -230,12 +233,6 @@ def _target(options: Evaluate, trained: Trained | None, path: Path) -> Path:
     if trained:
         return trained.run_dir / "evaluations" / f"{path.stem}.json"
     return path.with_name(f"{path.name if path.is_dir() else path.stem}.evaluation.json")
-
-
-def _to_board(trained: Trained, name: str, figures: list[dict[str, Any]]) -> None:
-    with SummaryWriter(str(trained.run_dir / "tensorboard")) as board:
-        for figure in figures:
-            board.add_scalar(f"evaluate/{name}/{figure['name']}", figure["value"], trained.step)
 
 
 def print_figures(title: str, found: Mapping[str, Any]) -> None:

@@ -1,46 +1,39 @@
 """What images (and volumes) are compared by: features of a net that is named and hashed."""
 
 import hashlib
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddiff.artifacts.trained import load_net
 from ddiff.config.trees import config_of, flat, identity
 from ddiff.metrics.inception_v3 import load_inception
 from ddiff.metrics.moments import Moments
-from ddiff.metrics.stack import Stack
+from ddiff.metrics.samples import Stack
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
 from ddiff.system.errors import DdiffError
-from ddiff.system.files import replacing
+from ddiff.system.files import regular, replacing
+from ddiff.system.readers import BROKEN_ARRAY
 
 KEPT = 10_000  # samples of which features are kept, for all that is not a mean or a covariance
 
 
-class Extractor(Protocol):
-    """x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K]."""
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K], on the CPU, by a net on a device.
 
+    One of your own needs `name`, `labels`, `at_once` and the call.
+    """
+
+    net: Callable[[Tensor], tuple[Tensor, Tensor]]
     name: str  # with the first digits of its hash: part of every protocol
     labels: bool  # whether the logits are of the data's own classes
     at_once: int  # samples
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class NetExtractor:
-    """`net.features(x)` and `net.out` of it, on a device."""
-
-    net: nn.Module
-    name: str
-    labels: bool
-    at_once: int
     device: torch.device
 
     @torch.no_grad()
@@ -49,23 +42,13 @@ class NetExtractor:
         return features.float().cpu(), logits.float().cpu()
 
 
-class _Read(nn.Module):
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.net.features(x)
-        return features, self.net.out(features)
-
-
 def classifier(
     shape: tuple[int, ...],
     data: Mapping[str, Any],
     device: torch.device,
     run: str | None,
     runs: str,
-) -> NetExtractor:
+) -> Extractor:
     """A classifier that ddiff trained: `run`, or the newest below `runs` that learned from these
     data."""
     path = find_checkpoint(run) if run else _newest(Path(runs), data)
@@ -74,6 +57,7 @@ def classifier(
             f"no classifier of these data below {runs}; train one with python -m ddiff.train "
             "experiment=classifier data=..., or say where with extractor.run="
         )
+    net: Any
     net, cfg, _ = load_net(path)
     if not hasattr(net, "features"):
         raise DdiffError(f"{path} is no classifier: give a run of experiment=classifier")
@@ -82,7 +66,13 @@ def classifier(
             f"the classifier {path} reads samples of {list(cfg.net.shape)}, not of {list(shape)}"
         )
     name = f"classifier of {cfg.data['_target_'].rpartition('.')[2]} {short_digest(net)}"
-    return NetExtractor(_Read(net).to(device).eval(), name, True, 1024, device)
+    net.to(device).eval()
+
+    def read(x: Tensor) -> tuple[Tensor, Tensor]:
+        features = net.features(x)
+        return features, net.out(features)
+
+    return Extractor(read, name, True, 1024, device)
 
 
 def inception(
@@ -92,13 +82,12 @@ def inception(
     weights: str | None,
     root: str,
     download: bool,
-) -> NetExtractor:
+) -> Extractor:
     """The net of the FID; see `load_inception`."""
     if len(shape) != 3:
         raise DdiffError("Inception reads images, and these are volumes: extractor=classifier")
     net = load_inception(weights, root, download)
-    name = f"{net.name} {net.digest}"
-    return NetExtractor(net.to(device).eval(), name, False, 32, device)
+    return Extractor(net.to(device).eval(), f"{net.name} {net.digest}", False, 32, device)
 
 
 def _newest(runs: Path, data: Mapping[str, Any]) -> Path | None:
@@ -152,26 +141,20 @@ class Features:
         return found
 
     def save(self, path: Path) -> None:
-        m = self.moments
+        moments = {"n": self.moments.n, "mean": self.moments.mean, "scatter": self.moments.scatter}
         with replacing(path) as file:
-            np.savez(
-                file,
-                n=m.n,
-                mean=m.mean.numpy(),
-                scatter=m.scatter.numpy(),
-                kept=self.kept.numpy(),
-                logits=self.logits.numpy(),
-            )
+            np.savez(file, **moments, kept=self.kept.numpy(), logits=self.logits.numpy())
 
     @classmethod
     def load(cls, path: Path) -> "Features":
+        """The same bits that were saved."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(regular(path), "rb") as opened, np.load(opened) as file:
                 mean, scatter, kept, logits = (
                     torch.from_numpy(file[name]) for name in ("mean", "scatter", "kept", "logits")
                 )
                 return cls(Moments(int(file["n"]), mean, scatter), kept, logits)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (KeyError, *BROKEN_ARRAY) as error:
             raise DdiffError(
                 f"cannot read {path} ({error}); delete it, and it is made anew"
             ) from error

@@ -1,13 +1,21 @@
-"""A figure, the interval it lies in, and the protocol without which it means nothing."""
+"""What a metric takes, a case, and what it gives: figures, each with its interval and the
+protocol without which it means nothing."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
+
+from ddiff.data.base import Data
+from ddiff.metrics.features import Extractor, Features
+from ddiff.metrics.samples import Stack
+from ddiff.system.errors import DdiffError
 
 Better = Literal["lower", "higher"]
 
@@ -43,33 +51,82 @@ class Omitted:
     why: str
 
 
+@dataclass(frozen=True, eq=False)
+class Case:
+    """`train` is what the model learned from, `held_out` what it never saw; of a stranger's
+    reference there is only the latter. `paired`: sample i belongs to held_out i."""
+
+    samples: Stack
+    train: Stack | None
+    held_out: Stack
+    make_extractor: Callable[[], Extractor]
+    data: Data | None = None  # whose law may be known
+    paired: bool = False
+    cache: Path | None = None  # of the features of references
+    seed: int = 0
+
+    @property
+    def reference(self) -> Stack:
+        """What distributions are compared with: the training set, as is custom."""
+        return self.train or self.held_out
+
+    @property
+    def volumes(self) -> bool:
+        return len(self.samples.shape) == 4
+
+    @property
+    def y(self) -> Tensor | None:
+        """What the samples were asked to be, [N]."""
+        return self.samples.labels
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        return self.make_extractor()
+
+    @cached_property
+    def no_features(self) -> str | None:
+        """Why there are none; None: there are."""
+        try:
+            _ = self.extractor
+        except DdiffError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def features(self) -> Features:
+        return Features.of(self.samples, self.extractor)
+
+    @cached_property
+    def reference_features(self) -> Features:
+        return Features.cached(self.reference, self.extractor, self.cache)
+
+
+class Metric(Protocol):
+    """One measurement; `metrics=` is a list of them."""
+
+    def obstacle(self, case: Case) -> str | None:
+        """Why this case cannot be measured; None: it can."""
+        ...
+
+    def __call__(self, case: Case) -> Sequence[Figure | Omitted]: ...
+
+
 def bootstrap(
     values: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = lambda v: float(np.mean(v)),
+    statistic: Callable[[np.ndarray], Any] = np.mean,
     seed: int = 0,
     repeats: int = 1000,
+    centred: bool = False,
 ) -> tuple[float, float]:
     """The 95% percentile interval of a statistic of `values` [N, ...] drawn N times with
-    replacement."""
-    low, high = np.quantile(_drawn(values, statistic, seed, repeats), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def centred_bootstrap(
-    values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, repeats: int = 200
-) -> tuple[float, float]:
-    """The same about the statistic itself, for one whose bias every repeat adds once more."""
-    drawn = _drawn(values, statistic, seed, repeats)
-    low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + statistic(values)
-    return float(low), float(high)
-
-
-def _drawn(
-    values: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, repeats: int
-) -> np.ndarray:
+    replacement; `centred` about the statistic itself, for one whose bias every repeat adds."""
     values, random = np.asarray(values), np.random.default_rng(seed)
     n = len(values)
-    return np.array([statistic(values[random.integers(0, n, n)]) for _ in range(repeats)])
+    drawn = [float(statistic(values[random.integers(0, n, n)])) for _ in range(repeats)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    if centred:
+        low, high = (end - np.mean(drawn) + statistic(values) for end in (low, high))
+    return float(low), float(high)
 
 
 def wilson(values: np.ndarray) -> tuple[float, float]:
@@ -105,8 +162,14 @@ def share_figure(
 def median_figure(
     name: str, values: np.ndarray, how: Mapping[str, Any], better: Better | None, seed: int
 ) -> Figure:
-    def median(drawn: np.ndarray) -> float:
-        return float(np.median(drawn))
+    low, high = bootstrap(values, np.median, seed)
+    value, how = float(np.median(values)), {**how, "of": "median"}
+    return Figure(name, value, len(values), how, low, high, better)
 
-    low, high = bootstrap(values, median, seed)
-    return Figure(name, median(values), len(values), {**how, "of": "median"}, low, high, better)
+
+def law_figures(
+    name: str, test: tuple[float, float], n: int, how: Mapping[str, Any]
+) -> list[Figure]:
+    """D and p of a test whether numbers follow their law."""
+    d, p = test
+    return [Figure(f"{name}_d", d, n, how, better="lower"), Figure(f"{name}_p", p, n, how)]

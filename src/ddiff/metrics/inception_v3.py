@@ -45,8 +45,19 @@ AT_8: Branches = {
 def load_inception(weights: str | None, root: str | Path, download: bool = True) -> "Inception":
     """From the file `weights`; where that is None from `root` or torch's cache, or downloaded into
     `root`. Raises DdiffError."""
-    path = _find(Path(root), download) if weights is None else Path(weights)
-    _check(path)
+    path = Path(weights) if weights is not None else _find(Path(root), download)
+    if not path.is_file():
+        raise DdiffError(f"there is no file {path} with the weights of Inception")
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DdiffError(f"cannot read {path}: {error.strerror or error}") from error
+    if found != SHA256:
+        raise DdiffError(
+            f"{path} is truncated or another file: its sha256 begins with {found[:8]}, "
+            f"that of {WEIGHTS.mirrors[0]}{NAME} with {SHA256[:8]}"
+        )
     inception = Inception()
     inception.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return inception
@@ -61,21 +72,6 @@ def _find(root: Path, download: bool) -> Path:
         raise WEIGHTS.missing(root, [NAME])
     WEIGHTS.download(root, [NAME])
     return root / NAME
-
-
-def _check(path: Path) -> None:
-    if not path.is_file():
-        raise DdiffError(f"there is no file {path} with the weights of Inception")
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DdiffError(f"cannot read {path}: {error.strerror or error}") from error
-    if found != SHA256:
-        raise DdiffError(
-            f"{path} is truncated or another file: its sha256 begins with {found[:8]}, "
-            f"that of {WEIGHTS.mirrors[0]}{NAME} with {SHA256[:8]}"
-        )
 
 
 class Inception(nn.Module):

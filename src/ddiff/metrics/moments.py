@@ -1,27 +1,23 @@
 """Mean and covariance of features, and the Frechet distance between two Gaussians."""
 
-import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddiff.system.errors import ConfigError, DdiffError
-from ddiff.system.files import regular, replacing
 
 CHUNK = 4096  # samples at a time
 
 
-def _zero() -> Tensor:
-    return torch.zeros((), dtype=torch.float64)
+_zero = partial(torch.zeros, (), dtype=torch.float64)
 
 
 @dataclass(eq=False)
 class Moments:
-    """What a Gaussian needs to know of features that arrive in pieces, in float64, on the device of
-    the features.
+    """What a Gaussian needs to know of features that arrive in pieces, in float64.
 
     Scatter is sum (x - mean)(x - mean)^T. Mean and scatter are 0-dimensional before the first
     piece.
@@ -57,21 +53,6 @@ class Moments:
             raise DdiffError(f"the features of the {self.n} samples are not finite numbers")
         return self.scatter / (self.n - 1)
 
-    def save(self, path: Path) -> None:
-        with replacing(path) as file:
-            mean, scatter = self.mean.cpu().numpy(), self.scatter.cpu().numpy()
-            np.savez(file, n=self.n, mean=mean, scatter=scatter)
-
-    @classmethod
-    def load(cls, path: Path) -> "Moments":
-        """The same bits that were saved, on the CPU."""
-        try:
-            with open(regular(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                mean, scatter = torch.from_numpy(file["mean"]), torch.from_numpy(file["scatter"])
-                return cls(int(file["n"]), mean, scatter)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise DdiffError(f"{path} does not hold the moments of features: {error}") from error
-
 
 def frechet(a: Moments, b: Moments) -> float:
     """The Frechet distance of Heusel et al. 2017 between two Gaussians (the square of a metric):
@@ -80,10 +61,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
     Biased upwards, by about 1/n: compare only figures of one number of samples.
     """
-    device = a.mean.device
-    return _distance(
-        a.mean, _root(a.covariance()), b.mean.to(device), _root(b.covariance().to(device))
-    )
+    return _distance(a.mean, _root(a.covariance()), b.mean, _root(b.covariance()))
 
 
 def frechet_bootstrap(
@@ -96,15 +74,14 @@ def frechet_bootstrap(
     eigenvalue and a singular value decomposition of [D, D].
     """
     n, random = len(features), np.random.default_rng(seed)
-    b_mean, b_root = reference.mean.to(features.device), _root(reference.covariance())
-    b_root = b_root.to(features.device)
+    b_root = _root(reference.covariance())
 
     def distance(counts: np.ndarray) -> float:
         moments = Moments()
         pieces = torch.from_numpy(counts).split(CHUNK)
         for x, c in zip(features.split(CHUNK), pieces, strict=True):
             moments.update(x, c)
-        return _distance(moments.mean, _root(moments.covariance()), b_mean, b_root)
+        return _distance(moments.mean, _root(moments.covariance()), reference.mean, b_root)
 
     drawn = [distance(random.multinomial(n, np.full(n, 1 / n))) for _ in range(repeats)]
     low, high = np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn) + distance(np.ones(n))

@@ -4,7 +4,7 @@ Unions are not judged: of the ten pairs of kinds even the true one is found by a
 one, in 16 numbers, in only half of the attempts.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ STARTS = 512
 REACH = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.5, 1.5, 1.5])
 
 
-@dataclass(frozen=True)
-class _Stage:
+class _Stage(NamedTuple):
     """One voxel of so many that about `across` are left along the solid's longest side. In each of
     `steps` the best `kept` poses have `children`, and move less from `first` to `last` scale."""
 
@@ -34,15 +33,14 @@ class _Stage:
 STAGES = (_Stage(12, 12, 8, 14, 0.2, 0.02), _Stage(24, 4, 16, 8, 0.03, 0.004))
 
 
-@dataclass(frozen=True)
-class _Poses:
+class _Poses(NamedTuple):
     centre: Tensor  # [K, 3] in voxels
     radius: Tensor  # [K] of the ball around the solid
     u: Tensor  # [K, 2] proportions, in [0, 1]
     rotation: Tensor  # [K, 3, 3], its columns are the solid's own axes
 
-    def __getitem__(self, rows: Tensor) -> "_Poses":
-        return _Poses(self.centre[rows], self.radius[rows], self.u[rows], self.rotation[rows])
+    def at(self, rows: Tensor) -> "_Poses":
+        return _Poses(*(part[rows] for part in self))
 
     def moved(self, by: Tensor, limit: float) -> "_Poses":
         """`by` [K, 9], in the order of REACH; no radius beyond `limit`."""
@@ -57,11 +55,17 @@ class _Poses:
         )
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(NamedTuple):
+    """Every few voxels of a window."""
+
     points: Tensor  # [P, 3] in voxels
     solid: Tensor  # [P]
     limit: float  # of radii: half the volume's shortest side
+
+    def ious(self, kind: int, poses: _Poses) -> Tensor:
+        held = _inside(kind, self.points, poses)
+        common = (held & self.solid).sum(1)
+        return common / (held.sum(1) + self.solid.sum() - common).clamp(min=1)
 
 
 def best_solid(solid: np.ndarray, kind: int, seed: int = 0) -> float:
@@ -81,22 +85,13 @@ def best_solid(solid: np.ndarray, kind: int, seed: int = 0) -> float:
     for stage in STAGES:
         spacing = max(1, int((end - corner).max()) // stage.across)
         poses = _search(kind, _view(volume, corner, end, spacing), poses, stage, random)
-    return float(_ious(kind, _view(volume, corner, end, 1), poses).max())
-
-
-def best_kind(solid: np.ndarray, seed: int = 0) -> tuple[int, float]:
-    """The index into SOLIDS of the kind that fits best, and its IoU."""
-    scores = [best_solid(solid, kind, seed) for kind in range(len(SOLIDS))]
-    best = int(np.argmax(scores))
-    return best, scores[best]
+    return float(_view(volume, corner, end, 1).ious(kind, poses).max())
 
 
 def _view(volume: Tensor, corner: Tensor, end: Tensor, spacing: int) -> _View:
-    """Every `spacing`-th voxel of a window."""
     ends = zip(corner.clamp(min=0).tolist(), end.tolist(), volume.shape, strict=True)
     axes = [torch.arange(low, min(high, n), spacing) for low, high, n in ends]
-    d, h, w = axes
-    solid = volume[d][:, h][:, :, w].flatten()
+    solid = volume[torch.meshgrid(*axes, indexing="ij")].flatten()
     return _View(torch.cartesian_prod(*axes).float(), solid, min(volume.shape) / 2)
 
 
@@ -106,14 +101,7 @@ def _inside(kind: int, points: Tensor, poses: _Poses) -> Tensor:
     own = rotation @ points.mT - (rotation * poses.centre).sum(2, keepdim=True)
     kinds = torch.full((len(poses.u),), kind)
     dims = unit_dims(kinds, poses.u) * poses.radius[:, None]
-    (x, y, z), (a, b, c) = own.unbind(0), dims[..., None].unbind(1)
-    return SOLIDS[kind](x, y, z, a, b, c)
-
-
-def _ious(kind: int, view: _View, poses: _Poses) -> Tensor:
-    held = _inside(kind, view.points, poses)
-    common = (held & view.solid).sum(1)
-    return common / (held.sum(1) + view.solid.sum() - common).clamp(min=1)
+    return SOLIDS[kind](*own, *dims[..., None].unbind(1))
 
 
 def _starts(kind: int, mass: Tensor, volume: int, random: torch.Generator) -> _Poses:
@@ -135,11 +123,13 @@ def _search(
     kind: int, view: _View, poses: _Poses, stage: _Stage, random: torch.Generator
 ) -> _Poses:
     """An evolution strategy: parents and children compete, by steps that shrink geometrically."""
-    every = poses
+
+    def best(poses: _Poses) -> _Poses:
+        return poses.at(view.ious(kind, poses).topk(stage.kept).indices)
+
+    parents = torch.arange(stage.kept).repeat(stage.children)
     for scale in torch.logspace(np.log10(stage.first), np.log10(stage.last), stage.steps):
-        poses = every[_ious(kind, view, every).topk(stage.kept).indices]
-        parents = torch.arange(stage.kept).repeat(stage.children)
         by = scale * REACH * torch.randn(len(parents), len(REACH), generator=random)
         by[: stage.kept] = 0
-        every = poses[parents].moved(by, view.limit)
-    return every[_ious(kind, view, every).topk(stage.kept).indices]
+        poses = best(poses).at(parents).moved(by, view.limit)
+    return best(poses)

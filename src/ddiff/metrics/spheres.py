@@ -1,9 +1,14 @@
 """Is a solid a sphere? The sphere of highest intersection over union, and how well its radius is
-known."""
+known. Do radii and centres follow their law? Kolmogorov-Smirnov tests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import ks_1samp, ks_2samp, uniform
+
+from ddiff.system.errors import DdiffError
 
 COARSE, FINE = 0.25, 1 / 64  # radii tried, in voxels
 SHELL = 2.0  # the fine search looks this far to both sides of the coarse sphere
@@ -17,34 +22,6 @@ class Sphere:
     iou: float
     centre: np.ndarray  # [3]
     radius: float
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """Points that may change sides, and what lies inside every sphere that is tried."""
-
-    points: np.ndarray  # [3, n]
-    solid: np.ndarray  # [n] solid voxels at each
-    size: float  # voxels at each
-    solid_inside: float
-    inside: float
-    total: float  # solid voxels in all
-    step: float  # between the radii tried
-    low: float
-    high: float  # the largest radius
-    reach: float  # a centre may be this far from the start
-
-    def best_radius(self, centre: np.ndarray) -> tuple[float, float]:
-        """IoU(r) = in(r) / (total + all(r) - in(r)) by cumulative counts: the best and its r."""
-        offset = self.points - centre[:, None].astype(np.float32)
-        distance = np.sqrt(np.einsum("ij,ij->j", offset, offset))
-        bins = int((self.high - self.low) / self.step) + 1
-        index = np.ceil((distance - self.low) / self.step).astype(np.int64).clip(0, bins)
-        solid = self.solid_inside + np.bincount(index, self.solid, bins + 1)[:bins].cumsum()
-        every = self.inside + self.size * np.bincount(index, minlength=bins + 1)[:bins].cumsum()
-        iou = solid / (self.total + every - solid)
-        best = int(iou.argmax())
-        return float(iou[best]), self.low + self.step * best
 
 
 def best_sphere(solid: np.ndarray, centre: np.ndarray | None = None) -> Sphere:
@@ -83,7 +60,7 @@ def _window(shape: tuple[int, ...], centre: np.ndarray, radius: float) -> list[n
     return [np.arange(max(0, low), min(n, high), dtype=np.int64) for n, low, high in ends]
 
 
-def _squared(axes: list[np.ndarray], centre: np.ndarray) -> np.ndarray:
+def _squared(axes: Sequence[np.ndarray], centre: np.ndarray) -> np.ndarray:
     d, h, w = ((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
     return d[:, None, None] + h[:, None] + w
 
@@ -124,6 +101,34 @@ def _starts(points: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
     return [mass, (mass + solution[:3]).clip(-room, faces[:, 0] + room)]
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """Points that may change sides, and what lies inside every sphere that is tried."""
+
+    points: np.ndarray  # [3, n]
+    solid: np.ndarray  # [n] solid voxels at each
+    total: float  # solid voxels in all
+    step: float  # between the radii tried
+    high: float  # the largest radius
+    reach: float  # a centre may be this far from the start
+    low: float = 0.0
+    size: float = 1.0  # voxels at each
+    inside: float = 0.0
+    solid_inside: float = 0.0
+
+    def best_radius(self, centre: np.ndarray) -> tuple[float, float]:
+        """IoU(r) = in(r) / (total + all(r) - in(r)) by cumulative counts: the best and its r."""
+        offset = self.points - centre[:, None].astype(np.float32)
+        distance = np.sqrt(np.einsum("ij,ij->j", offset, offset))
+        bins = int((self.high - self.low) / self.step) + 1
+        index = np.ceil((distance - self.low) / self.step).astype(np.int64).clip(0, bins)
+        solid = self.solid_inside + np.bincount(index, self.solid, bins + 1)[:bins].cumsum()
+        every = self.inside + self.size * np.bincount(index, minlength=bins + 1)[:bins].cumsum()
+        iou = solid / (self.total + every - solid)
+        best = int(iou.argmax())
+        return float(iou[best]), self.low + self.step * best
+
+
 def _coarse(solid: np.ndarray) -> _Cells:
     """Blocks of 2 x 2 x 2 voxels."""
     even = np.pad(solid, [(0, n % 2) for n in solid.shape])
@@ -131,18 +136,7 @@ def _coarse(solid: np.ndarray) -> _Cells:
     counts = even.reshape(d, 2, h, 2, w, 2).sum((1, 3, 5), dtype=np.float32)
     points = 2 * np.indices(counts.shape, dtype=np.float32).reshape(3, -1) + 0.5
     limit = min(solid.shape) / 2
-    return _Cells(
-        points=points,
-        solid=counts.ravel(),
-        size=8.0,
-        solid_inside=0.0,
-        inside=0.0,
-        total=float(solid.sum()),
-        step=COARSE,
-        low=0.0,
-        high=limit,
-        reach=limit,
-    )
+    return _Cells(points, counts.ravel(), float(solid.sum()), COARSE, limit, limit, size=8.0)
 
 
 def _shell(solid: np.ndarray, centre: np.ndarray, radius: float) -> _Cells:
@@ -156,14 +150,13 @@ def _shell(solid: np.ndarray, centre: np.ndarray, radius: float) -> _Cells:
     return _Cells(
         points=(np.array(np.nonzero(between)) + corner[:, None]).astype(np.float32),
         solid=solid_here[between].astype(np.float32),
-        size=1.0,
-        solid_inside=float(solid_here[inside].sum()),
-        inside=float(inside.sum()),
         total=float(solid.sum()),
         step=FINE,
-        low=max(0.0, radius - SHELL / 2),
         high=min(radius + SHELL / 2, min(solid.shape) / 2),
         reach=SHELL / 2,
+        low=max(0.0, radius - SHELL / 2),
+        inside=float(inside.sum()),
+        solid_inside=float(solid_here[inside].sum()),
     )
 
 
@@ -184,3 +177,50 @@ def _climb(cells: _Cells, start: np.ndarray) -> tuple[np.ndarray, float]:
         if not improved:
             step /= 2
     return centre, radius
+
+
+def uniform_test(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
+    """The largest difference D of the distribution functions of `values` and of the uniform law on
+    [low, high], and the probability p of one as large if that is their law."""
+    if not low < high:
+        raise DdiffError(f"no uniform law lies between {low} and {high}")
+    numbers = np.clip((_numbers(values) - low) / (high - low), 0, 1)
+    d, p = np.array(ks_1samp(numbers, uniform.cdf)).tolist()
+    return d, p
+
+
+def same_law(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
+    """D and p of two samples. Ties make p too large: the test then rejects too rarely."""
+    d, p = np.array(ks_2samp(_numbers(a), _numbers(b))).tolist()
+    return d, p
+
+
+def _numbers(values: ArrayLike) -> np.ndarray:
+    values = np.asarray(values, float).ravel()
+    if not len(values) or not np.isfinite(values).all():
+        raise DdiffError("a law can be tested on finite numbers only, and on one at least")
+    return values
+
+
+def drawn(intervals: np.ndarray, low: float, high: float, seed: int) -> np.ndarray:
+    """One number from each of `intervals` [N, 2], uniform in its part of [low, high].
+
+    A volume tells its sphere's radius only up to an interval. Given the volume, a radius whose law
+    is uniform on [low, high] is uniform there: what is drawn has exactly that law again, without
+    the ties that spoil a test. An interval outside [low, high] is used as it is.
+    """
+    starts, ends = np.asarray(intervals, float).reshape(-1, 2).T
+    meets = (starts < high) & (ends > low)
+    starts = np.where(meets, np.maximum(starts, low), starts)
+    ends = np.where(meets, np.minimum(ends, high), ends)
+    return np.random.default_rng(seed).uniform(starts, ends)
+
+
+def centred(centre: np.ndarray, radius: np.ndarray, size: int) -> np.ndarray:
+    """Centres [N, 3] of balls of `radius` [N] in a volume of side `size`, in voxels, as parts of
+    the way from its middle to where the ball touches a face: [N, 3], in [-1, 1] inside.
+
+    They are uniform, given the radius, where the centre is uniform in what room the ball has.
+    """
+    room = np.maximum(size / 2 - np.asarray(radius, float), 1e-6)
+    return (np.asarray(centre, float) - (size - 1) / 2) / room[:, None]

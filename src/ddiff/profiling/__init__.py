@@ -1,3 +1,3 @@
-from ddiff.profiling.options import Off, Simple, Subject, Torch
+from ddiff.profiling.profilers import Off, Simple, Subject, Torch, bytes_of
 
-__all__ = ["Off", "Simple", "Subject", "Torch"]
+__all__ = ["Off", "Simple", "Subject", "Torch", "bytes_of"]

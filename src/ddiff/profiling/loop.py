@@ -1,5 +1,7 @@
 """What only Lightning's loop knows: data, backward, optimiser and callbacks as phases."""
 
+from functools import cache
+
 from lightning.pytorch.profilers import Profiler
 
 from ddiff.profiling.timeline import OTHER, Timeline
@@ -29,13 +31,15 @@ class LoopProfiler(Profiler):
     def __init__(self, timeline: Timeline) -> None:
         super().__init__()
         self.timeline = timeline
-        self._known: dict[str, tuple[str | None, str | None]] = {}
         self._in_step = self._after_batch = self._stepped = self._validating = False
 
     def start(self, action_name: str) -> None:
-        phase, turn = self._known.get(action_name) or self._learn(action_name)
+        phase, turn = _known(action_name)
         if turn == FETCH:
-            self._next_batch()
+            self._end_batch(self._stepped)
+            if not self._in_step:
+                self._in_step = True
+                self.timeline.enter(STEP)
         elif turn == VALIDATION and self._in_step and not self._validating:
             self._validating = True
             self.timeline.enter("validation")
@@ -43,7 +47,7 @@ class LoopProfiler(Profiler):
             self.timeline.enter(phase)
 
     def stop(self, action_name: str) -> None:
-        phase, turn = self._known[action_name]
+        phase, turn = _known(action_name)
         if phase:
             self.timeline.leave()
         if turn == BATCH:
@@ -57,17 +61,6 @@ class LoopProfiler(Profiler):
             self._validating = False
             self.timeline.leave()
 
-    def _learn(self, action: str) -> tuple[str | None, str | None]:
-        turn = next((turn for turn in TURNS if turn in action), None)
-        self._known[action] = phase_of(action), turn
-        return self._known[action]
-
-    def _next_batch(self) -> None:
-        self._end_batch(self._stepped)
-        if not self._in_step:
-            self._in_step = True
-            self.timeline.enter(STEP)
-
     def _end_batch(self, stepped: bool) -> None:
         if self._after_batch:
             self.timeline.leave()
@@ -75,6 +68,12 @@ class LoopProfiler(Profiler):
         if self._in_step and stepped:
             self.timeline.leave()
             self._in_step = self._stepped = False
+
+
+@cache
+def _known(action: str) -> tuple[str | None, str | None]:
+    """The phase of an action and the turn that it is, each None where it is none."""
+    return phase_of(action), next((turn for turn in TURNS if turn in action), None)
 
 
 def phase_of(action: str) -> str | None:

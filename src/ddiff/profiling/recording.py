@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,49 +12,31 @@ from typing import Any
 
 import torch
 
-from ddiff.profiling.timeline import OTHER
+from ddiff.profiling.timeline import OTHER, PHASE, STEP
 
-STEP = "step "  # steps in the trace are numbered
-NAMES = ("phase: ", STEP)
+NAMES = (PHASE, STEP)
 ALLOCATORS = frozenset(f"aten::{name}" for name in (
     "empty", "empty_like", "empty_strided", "new_empty", "resize_", "zeros", "zeros_like",
     "new_zeros", "zero_"))  # fmt: skip
 
 
-class Recording:
-    """From `start` to `stop`; the first step in it is for the profiler itself to warm up."""
+def recorder(device: torch.device) -> torch.profiler.profile:
+    """torch's profiler; the first step that it records is for itself to warm up."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its own starts and stops
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    return torch.profiler.profile(activities=kinds, record_shapes=True, profile_memory=True)
 
-    def __init__(self, device: torch.device) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its own starts and stops
-        kinds = [torch.profiler.ProfilerActivity.CPU]
-        if device.type == "cuda":
-            kinds.append(torch.profiler.ProfilerActivity.CUDA)
-        self.device = device
-        self.profiler = torch.profiler.profile(
-            activities=kinds, record_shapes=True, profile_memory=True
-        )
-        self.running = False
 
-    def start(self) -> None:
-        self.profiler.start()
-        self.running = True
-
-    def stop(self) -> None:
-        self.profiler.stop()
-        self.running = False
-
-    def annotate(self, name: str) -> Any:
-        name = name if name.startswith(STEP) else f"phase: {name}"
-        return torch.profiler.record_function(name)
-
-    def write_trace(self, path: Path) -> list[dict[str, Any]]:
-        """Whole or not at all; returns its events."""
-        part = path.with_name(f".part.{path.name}")
-        self.profiler.export_chrome_trace(str(part))
-        with gzip.open(part, "rt", encoding="utf-8") as file:
-            events = json.load(file)["traceEvents"]
-        os.replace(part, path)
-        return events
+def write_trace(profiler: torch.profiler.profile, path: Path) -> list[dict[str, Any]]:
+    """Writes the trace, whole or not at all; returns its events."""
+    part = path.with_name(f".part.{path.name}")
+    profiler.export_chrome_trace(str(part))
+    with gzip.open(part, "rt", encoding="utf-8") as file:
+        events = json.load(file)["traceEvents"]
+    os.replace(part, path)
+    return events
 
 
 @dataclass(frozen=True)
@@ -67,72 +50,57 @@ class Turns:
     @classmethod
     def of(cls, marked: Iterable[tuple[str, float, float]]) -> "Turns":
         """From (name, start, end) of steps and phases, nested."""
-        moments, places, open_ = [], [], []
-        step = steps = 0
-
-        def turn(moment: float) -> None:
-            moments.append(moment)
-            inside = [name for name, _ in open_ if not name.startswith(STEP)]
-            name = inside[-1].removeprefix("phase: ") if inside else OTHER
-            places.append((step, name))
-
-        def close_until(moment: float) -> None:
-            nonlocal step
-            while open_ and open_[-1][1] <= moment:
-                name, end = open_.pop()
-                step = 0 if name.startswith(STEP) else step
-                turn(end)
-
-        for name, start, end in sorted(marked, key=lambda one: (one[1], -one[2])):
-            close_until(start)
-            open_.append((name, end))
-            if name.startswith(STEP):
-                step = steps = steps + 1
-            turn(start)
-        close_until(float("inf"))
-        return cls(moments, places, steps)
+        marks = sorted(marked, key=lambda mark: (mark[1], -mark[2]))
+        steps = [mark for mark in marks if mark[0].startswith(STEP)]
+        phases = [mark for mark in marks if not mark[0].startswith(STEP)]
+        moments = sorted({moment for _, *ends in marks for moment in ends})
+        places = []
+        for moment in moments:
+            step = [i for i, (_, start, end) in enumerate(steps, 1) if start <= moment < end]
+            inside = [name for name, start, end in phases if start <= moment < end]
+            name = inside[-1].removeprefix(PHASE) if inside else OTHER
+            places.append((step[-1] if step else 0, name))
+        return cls(moments, places, len(steps))
 
     def at(self, moment: float) -> tuple[int, str]:
         i = bisect_right(self.moments, moment) - 1
         return self.places[i] if i >= 0 else (0, OTHER)
 
 
-Operator = dict[str, Any]
+def marked_in(events: Sequence[dict[str, Any]]) -> Turns:
+    """The turns in the events of a trace file."""
+    named = [e for e in events if e.get("cat") == "user_annotation" and e["name"].startswith(NAMES)]
+    return Turns.of((e["name"], e["ts"], e["ts"] + e["dur"]) for e in named)
 
 
-def operators(recording: Recording) -> list[Operator]:
+def operators(profiler: torch.profiler.profile, cuda: bool) -> list[dict[str, Any]]:
     """One for each name, shapes and phase: calls, own milliseconds and kept MB, a step."""
     events = [
         event
-        for event in recording.profiler.events() or ()
+        for event in profiler.events() or ()
         if event.device_type.name == "CPU" and event.time_range.end > event.time_range.start
     ]
     marked = [event for event in events if event.name.startswith(NAMES)]
     turns = Turns.of((e.name, e.time_range.start, e.time_range.end) for e in marked)
-    cuda = recording.device.type == "cuda"
-    found: dict[tuple[str, str, str], Operator] = {}
-
-    def of(event: Any, phase: str) -> Operator:
-        shapes = shown(event.input_shapes or ())
-        zero = {"calls": 0, "ms": 0.0, "device_ms": 0.0, "mb": 0.0}
-        named = {"name": event.name, "shapes": shapes, "phase": phase}
-        return found.setdefault((event.name, shapes, phase), {**named, **zero})
-
+    sums: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for event in events:
         step, phase = turns.at(event.time_range.start)
         if step < 2 or event.is_user_annotation:
             continue
-        one = of(event, phase)
-        one["calls"] += 1
-        one["ms"] += event.self_cpu_time_total / 1e3
-        one["device_ms"] += event.self_device_time_total / 1e3
+        own = sums[event.name, _shapes(event), phase]
+        own["calls"] += 1
+        own["ms"] += event.self_cpu_time_total / 1e3
+        own["device_ms"] += event.self_device_time_total / 1e3
+        keeper = _keeper(event)
         memory = event.self_device_memory_usage if cuda else event.self_cpu_memory_usage
-        of(_keeper(event), phase)["mb"] += memory / 1e6
+        sums[keeper.name, _shapes(keeper), phase]["mb"] += memory / 1e6
     steps = max(turns.steps - 1, 1)
-    for one in found.values():
-        for name in ("calls", "ms", "device_ms", "mb"):
-            one[name] /= steps
-    return sorted(found.values(), key=lambda one: -one["device_ms" if cuda else "ms"])
+    found = [
+        {"name": name, "shapes": shapes, "phase": phase}
+        | {figure: total[figure] / steps for figure in ("calls", "ms", "device_ms", "mb")}
+        for (name, shapes, phase), total in sums.items()
+    ]
+    return sorted(found, key=lambda one: -one["device_ms" if cuda else "ms"])
 
 
 def _keeper(event: Any) -> Any:
@@ -143,12 +111,6 @@ def _keeper(event: Any) -> Any:
     return event
 
 
-def shown(shapes: Sequence[Sequence[int]]) -> str:
+def _shapes(event: Any) -> str:
     """`8x1x64x64, 3x3`: of the tensors among the arguments."""
-    return ", ".join("x".join(map(str, shape)) for shape in shapes if shape)
-
-
-def marked_in(events: Sequence[dict[str, Any]]) -> Turns:
-    """The same from the events of a trace file."""
-    named = [e for e in events if e.get("cat") == "user_annotation" and e["name"].startswith(NAMES)]
-    return Turns.of((e["name"], e["ts"], e["ts"] + e["dur"]) for e in named)
+    return ", ".join("x".join(map(str, shape)) for shape in event.input_shapes or () if shape)

@@ -1,6 +1,6 @@
-"""What the times of many steps come to."""
+"""What the times of many steps come to: figures, curves, and tables for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ ORDER = ("data", "timesteps", "noise", "guidance", "forward", "net", "loss", "ba
          "solver step", "replay", "optimiser", "EMA", "logging")  # fmt: skip
 PERCENTILES = (50, 90, 99)
 POINTS = 20  # of a curve over the training
+TOP = 20  # operators in a table
+Table = tuple[list[str], list[list[str]]]  # header, rows
 
 
 def phases_of(ledger: Ledger) -> dict[str, np.ndarray]:
@@ -50,3 +52,42 @@ def curves(ledger: Ledger, first: int) -> Iterator[tuple[str, float, int]]:
             yield f"profile_ms/{name}", value["ms"], at
         for name, value in found["step_ms"].items():
             yield f"profile_step_ms/{name}", value, at
+
+
+def phases_table(profile: dict[str, Any]) -> Table:
+    rows = [
+        [name, f"{one['ms']:.2f}", f"{100 * one['share']:.1f}%"]
+        for name, one in profile["phases"].items()
+    ]
+    rows.append(["step", f"{profile['step_ms']['mean']:.2f}", "100%"])
+    return ["phase", "ms a step", "share"], rows
+
+
+def operators_table(operators: Sequence[dict[str, Any]], by: str, cuda: bool) -> Table:
+    """The operators with the most of `ms`, `device_ms` or `mb`."""
+    ranked = sorted(operators, key=lambda one: -one[by])[:TOP]
+    header = ["operator", "shapes", "phase", "calls", "own ms"]
+    header += ["device ms", "kept MB"] if cuda else ["kept MB"]
+    rows = [
+        [one["name"], one["shapes"], one["phase"], f"{one['calls']:.4g}", f"{one['ms']:.3f}",
+         *([f"{one['device_ms']:.3f}"] if cuda else []), f"{one['mb']:.3f}"]
+        for one in ranked if one[by] > 0
+    ]  # fmt: skip
+    return header, rows
+
+
+def in_words(profile: dict[str, Any]) -> str:
+    """`98.1 ms (p50), 103 (p90), 110 (p99) over 42 steps`."""
+    p50, p90, p99 = (f"{profile['step_ms'][f'p{p}']:.4g}" for p in PERCENTILES)
+    return f"{p50} ms (p50), {p90} (p90), {p99} (p99) over {profile['steps']['timed']} steps"
+
+
+def markdown(table: Table) -> str:
+    """The table as TensorBoard shows it, columns of numbers to the right."""
+    header, rows = table
+
+    def numeric(column: int) -> bool:
+        return all(row[column].rstrip("%").replace(".", "").isdigit() for row in rows)
+
+    ruler = ["---", *("---:" if numeric(i) else "---" for i in range(1, len(header)))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *rows])

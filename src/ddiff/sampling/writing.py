@@ -15,8 +15,7 @@ from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.build import build
 from ddiff.config.options import Draw, Sample
-from ddiff.profiling import Off, Subject
-from ddiff.profiling.options import bytes_of
+from ddiff.profiling import Off, Subject, bytes_of
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
 from ddiff.system.console import console, progress
 from ddiff.system.errors import DdiffError

@@ -18,8 +18,7 @@ from ddiff.build import build_backend, build_plan, build_precision, check_guidan
 from ddiff.config.options import Train, tree_of
 from ddiff.config.resuming import ResumePoint
 from ddiff.config.targets import build
-from ddiff.profiling import Off, Subject
-from ddiff.profiling.options import bytes_of
+from ddiff.profiling import Off, Subject, bytes_of
 from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
 from ddiff.sampling.writing import sampled
 from ddiff.system.console import console
@@ -246,7 +245,7 @@ class Run:
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def _examination(self) -> Callable[[DDPM], Found]:
-        from ddiff.metrics.examination import Examination  # scipy and scikit-image take their time
+        from ddiff.metrics.evaluation import Examination  # scipy and scikit-image take their time
 
         examination = Examination(self.options, self.data)
         return lambda module: examination(self.generation(module))

@@ -1,41 +1,44 @@
-"""How far apart volumes are: by the voxels they fill, or by points on their surfaces."""
+"""Two sets of volumes: how far apart their members are, and what the distances say.
 
-import math
+Volumes are compared by the voxels they fill, or by points on their surfaces. Metrics of distances
+return one number for each item, whose mean is the figure, so that the items can be drawn again for
+an interval. Where several neighbours are equally near, as equal volumes are, the one that counts is
+any of them with equal probability, and the number is the expectation.
+"""
 
 import numpy as np
 import torch
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from ddiff.metrics.samples import Stack
+from ddiff.system.errors import DdiffError
+
 VOXELS = 2**24  # at once, as float32, of each of two blocks: 64 volumes of 64^3, 64 MiB
 PAIRS = 2**19  # of points at once: what stays in the caches
 NOWHERE = -1.0
 
 
+def packed(stack: Stack, most: int) -> Tensor:
+    """The solids of the first `most` volumes, a bit a voxel."""
+    return torch.cat([pack(x > 0) for x, _ in stack.chunks(most)])
+
+
 def pack(solid: Tensor) -> Tensor:
     """Boolean volumes [N, ...] as bits: uint8 [N, ceil(voxels / 8)], 32 KiB for 64^3."""
-    return torch.from_numpy(np.packbits(solid.flatten(1).cpu().numpy(), axis=1))
-
-
-def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The boolean volumes [N, *shape] that were packed."""
-    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=math.prod(shape))
-    return torch.from_numpy(bits.view(bool)).unflatten(1, shape)
+    return torch.from_numpy(np.packbits(solid.flatten(1).numpy(), axis=1))
 
 
 def iou_distances(a: Tensor, b: Tensor) -> Tensor:
-    """1 - intersection over union of each of `a` and each of `b`: [N, M] in float64.
-
-    Both are boolean [., voxels] or both packed. Two empty volumes have distance 0.
-    """
-    voxels = a.shape[1] * (8 if a.dtype == torch.uint8 else 1)
-    block = max(1, VOXELS // voxels)
+    """1 - intersection over union of each of the packed volumes `a` and each of `b`: [N, M] in
+    float64. Two empty volumes have distance 0."""
+    block = max(1, VOXELS // (8 * a.shape[1]))
     rows = []
     for left in a.split(block):
-        x = _floats(left, voxels)
+        x = _unpacked(left)
         sizes, columns = x.sum(1)[:, None], []
         for right in b.split(block):
-            y = _floats(right, voxels)
+            y = _unpacked(right)
             common = (x @ y.mT).double()  # whole numbers below 2^24: exact
             union = sizes + y.sum(1) - common
             columns.append(torch.where(union > 0, 1 - common / union, 0.0))
@@ -43,10 +46,9 @@ def iou_distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-def _floats(volumes: Tensor, voxels: int) -> Tensor:
-    if volumes.dtype == torch.uint8:
-        volumes = unpack(volumes, (voxels,)).to(volumes.device)
-    return volumes.float()
+def _unpacked(packed: Tensor) -> Tensor:
+    """A float for each bit."""
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1)).float()
 
 
 def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
@@ -56,7 +58,7 @@ def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
     The points of an empty volume are all at (-1, -1, -1): as far from any other volume's as two
     volumes can be, and at distance 0 from another empty one's.
     """
-    padded = np.pad(volume.float().cpu().numpy(), 1, constant_values=-1.0)
+    padded = np.pad(volume.float().numpy(), 1, constant_values=-1.0)
     if not (padded > 0).any():
         return torch.full((num, 3), NOWHERE)
     vertices, faces, *_ = marching_cubes(padded, 0.0)
@@ -89,3 +91,33 @@ def chamfer_distances(a: Tensor, b: Tensor) -> Tensor:
             there, back = squared.amin(2).mean(1), squared.amin(1).mean(1)
             torch.add(there, back, out=row[first : first + block]).div_(2)
     return distances
+
+
+def coverage(d_ref_gen: np.ndarray) -> np.ndarray:
+    """Distances [R, G] of references to generated -> [R], the probability that a reference is the
+    nearest one of something generated (Achlioptas et al. 2018)."""
+    nearest = d_ref_gen == d_ref_gen.min(0)
+    return 1 - np.prod(1 - nearest / nearest.sum(0), axis=1)
+
+
+def one_nearest_neighbour_accuracy(
+    d_aa: np.ndarray, d_ab: np.ndarray, d_bb: np.ndarray
+) -> np.ndarray:
+    """[N, N] thrice -> [2 N], the probability that the nearest neighbour of an item, of a and then
+    of b, is of its own set (Lopez-Paz and Oquab 2017; Yang et al. 2019).
+
+    Two samples of one law have mean (N - 1) / (2 N - 1), just below one half.
+    """
+    if not d_aa.shape == d_ab.shape == d_bb.shape or d_aa.shape[0] < 2:
+        raise DdiffError(
+            "1-NN accuracy compares two sets of equal number, 2 or more: got distances "
+            f"{d_aa.shape}, {d_ab.shape} and {d_bb.shape}"
+        )
+    return np.concatenate([_own_share(d_aa, d_ab), _own_share(d_bb, d_ab.T)])
+
+
+def _own_share(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    own = np.where(np.eye(len(own), dtype=bool), np.inf, own)
+    nearest = np.minimum(own.min(1), other.min(1))[:, None]
+    ours, theirs = (own == nearest).sum(1), (other == nearest).sum(1)
+    return ours / (ours + theirs)
