@@ -4,6 +4,7 @@ That is what makes resuming exact: to continue after n batches is to start count
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -35,8 +36,9 @@ class TrainBatches(Dataset[Batch]):
         world_size: int = 1,
         flip: bool = False,
     ) -> None:
-        self.source, self.batch_size, self.seed, self.flip = source, batch_size, seed, flip
+        self.source, self.batch_size, self.flip = source, batch_size, flip
         self.rank, self.world_size = rank, world_size
+        self._generator = partial(generator, "cpu", seed)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, n: int) -> Batch:
@@ -50,17 +52,10 @@ class TrainBatches(Dataset[Batch]):
         """Which samples batch n holds, [batch_size] int64."""
         epoch, k = divmod(n, batches_per_epoch(len(self.source), self.batch_size, self.world_size))
         start = (k * self.world_size + self.rank) * self.batch_size
-        order = self._permutation(epoch)
-        return order[torch.arange(start, start + self.batch_size) % len(order)]
-
-    def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             drawn = torch.randperm(len(self.source), generator=self._generator("order", epoch))
             self._epoch, self._order = epoch, drawn
-        return self._order
-
-    def _generator(self, *words: int | str) -> torch.Generator:
-        return generator("cpu", self.seed, *words)
+        return self._order[torch.arange(start, start + self.batch_size) % len(self._order)]
 
 
 class ValBatches(Dataset[Batch]):

@@ -34,17 +34,19 @@ def to_bytes(x: Tensor) -> Tensor:
 
 
 class Stored:
-    """A whole data set in memory as uint8; `pad` voxels of background on every side."""
+    """A whole data set in memory as uint8; `decode` makes a batch of it float32 in [-1, 1]."""
 
-    def __init__(self, images: Tensor, labels: Tensor | None, pad: int = 0) -> None:
-        self.images, self.labels, self.pad = images, labels, pad  # [N, C, H, W], [N] uint8
+    def __init__(
+        self, images: Tensor, labels: Tensor | None, decode: Callable[[Tensor], Tensor] = to_unit
+    ) -> None:
+        self.images, self.labels, self.decode = images, labels, decode  # [N, C, H, W], [N] uint8
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        images = torch.nn.functional.pad(self.images[indices], (self.pad,) * 4)
-        return to_unit(images), None if self.labels is None else self.labels[indices].long()
+        y = None if self.labels is None else self.labels[indices].long()
+        return self.decode(self.images[indices]), y
 
 
 class FolderSource:
