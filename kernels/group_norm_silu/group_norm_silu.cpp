@@ -5,7 +5,7 @@
 namespace {
 
 template <template <bool, typename> class Work>
-void run(const Call& call) {
+int run(const Call& call) {
     auto with = [&](auto value) {
         using T = decltype(value);
         if (call.silu) {
@@ -19,10 +19,11 @@ void run(const Call& call) {
     if (call.type == FLOAT32) with(float());
     if (call.type == BFLOAT16) with(Bfloat());
     if (call.type == FLOAT16) with(Half());
+    return 0;
 }
 
 }  // namespace
 
-extern "C" void ddiff_group_norm_silu(const Call* call) { run<Forward>(*call); }
+extern "C" int ddiff_group_norm_silu(const Call* call) { return run<Forward>(*call); }
 
-extern "C" void ddiff_group_norm_silu_backward(const Call* call) { run<Backward>(*call); }
+extern "C" int ddiff_group_norm_silu_backward(const Call* call) { return run<Backward>(*call); }

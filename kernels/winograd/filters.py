@@ -87,7 +87,8 @@ def laid_out(u: Tensor, dtype: torch.dtype) -> Tensor:
     """`points` as the kernel reads them."""
     phases, outputs, inputs = u.shape[:3]
     n = PER_WORD[dtype]
-    whole = u.new_zeros(phases, _up(outputs, LANES), _up(inputs, n), *u.shape[3:])
+    padded = -(-outputs // LANES) * LANES, -(-inputs // n) * n
+    whole = u.new_zeros(phases, *padded, *u.shape[3:])
     whole[:, :outputs, :inputs] = u
     whole = whole.unflatten(2, (-1, n)).unflatten(1, (-1, LANES))  # [f, O/16, 16, C/n, n, t, p, q]
     return whole.permute(0, 1, 6, 7, 5, 3, 2, 4).to(dtype).contiguous()
@@ -103,10 +104,6 @@ def _phases(weight: Tensor) -> Tensor:
         pair = torch.stack([a, b + c, *zero], axis), torch.stack([*zero, a + b, c], axis)
         weight = torch.cat(pair)
     return weight
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def rounded(points: Tensor, error: Tensor) -> Tensor:
@@ -135,9 +132,6 @@ def pays(weight_shape: Sequence[int], spatial: Sequence[int], dtype: torch.dtype
         return False
     height, width = spatial[-2:]
     saved = 9 * height * width / (36 * math.ceil(height / 4) * math.ceil(width / 4))
-    return saved >= 2 and dtype in PER_WORD and _suits(dtype)
-
-
-def _suits(dtype: torch.dtype) -> bool:
-    """Whether this processor has wide vectors, and nothing faster for such products."""
-    return PROCESSOR["avx2"] and not (dtype == torch.bfloat16 and PROCESSOR["amx"])
+    # wide vectors, and nothing faster for such products
+    suits = PROCESSOR["avx2"] and not (dtype == torch.bfloat16 and PROCESSOR["amx"])
+    return saved >= 2 and dtype in PER_WORD and suits

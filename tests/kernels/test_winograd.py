@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddiff.kernels import winograd
 from ddiff.kernels.building import ROOT
-from ddiff.kernels.winograd import conv, pack, pays, reference
+from ddiff.kernels.winograd import conv, convolution, pack, pays, reference
+from ddiff.kernels.winograd.convolution import GRADIENT, PLAIN
 from ddiff.kernels.winograd.filters import PROCESSOR, TILES, matrices, rounded
-from ddiff.kernels.winograd.training import GRADIENT, PLAIN
 from ddiff.system.errors import KernelError
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -99,7 +98,7 @@ def test_every_value_is_written_and_none_beside(dtype, monkeypatch):
     x, weight, bias = drawn(2, 20, 19, (5, 6))
     room = torch.full((2 * 5 * 6 * 19 + 128,), torch.nan, dtype=dtype)
     y = room[64:-64].view(2, 5, 6, 19).permute(0, 3, 1, 2)
-    monkeypatch.setattr(winograd, "_empty", lambda *_: y)
+    monkeypatch.setattr(convolution, "_packed_empty", lambda *_: y)
     conv(x.to(dtype), pack(weight, dtype), bias)
     assert not y.isnan().any()
     assert room[:64].isnan().all()
@@ -219,10 +218,9 @@ def test_it_is_right_on_processors_with_nothing(tmp_path, monkeypatch):
     flags = ["-O1", "-std=c++17", "-fopenmp", "-fPIC", "-Wall", "-Wextra", "-Werror", "-c"]
     subprocess.run(["g++", *flags, source, "-o", tmp_path / "w.o"], check=True)
     subprocess.run(["g++", "-shared", tmp_path / "w.o", "-o", tmp_path / "w.so"], check=True)
-    for module in (winograd, winograd.training):
-        monkeypatch.setattr(module, "load", lambda *_: ctypes.CDLL(str(tmp_path / "w.so")))
+    monkeypatch.setattr(convolution, "load", lambda *_: ctypes.CDLL(str(tmp_path / "w.so")))
     x, weight, bias = drawn(2, 33, 40, (5, 9))
-    monkeypatch.setattr(winograd.training, "PACKED", {torch.float32: 1, torch.bfloat16: 1})
+    monkeypatch.setattr(convolution, "PACKED", {torch.float32: 1, torch.bfloat16: 1})
     for dtype, tolerance in ((torch.float32, 2e-4), (torch.bfloat16, 0.3)):  # dw is of order 10
         maps, dy = x.to(dtype), torch.randn(2, 40, 5, 9).to(dtype)
         back = dy, weight, torch.ones(33), True
