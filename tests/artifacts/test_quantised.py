@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddiff.artifacts import formats
-from ddiff.artifacts.door import Door, Inputs, Job, program
+from ddiff.artifacts.formats import ExportWrapper, Inputs, Job
 from ddiff.artifacts.quantised import NUMBERS, Quantised, quantise, reference
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import psnr
@@ -64,12 +64,12 @@ def test_numbers_of_a_scale() -> None:
 @pytest.mark.parametrize(("name", "least"), [("int8", 40), ("fp8", 28)])
 @pytest.mark.parametrize("kind", ["2D", "3D"])
 def test_the_net_stays_the_net(kind: str, name: str, least: float) -> None:
-    door = Door(unet(kind).cpu(), torch.float32)
-    wanted = door(*inputs(kind, 9))
-    before = len([m for m in door.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)])
-    count = quantise(door, NUMBERS[name], (inputs(kind, seed) for seed in range(4)))
+    net = ExportWrapper(unet(kind).cpu(), torch.float32)
+    wanted = net(*inputs(kind, 9))
+    before = len([m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)])
+    count = quantise(net, NUMBERS[name], (inputs(kind, seed) for seed in range(4)))
     assert count == before - 2
-    found = door(*inputs(kind, 9))
+    found = net(*inputs(kind, 9))
     assert least < psnr(found, wanted) < 80  # near, and not the net as it was
 
 
@@ -88,23 +88,24 @@ def test_the_scales_are_those_met() -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_program_rounds_inputs_and_weights(name: str) -> None:
-    door = Door(unet("2D").cpu(), torch.float32)
+    net = ExportWrapper(unet("2D").cpu(), torch.float32)
     calls = []
 
     def calibration() -> Iterator[Inputs]:
         calls.append(1)
         yield inputs("2D", 0)
 
-    count = quantise(door, NUMBERS[name], calibration())
-    job = Job(door, inputs("2D", 1), name, 4, calibration)
-    nodes = [str(node.target) for node in program(job).graph.nodes]
+    count = quantise(net, NUMBERS[name], calibration())
+    job = Job(net, inputs("2D", 1), name, 4, calibration)
+    nodes = [str(node.target) for node in job.program().graph.nodes]
     assert nodes.count("tensorrt.quantize_op.default") == 2 * count
     assert calls == [1]
 
 
 def test_without_modelopt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "modelopt", None)
-    job = Job(Door(unet("2D").cpu(), torch.float32), inputs("2D", 1), "fp8", 4, lambda: iter(()))
+    net = ExportWrapper(unet("2D").cpu(), torch.float32)
+    job = Job(net, inputs("2D", 1), "fp8", 4, lambda: iter(()))
     with pytest.raises(DdiffError, match="ModelOpt, which is not installed: pip install nvidia-m"):
         formats.TensorRT().write(job, tmp_path / "model.trt.pt2")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ddiff.artifacts.door import Inputs
 from ddiff.system.errors import DdiffError
 
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -67,10 +66,10 @@ def reference(value: Tensor, largest: Tensor, number: Number) -> Tensor:
 
 
 @torch.no_grad()
-def quantise(door: nn.Module, number: Number, calibration: Iterator[Inputs]) -> int:
-    """Replaces the layers of `door`, but the first and the last convolution, where the worst of the
+def quantise(net: nn.Module, number: Number, calibration: Iterator[tuple[Tensor, ...]]) -> int:
+    """Replaces the layers of `net`, but the first and the last convolution, where the worst of the
     errors would be; returns how many. Ranges are those that `calibration` meets."""
-    layers = [m for m in door.modules() if isinstance(m, LAYERS)]
+    layers = [m for m in net.modules() if isinstance(m, LAYERS)]
     convolutions = [m for m in layers if not isinstance(m, nn.Linear)]
     ends = {convolutions[0], convolutions[-1]} if len(convolutions) > 2 else set()
     chosen = [layer for layer in layers if layer not in ends]
@@ -84,8 +83,8 @@ def quantise(door: nn.Module, number: Number, calibration: Iterator[Inputs]) -> 
         for layer in chosen:
             hooks.callback(layer.register_forward_pre_hook(seen).remove)
         for inputs in calibration:
-            door(*inputs)
-    places = [(parent, n, m) for parent in door.modules() for n, m in parent.named_children()]
+            net(*inputs)
+    places = [(parent, n, m) for parent in net.modules() for n, m in parent.named_children()]
     for parent, name, layer in places:
         if layer in reaches:
             setattr(parent, name, Quantised(layer, number, reaches[layer]))
