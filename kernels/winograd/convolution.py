@@ -11,9 +11,8 @@ from torch import Tensor
 from ddiff.system.errors import KernelError
 
 from ..building import load
-from .filters import LANES, PER_WORD, TILES, pays
+from .filters import LANES, PER_WORD, SIDE, TILE, pays
 
-TILE = 4, 4  # of convolutions with plain weights
 LEAST = 8  # tiles that pay for the transforms of the weights' gradient
 PACKED = {torch.float32: 16, torch.bfloat16: 24}  # tiles that pay for the packing of weights
 
@@ -53,7 +52,7 @@ def trains(x: Tensor, weight: Tensor) -> bool:
 
 
 def tiles(x: Tensor) -> int:
-    height, width = (-(-size // tile) for size, tile in zip(x.shape[-2:], TILE, strict=True))
+    height, width = (-(-size // TILE) for size in x.shape[-2:])
     return len(x) * math.prod(x.shape[2:-2]) * height * width
 
 
@@ -70,15 +69,14 @@ def _dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=_layout(x))
 
 
-def _call(name: str, arguments: tuple, x: Tensor, tile: tuple[int, ...], *numbers: int) -> None:
-    """Runs ddiff_<name>: tensors, addresses and strides first, then the sizes of x (its depth is 1
-    in 2D) and the `numbers`."""
+def _call(name: str, arguments: tuple, x: Tensor, outputs: int, taps: int, scale: int = 1) -> None:
+    """Runs ddiff_<name>: tensors, addresses and strides, then what tasks.h calls a Shape."""
+    depth = 1 if x.ndim == 4 else x.shape[2]
+    shape = len(x), depth, *x.shape[-2:], x.shape[1], outputs, taps, scale
     load("winograd", "cpu")[f"ddiff_{name}"](
         *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments),
         int(x.dtype == torch.bfloat16),
-        *tile,
-        *map(ctypes.c_int64, (len(x), 1 if x.ndim == 4 else x.shape[2], *x.shape[-2:])),
-        *map(ctypes.c_int64, (x.shape[1], *numbers)),
+        (ctypes.c_int64 * 8)(*shape),
         torch.get_num_threads(),
     )
 
@@ -90,8 +88,7 @@ def _packed_empty(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _packed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    tile = tuple(size - 2 for size in weight.shape[2:4])
-    if weight.ndim != 8 or tile not in TILES or not weight.is_contiguous():
+    if weight.ndim != 8 or weight.shape[2:4] != (SIDE, SIDE) or not weight.is_contiguous():
         raise KernelError(f"winograd: a weight of {list(weight.shape)} does not come from pack()")
     if x.dtype != weight.dtype:
         raise KernelError(f"winograd: x is {x.dtype}, and the weight was packed for {weight.dtype}")
@@ -110,15 +107,12 @@ def _packed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     y = _packed_empty(x, weight, bias)
     if y.numel():
         scale = y.shape[-1] // x.shape[-1]
-        _call("winograd", (x, weight, bias, y), x, tile, len(bias), taps, scale)
+        _call("winograd", (x, weight, bias, y), x, len(bias), taps, scale)
     return y
 
 
 def _no_backward(*_: object) -> None:
-    raise KernelError(
-        "winograd has no backward pass for packed weights; train with trained_conv, or convolve "
-        "the output's gradient with pack(weight, dtype, transposed=True)"
-    )
+    raise KernelError("winograd has no backward pass for packed weights; train with trained_conv")
 
 
 def _check(x: Tensor, weight: Tensor, inputs: int) -> None:
@@ -152,7 +146,7 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
         base += 2 * 4 * sum(taps[2:])
         taps = [taps[1], taps[0], *(-stride for stride in taps[2:])]
     arguments = x, ctypes.c_void_p(base), (ctypes.c_int64 * 5)(*taps), bias, y
-    _call("winograd_plain", arguments, x, TILE, y.shape[1], 1 if x.ndim == 4 else 3)
+    _call("winograd_plain", arguments, x, y.shape[1], 1 if x.ndim == 4 else 3)
     return y
 
 
@@ -178,7 +172,7 @@ def _gradient(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     dy, x = _dense(dy.to(x.dtype)), _dense(x)
     dw, db = _gradient_empty(dy, x, weight)
     arguments = x, dy, dw, (ctypes.c_int64 * 5)(*_strides(dw)), db
-    _call("winograd_gradient", arguments, x, TILE, len(weight), 1 if x.ndim == 4 else 3)
+    _call("winograd_gradient", arguments, x, len(weight), 1 if x.ndim == 4 else 3)
     return dw, db
 
 

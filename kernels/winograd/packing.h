@@ -4,9 +4,8 @@
 #include "tasks.h"
 #include "transforms.h"
 
-template <typename T, int MH, int MW>
+template <typename T>
 struct Packing {
-  static constexpr int PH = MH + 2, PW = MW + 2, P = PH * PW;
   static constexpr int64_t kPer = 4 / sizeof(T);  // inputs in a word
   const int64_t inputs, outputs, taps;
   const Strides from;
@@ -14,7 +13,7 @@ struct Packing {
 
   const int64_t words = divided(inputs, kPer), vectors = divided(outputs, kLanes);
 
-  int64_t bytes() const { return vectors * P * taps * words * kLanes * 4; }  // of u
+  int64_t bytes() const { return vectors * kPoints * taps * words * kLanes * 4; }  // of u
 
   void run(uint32_t* u, int threads) const {
     const int64_t blocks = divided(inputs, kWidth);
@@ -37,16 +36,16 @@ struct Packing {
         read(at + y * from.y + x * from.x, ins, outs, rows);
         for (int c = 0; c < kWidth; ++c) plain[c][y][x] = rows[c];
       }
-    u += ((vector * P * taps + tap) * words + input / kPer) * kLanes + lane;
+    u += ((vector * kPoints * taps + tap) * words + input / kPer) * kLanes + lane;
     const int64_t point = taps * words * kLanes;
     for (int c = 0; c < ins; c += kPer, u += kLanes) {
       if constexpr (kPer == 1) {
-        transform_filter<MH, MW>(
+        transform_filter(
             plain[c], [&](int p, Floats value) { store(u + p * point, (Words)value); });
       } else {
-        Floats first[P];
-        transform_filter<MH, MW>(plain[c], [&](int p, Floats value) { first[p] = value; });
-        transform_filter<MH, MW>(plain[c + 1], [&](int p, Floats value) {
+        Floats first[kPoints];
+        transform_filter(plain[c], [&](int p, Floats value) { first[p] = value; });
+        transform_filter(plain[c + 1], [&](int p, Floats value) {
           store(u + p * point, paired(first[p], value));
         });
       }
