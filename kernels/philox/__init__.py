@@ -11,19 +11,13 @@ from torch import Tensor
 
 from ..calling import call, require
 
-__all__ = ["native_normal", "normal", "words"]
+__all__ = ["native_normal", "normal"]
 
 LOW = 0xFFFFFFFF
 PIECE = 1 << 17  # blocks worked on at once on a CPU: in its cache, and enough for four threads
 
 _library = torch.library.Library("ddiff", "FRAGMENT")
 _library.define("normal(Tensor samples, Tensor step, int key, int[] shape) -> Tensor")
-
-
-def words(key: int, samples: Tensor, step: int | Tensor, blocks: int) -> Tensor:
-    """The words of blocks 0 .. blocks - 1 of each sample's stream, [B, blocks, 4] int64 < 2^32."""
-    index = torch.arange(blocks, device=samples.device)
-    return torch.stack(_words(key, samples[:, None], step, index), dim=-1)
 
 
 def normal(key: int, samples: Tensor, step: int | Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddiff.kernels.building import load
-from ddiff.kernels.philox import _words, native_normal, normal, words
+from ddiff.kernels.philox import _words, native_normal, normal
 from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -32,6 +32,12 @@ KNOWN = [
 def signed(number: int) -> int:
     """The int64 with the bits of a number below 2^64."""
     return number - (number >> 63 << 64)
+
+
+def words(key: int, samples: Tensor, step: int | Tensor, blocks: int) -> Tensor:
+    """The words of blocks 0 .. blocks - 1 of each sample's stream, [B, blocks, 4] int64 < 2^32."""
+    index = torch.arange(blocks, device=samples.device)
+    return torch.stack(_words(key, samples[:, None], step, index), dim=-1)
 
 
 def native_words(key: int, samples: Tensor, step: int, blocks: int) -> Tensor:

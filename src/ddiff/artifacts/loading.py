@@ -53,7 +53,13 @@ def load(
         raise ConfigError(f"weights: {path} holds weights={facts['weights']}, not {weights}")
     if kind.is_program:
         require_trust(path, sha256, kind.is_program)
-    device = _device(path, facts["device"], accelerator)
+    made_on = facts["device"]  # which accelerator=auto means
+    device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
+    if device.type != made_on and path.suffix != ".onnx":
+        raise ConfigError(
+            f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
+            f"export it again with accelerator={device.type}"
+        )
     return ArtifactNet(path, kind.open(path, device), cfg, facts, device), cfg, facts
 
 
@@ -106,11 +112,13 @@ class ArtifactNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         size = len(x) if self.batch is None else self.batch
         if tuple(x.shape) != (size, *self.shape):
-            rows = "any number" if self.batch is None else self.batch
-            made = ", ".join(map(str, [rows, *self.shape]))
+            made = ", ".join(map(str, [self.batch or "any number", *self.shape]))
+            hint = ""
+            if self.batch and len(x) != self.batch:
+                half = f", or {self.batch // 2} with guidance" if self.batch > 1 else ""
+                hint = f"; choose batch_size={self.batch}{half}, or export with dynamic_batch=true"
             raise ConfigError(
-                f"{self.path} was made for inputs of [{made}], and was given {list(x.shape)}"
-                + self._hint(len(x))
+                f"{self.path} was made for inputs of [{made}], and was given {list(x.shape)}{hint}"
             )
         inputs = [x.float().contiguous(), t.contiguous()]
         if self.num_classes is not None:
@@ -129,21 +137,3 @@ class ArtifactNet(nn.Module):
                 f"precision: {self.path} holds {self.dtype}, not {precision.dtype}; leave "
                 "precision out, or export another"
             )
-
-    def _hint(self, size: int) -> str:
-        if self.batch is None or size == self.batch:
-            return ""
-        half = f", or {self.batch // 2} with guidance" if self.batch > 1 else ""
-        return f"; choose batch_size={self.batch}{half}, or export with dynamic_batch=true"
-
-
-def _device(path: Path, made_on: str, accelerator: str) -> torch.device:
-    """Where the artifact was made for, which `auto` means."""
-    device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
-    portable = path.suffix == ".onnx"
-    if device.type != made_on and not portable:
-        raise ConfigError(
-            f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
-            f"export it again with accelerator={device.type}"
-        )
-    return device

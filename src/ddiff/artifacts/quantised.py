@@ -20,14 +20,13 @@ LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @dataclass(frozen=True)
 class Number:
-    """An 8-bit number: its largest value, its bits of exponent, a weight scale per channel."""
+    """An 8-bit number: its bits of exponent, and whether weights have a scale per channel."""
 
-    largest: float
     exponent_bits: int
     per_channel: bool
 
 
-NUMBERS = {"int8": Number(127.0, 0, True), "fp8": Number(448.0, 4, False)}
+NUMBERS = {"int8": Number(0, True), "fp8": Number(4, False)}
 
 
 class Quantised(nn.Module):
@@ -45,24 +44,13 @@ class Quantised(nn.Module):
             self.register_buffer(name, value.clamp(min=1e-8))  # a scale of 0 divides by 0
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._rounded(self.layer.weight, self.of_weight)
-        return functional_call(
-            self.layer, {"weight": weight}, (self._rounded(x, self.of_input),), strict=False
-        )
+        weight = {"weight": self._rounded(self.layer.weight, self.of_weight)}
+        return functional_call(self.layer, weight, (self._rounded(x, self.of_input),), strict=False)
 
     def _rounded(self, value: Tensor, largest: Tensor) -> Tensor:
         return torch.ops.tensorrt.quantize_op.default(
             value, largest, 8, self.number.exponent_bits, False, True
         )
-
-
-def reference(value: Tensor, largest: Tensor, number: Number) -> Tensor:
-    """What an engine makes of `value`: rounded to the nearest number of its scale."""
-    scale = largest / number.largest
-    scaled = (value.float() / scale).clamp(-number.largest, number.largest)
-    if number.exponent_bits:
-        return (scaled.to(torch.float8_e4m3fn).float() * scale).to(value.dtype)
-    return (scaled.round() * scale).to(value.dtype)
 
 
 @torch.no_grad()

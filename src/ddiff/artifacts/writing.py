@@ -63,7 +63,7 @@ def export(
     met = partial(_met, trained, walk, size)
     net = ExportWrapper(trained.net, kind.plain[precision])
     job = Job(net, inputs(size), precision, batch, met)
-    facts = _facts(trained, options, kind, precision, batch, device)
+    facts = _facts(trained, options, job, device)
     with (
         _disk_errors(path),
         tempfile.TemporaryDirectory(prefix=".ddiff_export.", dir=existing_parent(path)) as folder,
@@ -108,25 +108,18 @@ def _target(trained: Trained, kind: Format, options: Export, precision: str) -> 
     return Path(options.out)
 
 
-def _facts(
-    trained: Trained,
-    options: Export,
-    kind: Format,
-    precision: str,
-    batch: int | None,
-    device: torch.device,
-) -> dict[str, Any]:
+def _facts(trained: Trained, options: Export, job: Job, device: torch.device) -> dict[str, Any]:
     config = OmegaConf.to_container(trained.cfg)
     assert isinstance(config, dict)
     for name in ("format", "solver", "guidance"):
         config[name] = OmegaConf.to_container(getattr(options, name))
-    plain = str(kind.plain[precision]).removeprefix("torch.")
+    plain = str(job.net.dtype).removeprefix("torch.")
     numbers = {"_target_": "ddiff.system.precision.Precision", "dtype": plain, "tf32": False}
-    names = NAMES[:2] if trained.cfg.net.num_classes is None else NAMES
+    sizes = [[job.batch, *value.shape[1:]] for value in job.example]
     return {
-        "precision": precision,
-        "batch": batch,
-        "inputs": {n: [batch, *trained.cfg.net.shape] if n == "x" else [batch] for n in names},
+        "precision": job.precision,
+        "batch": job.batch,
+        "inputs": dict(zip(NAMES, sizes, strict=False)),
         "device": device.type,
         "weights": options.weights,
         "net": trained.digest,

@@ -74,9 +74,7 @@ class Data(LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Endless; starts at `position`."""
-        batches = TrainBatches(
-            self.train, self.batch_size, self.seed, *self._place(), flip=self.flip
-        )
+        batches = TrainBatches(self.train, self.batch_size, self.seed, *self._place(), self.flip)
         return loader(batches, CountFrom(self.position), self._workers(), self._pinned())
 
     def val_dataloader(self) -> Loader:

@@ -4,6 +4,7 @@ That is what makes resuming exact: to continue after n batches is to start count
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,21 +25,19 @@ def batches_per_epoch(length: int, batch_size: int, world_size: int = 1) -> int:
     return max(1, length // (batch_size * world_size))
 
 
+@dataclass(eq=False)
 class TrainBatches(Dataset[Batch]):
     """Item n is the n-th whole batch of this rank, for n = 0, 1, 2, ... without end."""
 
-    def __init__(
-        self,
-        source: Source,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        flip: bool = False,
-    ) -> None:
-        self.source, self.batch_size, self.flip = source, batch_size, flip
-        self.rank, self.world_size = rank, world_size
-        self._generator = partial(generator, "cpu", seed)
+    source: Source
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        self._generator = partial(generator, "cpu", self.seed)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, n: int) -> Batch:
@@ -58,11 +57,12 @@ class TrainBatches(Dataset[Batch]):
         return self._order[torch.arange(start, start + self.batch_size) % len(self._order)]
 
 
+@dataclass(eq=False)
 class ValBatches(Dataset[Batch]):
     """All samples in order; the last batch may be smaller."""
 
-    def __init__(self, source: Source, batch_size: int) -> None:
-        self.source, self.batch_size = source, batch_size
+    source: Source
+    batch_size: int
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)

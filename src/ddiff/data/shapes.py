@@ -90,9 +90,8 @@ class ShapeSource:
     """+1 inside, -1 outside; drawn anew each time, only where the ball around a shape reaches."""
 
     def __init__(self, size: int, label: Tensor, ball: Tensor, pieces: Pieces) -> None:
-        self.size, self.label, self.pieces = size, label, pieces
+        self.size, self.label, self.ball, self.pieces = size, label, ball, pieces
         middle, radius = ball[:, :3], ball[:, 3:]  # ball [N, 4]: its centre and radius
-        self.ball = ball
         self.window = min(size, 2 * math.ceil(float(radius.max())) + 2)
         self.corner = (middle - radius).floor().long().clamp(0, size - self.window)
 
