@@ -57,17 +57,16 @@ class CIFAR10(Data):
         return self._read(TRAIN), self._read(TEST)
 
     def _read(self, names: tuple[str, ...]) -> Stored:
-        records = []
-        for name in names:
-            path = FILES.find(Path(self.root), name)
-            if path is None:
-                raise DdiffError(
-                    f"{name} is not in {self.root}: get {TAR} from {FILES.mirrors[0]} "
-                    "and put it, or what it contains, there"
-                )
-            records.append(read_records(path))
-        every = torch.cat(records)
+        every = torch.cat([read_records(self._path(name)) for name in names])
         return Stored(every[:, 1:].reshape(-1, 3, 32, 32), every[:, 0].clone())
+
+    def _path(self, name: str) -> Path:
+        if path := FILES.find(Path(self.root), name):
+            return path
+        raise DdiffError(
+            f"{name} is not in {self.root}: get {TAR} from {FILES.mirrors[0]} "
+            "and put it, or what it contains, there"
+        )
 
 
 def read_records(path: Path) -> Tensor:

@@ -80,11 +80,13 @@ class MNIST(Data):
     def _find(self, name: str) -> Path | None:
         return self.archive.find(Path(self.root), name, name.removesuffix(".gz"))
 
-    def _read(self, *names: str) -> Stored:
-        found = [self._find(name) for name in names]
-        if None in found:
-            raise self.archive.missing(Path(self.root), [names[found.index(None)]])
-        images, labels = filter(None, found)
+    def _path(self, name: str) -> Path:
+        if path := self._find(name):
+            return path
+        raise self.archive.missing(Path(self.root), [name])
+
+    def _read(self, images_file: str, labels_file: str) -> Stored:
+        images, labels = self._path(images_file), self._path(labels_file)
         x, y = read_idx(images, dims=3), read_idx(labels, dims=1)
         if x.shape[1:] != (28, 28):
             raise DdiffError(f"{images} holds images of {tuple(x.shape[1:])}, not (28, 28)")
