@@ -13,7 +13,7 @@ from ..calling import function
 
 __all__ = ["group_norm", "reference"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # math.h: enum Type
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # call.h: enum Type
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 PACK = struct.Struct("20qd3q").pack  # call.h: struct Call
 BLOCK = 8192  # values of a sample that are worth a block of CUDA threads
