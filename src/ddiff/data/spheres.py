@@ -14,7 +14,7 @@ from ddiff.system.random import generator
 Centre = Literal["fixed", "random"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SphereSource:
     """Voxel (i, j, k) is +1 where |(i, j, k) - centre| <= radius, else -1; made anew each time.
 
