@@ -1,4 +1,4 @@
-"""How native operations check their tensors and call their libraries."""
+"""How philox, solver_step and add_noise check their tensors and call their libraries."""
 
 import functools
 from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_void_p

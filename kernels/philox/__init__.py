@@ -1,4 +1,4 @@
-"""Philox 4x32-10 (Salmon et al. 2011) and normal numbers in plain torch, on any device.
+"""Philox 4x32-10 (Salmon et al. 2011) and normal numbers, in plain torch and native.
 
 A number depends on (key, sample, step, index of the element) alone: never on the batch or on what
 was drawn before.
@@ -9,10 +9,15 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["normal"]
+from ..calling import call, require
+
+__all__ = ["native_normal", "normal"]
 
 LOW = 0xFFFFFFFF
 PIECE = 1 << 17  # blocks worked on at once on a CPU: in its cache, and enough for four threads
+
+_library = torch.library.Library("ddiff", "FRAGMENT")
+_library.define("normal(Tensor samples, Tensor step, int key, int[] shape) -> Tensor")
 
 
 def normal(key: int, samples: Tensor, step: int | Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -62,3 +67,30 @@ def _box_muller(r: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
     w = v.sub_(half, alpha=0.5).mul_(2 * math.pi)
     radius *= half.sub_(1).square_().mul_(2).sub_(1)
     return w.cos().mul_(radius), w.sin_().mul_(radius)
+
+
+def native_normal(key: int, samples: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`normal` in one pass. samples [B] and step [] are int64 on the device of the result.
+
+    Raises KernelError where they are not.
+    """
+    return torch.ops.ddiff.normal(samples, step, key, shape)
+
+
+def _empty(samples: Tensor, step: Tensor, key: int, shape: tuple[int, ...]) -> Tensor:
+    require("normal: samples", samples, torch.int64, (samples.numel(),), samples.device)
+    require("normal: step", step, torch.int64, (), samples.device)
+    return torch.empty(len(samples), *shape, device=samples.device)
+
+
+def _native(samples: Tensor, step: Tensor, key: int, shape: tuple[int, ...]) -> Tensor:
+    out = _empty(samples, step, key, shape)
+    if out.numel():
+        values = (samples.data_ptr(), step.data_ptr(), key, len(samples), math.prod(shape))
+        call("philox", "normal", "ppqqqp", out, *values, out.data_ptr())
+    return out
+
+
+_library.impl("normal", _native, "CPU")
+_library.impl("normal", _native, "CUDA")
+torch.library.register_fake("ddiff::normal", _empty, lib=_library)

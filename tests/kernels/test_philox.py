@@ -1,7 +1,7 @@
 """Philox: the published words, the same in C++ and torch, and numbers that are normal."""
 
 import math
-from ctypes import CDLL, c_int64, c_void_p
+from ctypes import c_int64, c_void_p
 
 import numpy as np
 import pytest
@@ -9,35 +9,13 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ddiff.kernels.building import ROOT, library, opened
-from ddiff.kernels.philox import _words, normal
-from ddiff.kernels.solver_step import add_noise
+from ddiff.kernels.building import load
+from ddiff.kernels.philox import _words, native_normal, normal
+from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KEY = 0x0123_4567_89AB_CDEF
 NUM = 1 << 20
-SOURCE = """\
-#include "tiles.h"
-using namespace ddiff;
-
-// The words themselves, [batch, blocks, 4].
-extern "C" void words(const int64_t* samples, int64_t step, int64_t key, int64_t batch,
-                      int64_t blocks, int64_t* out) {
-  for_tiles(batch, 4 * blocks, [=](int64_t sample, int64_t first, int count) {
-    alignas(64) uint32_t r[4][TILE];
-    tile_words(key, samples[sample], uint32_t(step), uint32_t(first / 4), r);
-    int64_t* to = out + 4 * sample * blocks + first;
-    for (int i = 0; i < count; ++i) to[i] = r[i % 4][i / 4];
-  });
-}
-
-// One block alone, as a GPU's thread computes it.
-extern "C" void normals(int64_t key, int64_t sample, int64_t step, int64_t block, float* out) {
-  float n[4];
-  block_normals(key, sample, uint32_t(step), uint32_t(block), n);
-  memcpy(out, n, sizeof n);
-}
-"""
 
 # Random123 1.14, kat_vectors: counter, key -> words
 KNOWN = [
@@ -62,19 +40,9 @@ def words(key: int, samples: Tensor, step: int | Tensor, blocks: int) -> Tensor:
     return torch.stack(_words(key, samples[:, None], step, index), dim=-1)
 
 
-@pytest.fixture(scope="module")
-def cpp(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
-    """The generator of the native operations, alone."""
-    root = tmp_path_factory.mktemp("kernels")
-    (root / "include").symlink_to(ROOT / "include")
-    (root / "words").mkdir()
-    (root / "words" / "words.cpp").write_text(SOURCE)
-    return opened(library(root / "words", "cpu"))
-
-
-def native_words(cpp: CDLL, key: int, samples: Tensor, step: int, blocks: int) -> Tensor:
+def native_words(key: int, samples: Tensor, step: int, blocks: int) -> Tensor:
     out = torch.full((len(samples), blocks, 4), -1, dtype=torch.int64)
-    cpp.words(
+    load("philox", "cpu").ddiff_words(
         c_void_p(samples.data_ptr()),
         *(c_int64(n) for n in (step, key, len(samples), blocks)),
         c_void_p(out.data_ptr()),
@@ -82,16 +50,9 @@ def native_words(cpp: CDLL, key: int, samples: Tensor, step: int, blocks: int) -
     return out
 
 
-def native_normal(key: int, samples: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
-    """What add_noise draws, alone: alpha = 0, sigma = 1."""
-    x_0 = torch.zeros(len(samples), *shape, device=samples.device)
-    coefficients = torch.tensor([[0.0, 1.0, 0.0, 0.0]], device=samples.device)
-    return add_noise(x_0, coefficients.repeat(len(samples), 1), samples, key, step)[0]
-
-
 def numbers(device: str, key: int, samples: list[int], step: int, shape: tuple[int, ...]) -> Tensor:
     index = torch.tensor(samples, device=device)
-    return native_normal(key, index, step, shape)
+    return native_normal(key, index, torch.tensor(step, device=device), shape)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -103,18 +64,18 @@ def test_known_answers(counter: list[int], key: list[int], expected: list[int], 
     assert [word.item() for word in got] == expected
 
 
-def test_known_answer_of_cpp(cpp: CDLL) -> None:
+def test_known_answer_of_cpp() -> None:
     zero = torch.zeros(1, dtype=torch.int64)
-    assert native_words(cpp, 0, zero, 0, 1).flatten().tolist() == KNOWN[0][2]
+    assert native_words(0, zero, 0, 1).flatten().tolist() == KNOWN[0][2]
     # block 0, so only the first word of the counter differs from that of pi
     _, key, _ = KNOWN[2]
     sample, whole = 0x13198A2E85A308D3, key[0] | key[1] << 32
-    native = native_words(cpp, whole, torch.tensor([sample]), 0x03707344, 3)
+    native = native_words(whole, torch.tensor([sample]), 0x03707344, 3)
     assert torch.equal(native, words(whole, torch.tensor([sample]), 0x03707344, 3))
 
 
 @pytest.mark.parametrize("blocks", [1, 63, 64, 65, 1000])
-def test_words_of_cpp_are_those_of_torch(cpp: CDLL, blocks: int) -> None:
+def test_words_of_cpp_are_those_of_torch(blocks: int) -> None:
     draw = np.random.default_rng(blocks)
     for _ in range(5):
         key, step = int(draw.integers(0, 1 << 63)), int(draw.integers(0, 1 << 32))
@@ -122,7 +83,7 @@ def test_words_of_cpp_are_those_of_torch(cpp: CDLL, blocks: int) -> None:
         expected = words(key, samples, step, blocks)
         assert expected.min() >= 0
         assert expected.max() < 1 << 32
-        assert torch.equal(native_words(cpp, key, samples, step, blocks), expected)
+        assert torch.equal(native_words(key, samples, step, blocks), expected)
 
 
 def test_words_of_any_place_alone() -> None:
@@ -140,16 +101,16 @@ def test_words_of_any_place_alone() -> None:
 @pytest.mark.parametrize("shape", [(1,), (3,), (4,), (3, 7, 5), (257,), (1, 64, 65, 1), (300_001,)])
 def test_native_normals_are_those_of_torch(shape: tuple[int, ...], device: str) -> None:
     samples = torch.tensor([0, 17, (1 << 40) + 3], device=device)
-    native = native_normal(KEY, samples, 1000, shape)
+    step = torch.tensor(1000, device=device)
+    native = native_normal(KEY, samples, step, shape)
     assert native.shape == (3, *shape)
-    expected = normal(KEY, samples, torch.tensor(1000, device=device), shape)
-    torch.testing.assert_close(native, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(native, normal(KEY, samples, step, shape), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_normals_follow_the_formula(device: str) -> None:
     """In float64, from the words in float32; also at the ends of every quarter turn."""
-    samples, step = torch.arange(4, device=device), 2
+    samples, step = torch.arange(4, device=device), torch.tensor(2, device=device)
     r = words(KEY, samples, step, NUM // 16).float().double()
     radius = (-2 * (r[..., ::2] * 2.0**-32 + 2.0**-33).float().double().log()).sqrt()
     angle = 2 * math.pi * 2.0**-32 * r[..., 1::2]
@@ -159,14 +120,15 @@ def test_normals_follow_the_formula(device: str) -> None:
         torch.testing.assert_close(got.double(), expected, rtol=0, atol=1.5e-6)
 
 
-def test_a_block_alone_is_that_of_its_tile(cpp: CDLL) -> None:
+def test_a_block_alone_is_that_of_its_tile() -> None:
     """What a GPU's thread computes, in C++: the same bits as the vectors."""
     sample, step = (1 << 40) + 3, 1000
     tiles = numbers("cpu", KEY, [sample], step, (4096,)).view(-1, 4)
     alone = torch.empty_like(tiles)
+    function = load("philox", "cpu").ddiff_block_normals
     for block, out in enumerate(alone):
         place = (c_int64(n) for n in (KEY, sample, step, block))
-        cpp.normals(*place, c_void_p(out.data_ptr()))
+        function(*place, c_void_p(out.data_ptr()))
     assert torch.equal(alone, tiles)
 
 
@@ -228,7 +190,19 @@ def test_a_sample_is_the_same_in_any_batch(device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_torch_sees_through(device: str) -> None:
     samples, step = torch.arange(3, device=device), torch.tensor(2, device=device)
+    torch.library.opcheck(torch.ops.ddiff.normal.default, (samples, step, KEY, [2, 5]))
     compiled = torch.compile(normal, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(
         compiled(KEY, samples, step, (2, 5)), normal(KEY, samples, 2, (2, 5)), rtol=0, atol=0
     )
+
+
+def test_wrong_tensors_are_named() -> None:
+    step = torch.tensor(0)
+    with pytest.raises(KernelError, match=r"samples is int32 \[3\] on cpu; it must be int64 \[3\]"):
+        native_normal(KEY, torch.arange(3, dtype=torch.int32), step, (4,))
+    with pytest.raises(KernelError, match=r"samples is int64 \[3\] on cpu, not contiguous"):
+        native_normal(KEY, torch.arange(6)[::2], step, (4,))
+    with pytest.raises(KernelError, match=r"step is int64 \[1\] on cpu; it must be int64 \[\]"):
+        native_normal(KEY, torch.arange(3), step[None], (4,))
+    assert native_normal(KEY, torch.arange(0), step, (4,)).shape == (0, 4)
