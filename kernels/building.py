@@ -15,7 +15,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,17 @@ from . import compilers
 from .compilers import Device
 
 ROOT = Path(__file__).parent
+
+NINJA_FILE = """\
+rule run
+  command = $command
+build kernel.o: run {source}
+  command = {compile}
+  pool = console
+build kernel.so: run kernel.o
+  command = {link}
+  pool = console
+"""  # in the console's pool a compiler stays in ninja's process group, and dies with it
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def library(folder: Path, device: Device) -> Library:
         if _is_sealed(path, key):  # another process was quicker
             return Library(path, None)
         started = time.perf_counter()
-        content = _build(source, (compile_, link), limit)
+        content = _build(source, compile_, link, limit)
         try:
             with replacing(path) as file:
                 file.write(content + _seal(content, key))
@@ -106,7 +117,7 @@ def _key(source: Path, tools: list) -> str:
     # what -march=native depends on
     named = re.findall(r"^(?:cpu family|model|flags|Features|CPU part)\s*:.*", first, re.M)
     processor = [platform.machine(), *named]
-    world = [files, tools, torch.__version__, platform.libc_ver(), processor]
+    world = [files, tools, NINJA_FILE, torch.__version__, platform.libc_ver(), processor]
     return hashlib.sha256(json.dumps(world).encode()).hexdigest()
 
 
@@ -120,16 +131,22 @@ def _is_sealed(path: Path, key: str) -> bool:
     return content[-32:] == _seal(content[:-32], key)
 
 
-def _build(source: Path, commands: Iterable[list[str]], limit: float) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="ddiff-") as folder:
-        for command in commands:
-            status, output = compilers.run(command, limit, Path(folder))
-            if status:
-                raise KernelError(
-                    f"{source} does not compile: {compilers.first_errors(output)}; "
-                    f"the command: {shlex.join(command)}"
-                )
-        return (Path(folder) / "kernel.so").read_bytes()
+def _build(source: Path, compile_: list[str], link: list[str], limit: float) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="ddiff-") as name:
+        folder = Path(name)
+        text = NINJA_FILE.format(
+            source=re.sub(r"([$ :])", r"$\1", str(source)),
+            compile=shlex.join(compile_).replace("$", "$$"),
+            link=shlex.join(link).replace("$", "$$"),
+        )
+        (folder / "build.ninja").write_text(text)
+        status, output = compilers.run([compilers.ninja(), "--quiet"], limit, folder)
+        if status:
+            raise KernelError(
+                f"{source} does not compile: {compilers.first_errors(output)}; "
+                f"the command: {shlex.join(compile_)}"
+            )
+        return (folder / "kernel.so").read_bytes()
 
 
 @contextmanager

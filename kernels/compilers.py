@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,14 @@ def flags(device: Device) -> list[str]:
     """Options of the compiler. Warnings are errors with DDIFF_WERROR=1 alone, as in CI: elsewhere
     the new warning of a new compiler must not take the kernels away."""
     return [*FLAGS[device], *(WERROR[device] if os.environ.get("DDIFF_WERROR") == "1" else [])]
+
+
+def ninja() -> str:
+    scripts = sysconfig.get_path("scripts")  # where pip puts it, also outside PATH
+    found = shutil.which("ninja", path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
+    if not found:
+        raise KernelError(f"ninja is not in {scripts} and not in PATH; pip install ninja")
+    return found
 
 
 def version(command: list[str]) -> str:

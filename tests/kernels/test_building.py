@@ -1,6 +1,7 @@
 """Kernels are built once, whatever happens to compilers, locks, processes and the cache."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_a_missing_program_is_named(operation, monkeypatch, tmp_path):
             library(operation, "cpu")
     monkeypatch.setenv("CXX", "clang-99")
     with pytest.raises(KernelError, match="CXX=clang-99: there is no such program"):
+        library(operation, "cpu")
+
+
+def test_a_missing_ninja_is_named(operation, monkeypatch, tmp_path):
+    for program in ("g++", "as", "ld"):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(building.compilers.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(KernelError, match="pip install ninja"):
         library(operation, "cpu")
 
 
