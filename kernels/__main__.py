@@ -38,11 +38,8 @@ HEADINGS = ("operation", "case", "max error (allowed)", "ms", "GB/s", "of copy",
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m ddiff.kernels",
-        description=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m ddiff.kernels", None, ABOUT, formatter_class=raw)
     parser.add_argument("names", nargs="*", help="operations (default: all)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     only = parser.add_mutually_exclusive_group()
@@ -143,9 +140,9 @@ def shown(row: dict[str, Any]) -> list[str]:
 
 def report_cuda(path: Path, names: list[str]) -> None:
     from .building import ROOT
-    from .cuda_report import compiled, known_gpus, nvcc_release, sources
+    from .cuda_report import compiled, known_gpus, nvcc_release
 
-    files = {source.parent.name: source for source in sources(ROOT)}
+    files = {source.parent.name: source for source in ROOT.glob("*/*.cu")}
     gpus = known_gpus()
     uses = []
     for name in chosen(sorted(files), names):
@@ -155,7 +152,7 @@ def report_cuda(path: Path, names: list[str]) -> None:
     rows = []
     for (source, kernel), group in groupby(uses, lambda use: (use.source, use.kernel)):
         figures = [(use.registers, use.spills, use.stack, use.shared) for use in group]
-        rows.append([source, kernel, *(span(column) for column in zip(*figures, strict=True))])
+        rows.append([source, kernel, *map(span, zip(*figures, strict=True))])
     header = ("source", "kernel", "registers", "spills", "stack", "shared")
     show_table(header, rows, ", ".join(gpus), left=(0, 1))
     write_json(path, {"nvcc": nvcc_release(), "gpus": gpus, "kernels": [asdict(u) for u in uses]})

@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
-from ddiff.system.errors import KernelError
-from ddiff.system.files import cache_folder
+from ddiff.system.errors import DdiffError, KernelError
+from ddiff.system.files import cache_folder, replacing
 
 from . import compilers
 from .compilers import Device
@@ -86,7 +87,12 @@ def library(folder: Path, device: Device) -> Library:
         if _is_sealed(path, key):  # another process was quicker
             return Library(path, None)
         started = time.perf_counter()
-        _write(path, _build(source, compile_, link, limit), key)
+        content = _build(source, compile_, link, limit)
+        try:
+            with replacing(path) as file:
+                file.write(content + _seal(content, key))
+        except DdiffError as error:
+            raise KernelError(str(error)) from error
         return Library(path, time.perf_counter() - started)
 
 
@@ -106,16 +112,13 @@ def _key(source: Path, tools: list) -> str:
     """A hash of all that the library depends on."""
     headers = [*source.parent.glob("*.h"), *(source.parent.parent / "include").glob("*.h")]
     files = {str(path): path.read_text() for path in [source, *sorted(headers)]}
-    world = [files, tools, NINJA_FILE, torch.__version__, platform.libc_ver(), _processor()]
-    return hashlib.sha256(json.dumps(world).encode()).hexdigest()
-
-
-def _processor() -> list[str]:
-    """What -march=native depends on."""
     info = Path("/proc/cpuinfo")
     first = info.read_text().partition("\n\n")[0] if info.exists() else ""
-    named = r"^(?:cpu family|model|flags|Features|CPU part)\s*:.*"
-    return [platform.machine(), *re.findall(named, first, re.M)]
+    # what -march=native depends on
+    named = re.findall(r"^(?:cpu family|model|flags|Features|CPU part)\s*:.*", first, re.M)
+    processor = [platform.machine(), *named]
+    world = [files, tools, NINJA_FILE, torch.__version__, platform.libc_ver(), processor]
+    return hashlib.sha256(json.dumps(world).encode()).hexdigest()
 
 
 def _seal(content: bytes, key: str) -> bytes:
@@ -131,9 +134,11 @@ def _is_sealed(path: Path, key: str) -> bool:
 def _build(source: Path, compile_: list[str], link: list[str], limit: float) -> bytes:
     with tempfile.TemporaryDirectory(prefix="ddiff-") as name:
         folder = Path(name)
-        lines = [shlex.join(command).replace("$", "$$") for command in (compile_, link)]
-        escaped = re.sub(r"([$ :])", r"$\1", str(source))
-        text = NINJA_FILE.format(source=escaped, compile=lines[0], link=lines[1])
+        text = NINJA_FILE.format(
+            source=re.sub(r"([$ :])", r"$\1", str(source)),
+            compile=shlex.join(compile_).replace("$", "$$"),
+            link=shlex.join(link).replace("$", "$$"),
+        )
         (folder / "build.ninja").write_text(text)
         status, output = compilers.run([compilers.ninja(), "--quiet"], limit, folder)
         if status:
@@ -144,46 +149,35 @@ def _build(source: Path, compile_: list[str], link: list[str], limit: float) -> 
         return (folder / "kernel.so").read_bytes()
 
 
-def _write(path: Path, content: bytes, key: str) -> None:
-    part = path.with_suffix(".part")  # ours alone: we hold the lock
-    try:
-        with open(part, "wb") as file:
-            file.write(content + _seal(content, key))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise KernelError(f"cannot write {path}: {error.strerror}") from error
-
-
 @contextmanager
 def _lock(path: Path, limit: float) -> Iterator[None]:
     """One builder at a time. The system frees the lock of a process that dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT)
+        file = path.open("a+")
     except OSError as error:
         raise KernelError(f"cannot write {path}: {error.strerror}; set DDIFF_CACHE") from error
-    try:
-        _acquire(lock, path, limit)
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-        yield
-    finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough where the process forked
-        os.close(lock)
-
-
-def _acquire(lock: int, path: Path, limit: float) -> None:
-    end = time.monotonic() + limit
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with file:
+        end = time.monotonic() + limit
+        while not _acquired(file):
             if time.monotonic() > end:
                 raise KernelError(
                     f"process {path.read_text()} has held {path} for {limit:g} s; stop that "
                     "process, or let DDIFF_BUILD_TIMEOUT=SECONDS wait longer"
-                ) from None
+                )
             time.sleep(0.05)
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where the process forked
+
+
+def _acquired(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

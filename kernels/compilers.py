@@ -71,15 +71,9 @@ def run(command: list[str], timeout: float, cwd: Path | None = None) -> tuple[in
     """Exit status and output; after `timeout` seconds it and what it started are killed."""
     try:
         process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+            command, cwd=cwd, text=True, errors="replace", start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     except OSError as error:
         raise KernelError(f"cannot run {command[0]}: {error.strerror}") from error
     try:

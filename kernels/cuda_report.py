@@ -27,10 +27,6 @@ class Usage:
     shared: int  # static
 
 
-def sources(root: Path) -> list[Path]:
-    return sorted(root.glob("*/*.cu"))
-
-
 def known_gpus() -> list[str]:
     """Those of OLDEST and every newer one that nvcc knows."""
     status, output = compilers.run([*compilers.compiler("cuda"), "--list-gpu-code"], timeout=60)
@@ -45,32 +41,17 @@ def known_gpus() -> list[str]:
 
 def nvcc_release() -> str:
     output = compilers.version(compilers.compiler("cuda"))
-    release = re.search(r"release \S+ (\S+)", output)
-    return release[1] if release else output
+    return release[1] if (release := re.search(r"release \S+ (\S+)", output)) else output
 
 
 def compiled(source: Path, gpus: Sequence[str]) -> list[Usage]:
     """Every kernel for every GPU. Raises KernelError where nvcc refuses or warns."""
-    include = f"-I{source.parent.parent / 'include'}"
-    options = [
-        *compilers.FLAGS["cuda"],
-        *compilers.WERROR["cuda"],
-        "-Xptxas",
-        "-v",
-        "-t",
-        "2",
-        include,
-    ]
+    options = [*compilers.FLAGS["cuda"], *compilers.WERROR["cuda"], "-Xptxas", "-v", "-t", "2"]
+    options += [f"-I{source.parent.parent / 'include'}"]
     options += [option for gpu in gpus for option in compilers.gencode(gpu)]
     with tempfile.TemporaryDirectory(prefix="ddiff-") as name:
-        command = [
-            *compilers.compiler("cuda"),
-            *options,
-            "-c",
-            str(source),
-            "-o",
-            f"{name}/kernel.o",
-        ]
+        made = ["-c", str(source), "-o", f"{name}/kernel.o"]
+        command = [*compilers.compiler("cuda"), *options, *made]
         status, output = compilers.run(command, compilers.time_limit())
     if status:
         raise KernelError(f"{source} does not compile: {compilers.first_errors(output)}")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .building import load
-from .case import Case
 from .compilers import Device
 
 COPY_BYTES = 256 << 20  # beyond every cache
@@ -19,6 +18,19 @@ BUDGET = 2.0  # seconds: a call that has had them, and three readings, is left o
 SLICE = 0.005  # seconds: a reading repeats its call for so long
 
 Call = Callable[[], object]
+Outputs = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one operation, as `python -m ddiff.kernels` checks and times it."""
+
+    name: str  # "64 x 1 x 64^3, fp32"
+    native: Outputs  # runs the kernel, returns its outputs
+    reference: Outputs  # the torch reference on the same inputs
+    eager: Call  # what one writes in torch today: the baseline of the speed-up
+    bytes: int  # that must move: each input read once, each output written once
+    tolerance: float  # largest |difference| allowed between native and reference
 
 
 @dataclass(frozen=True)
@@ -30,11 +42,8 @@ class Timing:
     readings: int
 
     def milliseconds(self) -> dict[str, float]:
-        return {
-            "median": 1000 * self.median,
-            "spread": 1000 * self.spread,
-            "readings": self.readings,
-        }
+        return {"median": 1000 * self.median, "spread": 1000 * self.spread,
+                "readings": self.readings}  # fmt: skip
 
 
 def measured(case: Case, device: Device, copy: Call | None) -> dict[str, Any]:
@@ -62,15 +71,12 @@ def measured(case: Case, device: Device, copy: Call | None) -> dict[str, Any]:
 def max_error(case: Case) -> float:
     """Largest |native - reference| over all outputs; infinite where their forms differ."""
     native, reference = case.native(), case.reference()
-    if [form(tensor) for tensor in native] != [form(tensor) for tensor in reference]:
+    forms = [[(t.shape, t.dtype, t.device) for t in made] for made in (native, reference)]
+    if forms[0] != forms[1]:
         return float("inf")
     pairs = zip(native, reference, strict=True)
     worst = [(a.double() - b.double()).abs().max().item() for a, b in pairs if a.numel()]
     return max((float("inf") if error != error else error for error in worst), default=0.0)
-
-
-def form(tensor: Tensor) -> tuple:
-    return tensor.shape, tensor.dtype, tensor.device
 
 
 def interleaved(calls: Mapping[str, Call], device: Device, rounds: int = 11) -> dict[str, Timing]:

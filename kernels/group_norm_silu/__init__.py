@@ -1,19 +1,19 @@
 """Group norm, scale and shift, SiLU in one native operation; backward keeps only its input."""
 
-import ctypes
 import functools
 import struct
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ddiff.kernels.building import load
-from ddiff.kernels.compilers import Device
 from ddiff.system.errors import KernelError
 
-__all__ = ["group_norm"]
+from ..calling import function
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # math.h: enum Type
+__all__ = ["group_norm", "reference"]
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # call.h: enum Type
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 PACK = struct.Struct("20qd3q").pack  # call.h: struct Call
 BLOCK = 8192  # values of a sample that are worth a block of CUDA threads
@@ -49,6 +49,24 @@ def group_norm(
         return NORM(x, weight, bias, scale, shift, groups, silu, eps)[0]
 
 
+def reference(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = True,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`group_norm` as PyTorch writes it."""
+    y = F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+    if scale is not None and shift is not None:
+        space = (...,) + (None,) * (x.ndim - 2)
+        y = y * (1 + scale.to(x.dtype)[space]) + shift.to(x.dtype)[space]
+    return F.silu(y) if silu else y
+
+
 def _forward(x, weight, bias, scale, shift, groups, silu, eps):
     _check(x, weight, bias, scale, shift, groups)
     dense = x.contiguous(memory_format=FORMATS[x.ndim])
@@ -76,12 +94,8 @@ def _backward(dy, x, mean, rstd, weight, bias, scale, shift, groups, silu):
 
 def _formatted(y: Tensor, x: Tensor) -> Tensor:
     """Computed channels last; contiguous where x is, or is a slice of what is."""
-    return y.contiguous() if _is_plain(x) else y
-
-
-def _is_plain(x: Tensor) -> bool:
     last = x.is_contiguous(memory_format=FORMATS[x.ndim])
-    return not last and (x.is_contiguous() or x.stride(1) != 1)
+    return y.contiguous() if not last and (x.is_contiguous() or x.stride(1) != 1) else y
 
 
 def _call(suffix, maps, affine, groups, silu, eps) -> None:
@@ -105,24 +119,17 @@ def _call(suffix, maps, affine, groups, silu, eps) -> None:
         *(TYPES[x.dtype], silu, eps),
     )
     if x.is_cpu:
-        _function(suffix, "cpu")(PACK(*fields, 0, 0, 0))
+        function("group_norm_silu", "group_norm_silu" + suffix, "s", "cpu")(PACK(*fields, 0, 0, 0))
         return
     chunks = max(1, min(4 * _processors(x.device) // (batch or 1), size // BLOCK))
     each = 2 * (chunks * channels + groups)
     workspace = x.new_empty((batch, each), dtype=torch.float32)
     stream = torch.cuda.current_stream(x.device).cuda_stream
     with torch.cuda.device(x.device):
-        status = _function(suffix, "cuda")(PACK(*fields, workspace.data_ptr(), chunks, stream))
+        run = function("group_norm_silu", "group_norm_silu" + suffix, "s", "cuda")
+        status = run(PACK(*fields, workspace.data_ptr(), chunks, stream))
     if status:
         raise KernelError(f"group_norm: CUDA error {status} for x {_words(x)}")
-
-
-@functools.cache
-def _function(suffix: str, device: Device):
-    function = load("group_norm_silu", device)["ddiff_group_norm_silu" + suffix]
-    function.argtypes = [ctypes.c_char_p]
-    function.restype = ctypes.c_int if device == "cuda" else None
-    return function
 
 
 @functools.cache
@@ -131,9 +138,8 @@ def _processors(device: torch.device) -> int:
 
 
 def _check(x, weight, bias, scale, shift, groups) -> None:
-    """One quick look; what is wrong is said in words by `_mistakes`."""
-    wrong = "; ".join(_mistakes(x, weight, bias, scale, shift, groups))
-    if wrong:
+    """Raises KernelError, which says in words all that is wrong."""
+    if wrong := "; ".join(_mistakes(x, weight, bias, scale, shift, groups)):
         raise KernelError(f"group_norm: {wrong}")
 
 
@@ -144,18 +150,13 @@ def _mistakes(x, weight, bias, scale, shift, groups):
     channels = x.shape[1]
     if groups < 1 or channels < 1 or channels % groups:
         yield f"{channels} channels are not {groups} equal groups"
-    for name, value in (("weight", weight), ("bias", bias)):
-        fits = value.shape == (channels,) and value.dtype in TYPES
-        if not fits or value.device != x.device:
-            yield f"{name} is {_words(value)}, x {_words(x)}"
-    if scale is None and shift is None:
-        return
-    if scale is None or shift is None:
+    wanted = [("weight", weight, (channels,)), ("bias", bias, (channels,))]
+    if (scale is None) != (shift is None):
         yield "scale and shift come together or not at all"
-        return
-    for name, value in (("scale", scale), ("shift", shift)):
-        fits = value.shape == x.shape[:2] and value.dtype in TYPES
-        if not fits or value.device != x.device:
+    elif scale is not None:
+        wanted += [("scale", scale, x.shape[:2]), ("shift", shift, x.shape[:2])]
+    for name, value, shape in wanted:
+        if value.shape != shape or value.dtype not in TYPES or value.device != x.device:
             yield f"{name} is {_words(value)}, x {_words(x)}"
 
 

@@ -1,10 +1,11 @@
 """Norms of the U-Nets, batch 8 and 16, and of a volume at full resolution."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from ..case import Case
+from ..measuring import Case
 from . import FORMATS, NORM, NORM_BACKWARD, group_norm, reference
 
 SHAPES: list[tuple[tuple[int, ...], int]] = [  # [B, C, *S], groups
@@ -24,66 +25,48 @@ SHAPES: list[tuple[tuple[int, ...], int]] = [  # [B, C, *S], groups
 
 def cases(device: str) -> list[Case]:
     """Tolerances: one unit in the last place of a value below 8."""
-    forward = [_forward(*shape, torch.bfloat16, 2**-5, device) for shape in SHAPES]
-    forward.append(_forward(*SHAPES[0], torch.float32, 1e-5, device))
-    return forward + [_backward(*shape, torch.bfloat16, 2**-5, device) for shape in SHAPES]
+    pairs = [list(_passes(*shape, torch.bfloat16, 2**-5, device)) for shape in SHAPES]
+    single = next(_passes(*SHAPES[0], torch.float32, 1e-5, device))
+    return [forward for forward, _ in pairs] + [single] + [backward for _, backward in pairs]
 
 
-def _forward(shape, groups: int, dtype: torch.dtype, tolerance: float, device: str) -> Case:
-    x, weight, bias, _ = _inputs(shape, dtype, device)
+def _passes(
+    shape: tuple[int, ...], groups: int, dtype: torch.dtype, tolerance: float, device: str
+) -> Iterator[Case]:
+    """Forward, then backward."""
+    layout = FORMATS[len(shape)]
+    generator = torch.Generator(device).manual_seed(1)
+    both = torch.randn(2, *shape, generator=generator, device=device).to(dtype)
+    x, dy = (value.contiguous(memory_format=layout) for value in both)
+    weight, bias = torch.rand(2, shape[1], generator=generator, device=device)
     typed = weight.to(dtype), bias.to(dtype)
-
-    def native() -> list[Tensor]:
-        return [group_norm(x, groups, weight, bias)]
-
-    def plain() -> list[Tensor]:
-        return [reference.group_norm(x.float(), groups, weight, bias).to(dtype)]
-
-    def eager() -> Tensor:
-        return F.silu(F.group_norm(x, groups, *typed))
-
-    moved = 2 * x.numel() * x.element_size()
-    return Case(_name(shape, dtype), native, plain, eager, moved, tolerance)
-
-
-def _backward(shape, groups: int, dtype: torch.dtype, tolerance: float, device: str) -> Case:
-    x, weight, bias, dy = _inputs(shape, dtype, device)
+    kind = {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
+    name = f"{shape[0]} x {shape[1]} x {shape[2]}^{len(shape) - 2}, {kind}"
+    moved = x.numel() * x.element_size()
+    yield Case(
+        name=name,
+        native=lambda: [group_norm(x, groups, weight, bias)],
+        reference=lambda: [reference(x.float(), groups, weight, bias).to(dtype)],
+        eager=lambda: F.silu(F.group_norm(x, groups, *typed)),
+        bytes=2 * moved,
+        tolerance=tolerance,
+    )
     _, mean, rstd = NORM(x, weight, bias, None, None, groups, True, 1e-5)
     leaf, wide = x.clone().requires_grad_(), x.float().requires_grad_()
-    typed = weight.to(dtype), bias.to(dtype)
+    saved = mean, rstd, weight, bias, None, None
     with torch.enable_grad():
         y = F.silu(F.group_norm(leaf, groups, *typed))
 
-    def native() -> list[Tensor]:
-        saved = mean, rstd, weight, bias, None, None
-        return [NORM_BACKWARD(dy, x, *saved, groups, True)[0]]
-
-    def plain() -> list[Tensor]:
+    def plain() -> list[torch.Tensor]:
         with torch.enable_grad():
-            exact = reference.group_norm(wide, groups, weight, bias)
+            exact = reference(wide, groups, weight, bias)
         return [torch.autograd.grad(exact, wide, dy.float())[0].to(dtype)]
 
-    def eager() -> object:
-        return torch.autograd.grad(y, leaf, dy, retain_graph=True)
-
-    moved = 3 * x.numel() * x.element_size()
-    return Case(f"{_name(shape, dtype)}, backward", native, plain, eager, moved, tolerance)
-
-
-def _inputs(shape, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, weight, bias, dy."""
-    generator = torch.Generator(device).manual_seed(1)
-    x, dy = torch.randn(2, *shape, generator=generator, device=device).to(dtype)
-    weight, bias = torch.rand(2, shape[1], generator=generator, device=device)
-    layout = FORMATS[len(shape)]
-    return (
-        x.contiguous(memory_format=layout),
-        weight,
-        bias,
-        dy.contiguous(memory_format=layout),
+    yield Case(
+        name=f"{name}, backward",
+        native=lambda: [NORM_BACKWARD(dy, x, *saved, groups, True)[0]],
+        reference=plain,
+        eager=lambda: torch.autograd.grad(y, leaf, dy, retain_graph=True),
+        bytes=3 * moved,
+        tolerance=tolerance,
     )
-
-
-def _name(shape, dtype: torch.dtype) -> str:
-    kind = {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
-    return f"{shape[0]} x {shape[1]} x {shape[2]}^{len(shape) - 2}, {kind}"

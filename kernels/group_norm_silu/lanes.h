@@ -2,7 +2,7 @@
 #pragma once
 #include <type_traits>
 
-#include "math.h"
+#include "call.h"
 
 #ifdef __AVX512F__
 #define LANES 16

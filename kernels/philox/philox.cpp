@@ -4,14 +4,15 @@ using namespace ddiff;
 
 extern "C" {
 
-void ddiff_normal(const int64_t* samples, const int64_t* step, int64_t key, int64_t batch,
-                  int64_t size, float* out) {
+int ddiff_normal(const int64_t* samples, const int64_t* step, int64_t key, int64_t batch,
+                 int64_t size, float* out) {
   const bool past_cache = batch * size > CACHED;
   for_tiles(batch, size, [=](int64_t sample, int64_t first, int count) {
     alignas(64) float n[VALUES];
     tile_normals(key, samples[sample], uint32_t(*step), uint32_t(first / 4), n);
     store(out + sample * size + first, n, count, past_cache);
   });
+  return 0;
 }
 
 // For the tests: the words themselves, [batch, blocks, 4].

@@ -1,20 +1,15 @@
-"""One step of a plan in one pass over memory: guidance, x_0, clamp, combination, fresh noise."""
+"""One step of a plan in one pass over memory: guidance, x_0, clamp, combination, fresh noise; and
+the noising of training. Each beside its reference in plain torch, of the same signature."""
 
-import functools
 import math
-from collections.abc import Iterator
-from ctypes import c_bool, c_float, c_int, c_int64, c_void_p
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddiff.system.errors import KernelError
 
-from ..building import load
-from ..compilers import Device
-from ..philox.checks import check, unlike, words
-from .reference import noise_reference, reference
+from ..calling import call, require
+from ..philox import normal
 
 __all__ = ["add_noise", "noise_reference", "reference", "solver_step"]
 
@@ -55,7 +50,7 @@ def solver_step(
     torch.ops.ddiff.solver_step(x, pred, x_0, table, step, samples, key, clamp, noisy)
 
 
-def _checked(
+def reference(
     x: Tensor,
     pred: Tensor,
     x_0: Tensor | None,
@@ -66,21 +61,37 @@ def _checked(
     clamp: float | None,
     noisy: bool,
 ) -> None:
-    check("solver_step", _mistakes(x, pred, x_0, table, step, samples))
+    """`solver_step` in plain torch. Waits for nothing on the device."""
+    p, q, a, b, c, d, w = table.index_select(0, step.view(1))[0].unbind()
+    pred = pred.float()
+    if len(pred) != len(x):
+        labelled, unlabelled = pred.chunk(2)
+        pred = (1 + w) * labelled - w * unlabelled
+    estimate = p * x + q * pred
+    if clamp is not None:
+        estimate = estimate.clamp(-clamp, clamp)
+    x.mul_(a).add_(b * estimate)
+    if x_0 is not None:
+        x.add_(torch.where(c == 0, 0.0, c * x_0))
+        x_0.copy_(estimate)
+    if noisy:
+        x.add_(d * normal(key, samples, step + 1, x.shape[1:]))
 
 
-def _native(
-    x: Tensor,
-    pred: Tensor,
-    x_0: Tensor | None,
-    table: Tensor,
-    step: Tensor,
-    samples: Tensor,
-    key: int,
-    clamp: float | None,
-    noisy: bool,
-) -> None:
-    check("solver_step", _mistakes(x, pred, x_0, table, step, samples))
+def _check(x, pred, x_0, table, step, samples, *_) -> None:
+    batch = len(pred) if len(pred) == 2 * len(x) else len(x)
+    dtype = pred.dtype if pred.dtype in TYPES else torch.float32
+    require("solver_step: x", x, torch.float32, x.shape, x.device)
+    require("solver_step: pred", pred, dtype, (batch, *x.shape[1:]), x.device)
+    if x_0 is not None:
+        require("solver_step: x_0", x_0, torch.float32, x.shape, x.device)
+    require("solver_step: table", table, torch.float32, (len(table), 7), x.device)
+    require("solver_step: step", step, torch.int64, (), x.device)
+    require("solver_step: samples", samples, torch.int64, (len(x),), x.device)
+
+
+def _native(x, pred, x_0, table, step, samples, key, clamp, noisy) -> None:
+    _check(x, pred, x_0, table, step, samples)
     if not x.numel():
         return
     values = (
@@ -89,43 +100,8 @@ def _native(
         *(step.data_ptr(), samples.data_ptr(), key),
         *(math.inf if clamp is None else clamp, noisy, len(x), x.numel() // len(x)),
     )
-    if x.is_cpu:
-        if _function("cpu")(*values):
-            raise KernelError(f"solver_step: step {int(step)} is not in 0..{len(table) - 1}")
-        return
-    with torch.cuda.device(x.device):
-        status = _function("cuda")(*values, torch.cuda.current_stream().cuda_stream)
-    if status:
-        raise KernelError(f"solver_step: CUDA error {status} for x {words(x)}")
-
-
-def _mistakes(
-    x: Tensor, pred: Tensor, x_0: Tensor | None, table: Tensor, step: Tensor, samples: Tensor
-) -> Iterator[str]:
-    yield from unlike("x", x, torch.float32, x.shape, x.device)
-    batch = len(pred) if len(pred) == 2 * len(x) else len(x)
-    dtype = pred.dtype if pred.dtype in TYPES else torch.float32
-    yield from unlike("pred", pred, dtype, (batch, *x.shape[1:]), x.device)
-    if x_0 is not None:
-        yield from unlike("x_0", x_0, torch.float32, x.shape, x.device)
-    yield from unlike("table", table, torch.float32, (len(table), 7), x.device)
-    yield from unlike("step", step, torch.int64, (), x.device)
-    yield from unlike("samples", samples, torch.int64, (len(x),), x.device)
-
-
-@functools.cache
-def _function(device: Device) -> Any:
-    function = load("solver_step", device).ddiff_solver_step
-    function.argtypes = [c_void_p, c_void_p, c_int, c_bool, c_void_p, c_void_p, c_int64]
-    function.argtypes += [c_void_p, c_void_p, c_int64, c_float, c_bool, c_int64, c_int64]
-    function.argtypes += [c_void_p] if device == "cuda" else []
-    function.restype = c_int
-    return function
-
-
-_library.impl("solver_step", _native, "CPU")
-_library.impl("solver_step", _native, "CUDA")
-torch.library.register_fake("ddiff::solver_step", _checked, lib=_library)
+    if call("solver_step", "solver_step", "ppi?ppqppqf?qq", x, *values):
+        raise KernelError(f"solver_step: step {int(step)} is not in 0..{len(table) - 1}")
 
 
 def add_noise(
@@ -140,49 +116,36 @@ def add_noise(
     return torch.ops.ddiff.add_noise(x_0, coefficients, samples, key, draw)
 
 
-def _noised_empty(
+def noise_reference(
     x_0: Tensor, coefficients: Tensor, samples: Tensor, key: int, draw: int
 ) -> tuple[Tensor, Tensor]:
-    check("add_noise", _noise_mistakes(x_0, coefficients, samples, draw))
+    """`add_noise` in plain torch."""
+    eps = normal(key, samples, draw, x_0.shape[1:])
+    alpha, sigma, e, s = coefficients.view(-1, 4, *[1] * (x_0.ndim - 1)).unbind(1)
+    return alpha * x_0 + sigma * eps, e * eps + s * x_0
+
+
+def _noised_empty(x_0, coefficients, samples, key, draw) -> tuple[Tensor, Tensor]:
+    device = x_0.device
+    require("add_noise: x_0", x_0, torch.float32, x_0.shape, device)
+    require("add_noise: coefficients", coefficients, torch.float32, (len(x_0), 4), device)
+    require("add_noise: samples", samples, torch.int64, (len(x_0),), device)
+    if not 0 <= draw < 1 << 32:
+        raise KernelError(f"add_noise: draw {draw} is not in 0..2^32 - 1")
     return torch.empty_like(x_0), torch.empty_like(x_0)
 
 
-def _noised_native(
-    x_0: Tensor, coefficients: Tensor, samples: Tensor, key: int, draw: int
-) -> tuple[Tensor, Tensor]:
+def _noised(x_0, coefficients, samples, key, draw) -> tuple[Tensor, Tensor]:
     x_t, target = _noised_empty(x_0, coefficients, samples, key, draw)
-    if not x_0.numel():
-        return x_t, target
-    pointers = x_0.data_ptr(), coefficients.data_ptr(), samples.data_ptr()
-    outputs = x_t.data_ptr(), target.data_ptr()
-    values = (*pointers, key, draw, *outputs, len(x_0), x_0.numel() // len(x_0))
-    if x_0.is_cpu:
-        _noise_function("cpu")(*values)
-        return x_t, target
-    with torch.cuda.device(x_0.device):
-        status = _noise_function("cuda")(*values, torch.cuda.current_stream().cuda_stream)
-    if status:
-        raise KernelError(f"add_noise: CUDA error {status} for x_0 {words(x_0)}")
+    if x_0.numel():
+        pointers = x_0.data_ptr(), coefficients.data_ptr(), samples.data_ptr()
+        values = (*pointers, key, draw, x_t.data_ptr(), target.data_ptr(), len(x_0))
+        call("solver_step", "add_noise", "pppqqppqq", x_0, *values, x_0.numel() // len(x_0))
     return x_t, target
 
 
-def _noise_mistakes(x_0: Tensor, coefficients: Tensor, samples: Tensor, draw: int) -> Iterator[str]:
-    yield from unlike("x_0", x_0, torch.float32, x_0.shape, x_0.device)
-    yield from unlike("coefficients", coefficients, torch.float32, (len(x_0), 4), x_0.device)
-    yield from unlike("samples", samples, torch.int64, (len(x_0),), x_0.device)
-    if not 0 <= draw < 1 << 32:
-        yield f"draw {draw} is not in 0..2^32 - 1"
-
-
-@functools.cache
-def _noise_function(device: Device) -> Any:
-    function = load("solver_step", device).ddiff_add_noise
-    function.argtypes = [c_void_p] * 3 + [c_int64] * 2 + [c_void_p] * 2 + [c_int64] * 2
-    function.argtypes += [c_void_p] if device == "cuda" else []
-    function.restype = c_int if device == "cuda" else None
-    return function
-
-
-_library.impl("add_noise", _noised_native, "CPU")
-_library.impl("add_noise", _noised_native, "CUDA")
+for _device in ("CPU", "CUDA"):
+    _library.impl("solver_step", _native, _device)
+    _library.impl("add_noise", _noised, _device)
+torch.library.register_fake("ddiff::solver_step", _check, lib=_library)
 torch.library.register_fake("ddiff::add_noise", _noised_empty, lib=_library)

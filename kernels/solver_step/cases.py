@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..case import Case
+from ..measuring import Case
 from . import add_noise, noise_reference, reference, solver_step
 
 LARGE, SMALL = (64, 1, 64, 64, 64), (8, 3, 32, 32)
@@ -39,50 +39,37 @@ def _case(
     start = torch.randn(shape, generator=generator, device=device)
     halves = 2 if scale else 1
     pred = torch.randn(halves * shape[0], *shape[1:], generator=generator, device=device).to(dtype)
-    x, x_0 = start.clone(), start.clone() if multistep else None
     table = torch.tensor([[*ROW, scale]], device=device)
     step = torch.zeros((), dtype=torch.int64, device=device)
     samples = torch.arange(shape[0], device=device)
-    rest = table, step, samples, KEY, 1.0, noisy
 
-    def run(step: Callable[..., None], x: Tensor, x_0: Tensor | None) -> Sequence[Tensor]:
-        step(x, pred, x_0, *rest)
-        return (x,) if x_0 is None else (x, x_0)
+    def repeated(run: Callable[..., None]) -> Callable[[], Sequence[Tensor]]:
+        """Steps in place again and again: |a| + |b| < 1 and the clamp keep x finite."""
+        x, x_0 = start.clone(), start.clone() if multistep else None
 
-    # in place again and again: |a| + |b| < 1 and the clamp keep x finite
-    first = start.clone(), start.clone() if multistep else None
+        def call() -> Sequence[Tensor]:
+            run(x, pred, x_0, table, step, samples, KEY, 1.0, noisy)
+            return (x,) if x_0 is None else (x, x_0)
 
-    def native() -> Sequence[Tensor]:
-        return run(solver_step, x, x_0)
-
-    def plain() -> Sequence[Tensor]:
-        return run(reference, *first)
-
-    per_value = 8 + halves * dtype.itemsize + (8 if multistep else 0)
-    eager = _eager(start, pred, scale, noisy, multistep)
-    return Case(name, native, plain, eager, start.numel() * per_value, 5e-6)
-
-
-def _eager(
-    x: Tensor, pred: Tensor, scale: float, noisy: bool, multistep: bool
-) -> Callable[[], object]:
-    """The same step as `diffusion.solve` does it."""
-    p, q, a, b, c, d = ROW
+        return call
 
     def eager() -> Tensor:
+        """The same step as `diffusion.solve` does it."""
+        p, q, a, b, c, d = ROW
         g = pred
         if scale:
             labelled, unlabelled = pred.chunk(2)
             g = (1 + scale) * labelled - scale * unlabelled
-        x_0 = (p * x + q * g.to(x.dtype)).clamp(-1, 1)
-        new = a * x + b * x_0
+        x_0 = (p * start + q * g.to(start.dtype)).clamp(-1, 1)
+        new = a * start + b * x_0
         if multistep:
-            new = new + c * x
+            new = new + c * start
         if noisy:
-            new = new + d * torch.randn_like(x)
+            new = new + d * torch.randn_like(start)
         return new
 
-    return eager
+    moved = start.numel() * (8 + halves * dtype.itemsize + (8 if multistep else 0))
+    return Case(name, repeated(solver_step), repeated(reference), eager, moved, 5e-6)
 
 
 def _noise_case(device: str, shape: tuple[int, ...]) -> Case:
@@ -91,18 +78,18 @@ def _noise_case(device: str, shape: tuple[int, ...]) -> Case:
     angle = torch.rand(shape[0], generator=generator, device=device)
     a, b = angle.cos(), angle.sin()
     coefficients = torch.stack([a, b, a, -b], dim=1)  # the objective is v
-    samples = torch.arange(shape[0], device=device)
-
-    def native() -> Sequence[Tensor]:
-        return add_noise(x_0, coefficients, samples, KEY, 7)
-
-    def plain() -> Sequence[Tensor]:
-        return noise_reference(x_0, coefficients, samples, KEY, 7)
+    inputs = x_0, coefficients, torch.arange(shape[0], device=device), KEY, 7
 
     def eager() -> Sequence[Tensor]:
         eps = torch.randn_like(x_0)
         alpha, sigma, e, s = coefficients.view(-1, 4, *[1] * (x_0.ndim - 1)).unbind(1)
         return alpha * x_0 + sigma * eps, e * eps + s * x_0
 
-    name = f"add_noise {' x '.join(map(str, shape))}"
-    return Case(name, native, plain, eager, 12 * x_0.numel(), 5e-6)
+    return Case(
+        name=f"add_noise {' x '.join(map(str, shape))}",
+        native=lambda: add_noise(*inputs),
+        reference=lambda: noise_reference(*inputs),
+        eager=eager,
+        bytes=12 * x_0.numel(),
+        tolerance=5e-6,
+    )

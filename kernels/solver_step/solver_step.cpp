@@ -63,9 +63,9 @@ extern "C" int ddiff_solver_step(float* x, const void* pred, int type, bool is_g
 }
 
 // x_t and the target of training, with their noise, in one pass.
-extern "C" void ddiff_add_noise(const float* x_0, const float* coefficients,
-                                const int64_t* samples, int64_t key, int64_t draw, float* x_t,
-                                float* target, int64_t batch, int64_t size) {
+extern "C" int ddiff_add_noise(const float* x_0, const float* coefficients,
+                               const int64_t* samples, int64_t key, int64_t draw, float* x_t,
+                               float* target, int64_t batch, int64_t size) {
   const bool past_cache = batch * size > ddiff::CACHED;
   ddiff::for_tiles(batch, size, [=](int64_t sample, int64_t first, int count) {
     alignas(64) float n[ddiff::VALUES], noised[ddiff::VALUES], wanted[ddiff::VALUES];
@@ -77,4 +77,5 @@ extern "C" void ddiff_add_noise(const float* x_0, const float* coefficients,
     ddiff::store(x_t + at, noised, count, past_cache);
     ddiff::store(target + at, wanted, count, past_cache);
   });
+  return 0;
 }

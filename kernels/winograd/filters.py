@@ -9,26 +9,24 @@ from torch import Tensor
 
 from ddiff.system.errors import KernelError
 
-Tile = tuple[int, int]
-TILES: tuple[Tile, ...] = ((2, 2), (2, 4), (4, 4))
+TILE, SIDE = 4, 6  # outputs and points of a tile along an axis
 LANES = 16
 PER_WORD = {torch.float32: 1, torch.bfloat16: 2}  # channels in 32 bits
 PROCESSOR = {"avx2": torch.cpu._is_avx2_supported(), "amx": torch.cpu._is_amx_tile_supported()}
-# Points of evaluation besides infinity. F(4, 3) has those of the smallest error: notes.md.
-POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.66, -0.66, 1.54, -1.54)}
+POINTS = 0.0, 0.66, -0.66, 1.54, -1.54  # and infinity, of the smallest error: notes.md
 
 
 @cache
-def matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A [m + 2, m], G [m + 2, 3], B [m + 2, m + 2] of F(m, 3), float64: y = A' ((G w) * (B d)).
+def matrices() -> tuple[Tensor, Tensor, Tensor]:
+    """A [6, 4], G [6, 3], B [6, 6] of F(4, 3), float64: y = A' ((G w) * (B d)).
 
     Toom and Cook's construction: with p(x) = prod (x - x_k), row k of B holds the coefficients of
     p(x) / (x - x_k), of A and G the powers of x_k, G divided by p'(x_k); infinity comes last.
     """
-    points = torch.tensor(POINTS[m], dtype=torch.float64)
+    points = torch.tensor(POINTS, dtype=torch.float64)
     n = len(points)
-    A, G, B = (torch.zeros(n + 1, width, dtype=torch.float64) for width in (m, 3, n + 1))
-    A[:n], G[:n] = points[:, None] ** torch.arange(m), points[:, None] ** torch.arange(3)
+    A, G, B = (torch.zeros(n + 1, width, dtype=torch.float64) for width in (TILE, 3, n + 1))
+    A[:n], G[:n] = points[:, None] ** torch.arange(TILE), points[:, None] ** torch.arange(3)
     A[n, -1] = G[n, -1] = 1
     for k in range(n + 1):
         others = torch.cat([points[:k], points[k + 1 :]])
@@ -42,18 +40,10 @@ def matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
     return A, G, B
 
 
-def pack(
-    weight: Tensor,
-    dtype: torch.dtype,
-    tile: Tile = (4, 4),
-    transposed: bool = False,
-    upsample: bool = False,
-) -> Tensor:
+def pack(weight: Tensor, dtype: torch.dtype, upsample: bool = False) -> Tensor:
     """weight [O, C, 3, 3] or [O, C, 3, 3, 3] -> what `conv` takes as its weight, in `dtype`:
-    [phases, O / 16, tile_h + 2, tile_w + 2, taps, C / n, 16, n], n = 2 for bfloat16, else 1.
+    [phases, O / 16, 6, 6, taps, C / n, 16, n], n = 2 for bfloat16, else 1.
 
-    tile: outputs along the last two axes; smaller tiles multiply more, and round less.
-    transposed: for the convolution that makes the input's gradient of the output's.
     upsample: for the convolution of an input whose values are repeated twice along each axis.
     """
     if dtype not in PER_WORD or weight.ndim not in (4, 5) or set(weight.shape[2:]) != {3}:
@@ -61,33 +51,28 @@ def pack(
             f"winograd: weights of 3 x 3 and 3 x 3 x 3 are packed into float32 or bfloat16; "
             f"this is {list(weight.shape)} into {dtype}"
         )
-    if tile not in TILES:
-        raise KernelError(f"winograd: no tile {tile}; choose one of {TILES}")
-    if transposed and upsample:
-        raise KernelError("winograd: the gradient of an upsampling convolution is not one of these")
-    if transposed:
-        weight = weight.transpose(0, 1).flip(list(range(2, weight.ndim)))
     taps = weight.detach().double()
-    u = points(_phases(taps) if upsample else taps[None], tile)
+    u = points(_phases(taps) if upsample else taps[None])
     if dtype == torch.bfloat16:
-        (A, _, B), (A_w, _, B_w) = map(matrices, tile)
-        error = torch.kron((A @ A.T) * (B @ B.T), (A_w @ A_w.T) * (B_w @ B_w.T))
-        u = rounded(u.flatten(4), error).reshape(u.shape)
+        A, _, B = matrices()
+        error = (A @ A.T) * (B @ B.T)
+        u = rounded(u.flatten(4), torch.kron(error, error)).reshape(u.shape)
     return laid_out(u, dtype)
 
 
-def points(weight: Tensor, tile: Tile) -> Tensor:
-    """weight [phases, O, C, *K] float64 -> [phases, O, C, taps, tile_h + 2, tile_w + 2] float32."""
-    G, G_w = (matrices(m)[1] for m in tile)
+def points(weight: Tensor) -> Tensor:
+    """weight [phases, O, C, *K] float64 -> [phases, O, C, taps, 6, 6] float32."""
+    _, G, _ = matrices()
     taps = weight.reshape(*weight.shape[:3], -1, 3, 3)
-    return torch.einsum("pi,foctij,qj->foctpq", G, taps, G_w).float()
+    return torch.einsum("pi,foctij,qj->foctpq", G, taps, G).float()
 
 
 def laid_out(u: Tensor, dtype: torch.dtype) -> Tensor:
     """`points` as the kernel reads them."""
     phases, outputs, inputs = u.shape[:3]
     n = PER_WORD[dtype]
-    whole = u.new_zeros(phases, _up(outputs, LANES), _up(inputs, n), *u.shape[3:])
+    padded = -(-outputs // LANES) * LANES, -(-inputs // n) * n
+    whole = u.new_zeros(phases, *padded, *u.shape[3:])
     whole[:, :outputs, :inputs] = u
     whole = whole.unflatten(2, (-1, n)).unflatten(1, (-1, LANES))  # [f, O/16, 16, C/n, n, t, p, q]
     return whole.permute(0, 1, 6, 7, 5, 3, 2, 4).to(dtype).contiguous()
@@ -103,10 +88,6 @@ def _phases(weight: Tensor) -> Tensor:
         pair = torch.stack([a, b + c, *zero], axis), torch.stack([*zero, a + b, c], axis)
         weight = torch.cat(pair)
     return weight
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def rounded(points: Tensor, error: Tensor) -> Tensor:
@@ -129,15 +110,13 @@ def rounded(points: Tensor, error: Tensor) -> Tensor:
 
 
 def pays(weight_shape: Sequence[int], spatial: Sequence[int], dtype: torch.dtype) -> bool:
-    """Whether tiles of (4, 4) are faster on this CPU than oneDNN's convolution: notes.md."""
+    """Whether this is faster on this CPU than oneDNN's convolution: notes.md."""
     outputs, inputs, *kernel = weight_shape
     if set(kernel) != {3} or len(kernel) not in (2, 3) or min(outputs, inputs) < 32:
         return False
     height, width = spatial[-2:]
-    saved = 9 * height * width / (36 * math.ceil(height / 4) * math.ceil(width / 4))
-    return saved >= 2 and dtype in PER_WORD and _suits(dtype)
-
-
-def _suits(dtype: torch.dtype) -> bool:
-    """Whether this processor has wide vectors, and nothing faster for such products."""
-    return PROCESSOR["avx2"] and not (dtype == torch.bfloat16 and PROCESSOR["amx"])
+    tiles = math.ceil(height / TILE) * math.ceil(width / TILE)
+    saved = 9 * height * width / (SIDE**2 * tiles)
+    # wide vectors, and nothing faster for such products
+    suits = PROCESSOR["avx2"] and not (dtype == torch.bfloat16 and PROCESSOR["amx"])
+    return saved >= 2 and dtype in PER_WORD and suits

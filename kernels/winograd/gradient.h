@@ -1,4 +1,4 @@
-// Gradient of the weights and of the bias, in the points of Winograd's F(MH x MW, 3 x 3):
+// Gradient of the weights and of the bias, in the points of Winograd's F(4 x 4, 3 x 3):
 // dw = G^T (sum over tiles of (A dy A^T) * (B^T d B)) G.
 //
 // Tiles come in panels, so that v and z, the points of x and of dy, need little memory and are
@@ -16,16 +16,15 @@ constexpr int64_t kSums = 64;        // products that are at least summed before
 constexpr int64_t kRowVectors = 3;   // of outputs in one task, at most
 
 
-template <typename T, int MH, int MW>
+template <typename T>
 struct WeightGradient {
-  static constexpr int PH = MH + 2, PW = MW + 2, P = PH * PW;
   static constexpr int64_t kPer = 4 / sizeof(T);  // tiles in a word
   const Shape s;
   const T *x, *dy;
   const Strides to;
   float *dw, *db;
 
-  const int64_t tiles_y = divided(s.height, MH), tiles_x = divided(s.width, MW);
+  const int64_t tiles_y = divided(s.height, kTile), tiles_x = divided(s.width, kTile);
   const int64_t tiles = s.batch * tiles_y * tiles_x, groups = divided(tiles, kPer);
   const int64_t ins = divided(s.inputs, kLanes), outs = divided(s.outputs, kLanes);
   const int64_t panels = divided(groups, most());
@@ -33,15 +32,15 @@ struct WeightGradient {
   const int64_t point = (words + 1) * kLanes;  // a line between points, as in the convolution
 
   int64_t most() const {  // groups of tiles, all slices, in a panel
-    const int64_t bytes = P * s.depth * (ins + outs) * kLanes * 4;
+    const int64_t bytes = kPoints * s.depth * (ins + outs) * kLanes * 4;
     return std::max(kPanel / bytes, divided(kSums, s.depth));
   }
 
   void run(int threads) const {
-    const int64_t maps = (ins + outs) * P * point, blank = std::max(ins, outs) * kLanes;
+    const int64_t maps = (ins + outs) * kPoints * point, blank = std::max(ins, outs) * kLanes;
     char* shared = scratch<Use::shared>((maps + blank + words * outs * kLanes) * 4);
     uint32_t* v = reinterpret_cast<uint32_t*>(shared);
-    uint32_t *z = v + ins * P * point, *zeros = v + maps;
+    uint32_t *z = v + ins * kPoints * point, *zeros = v + maps;
     float* sums = reinterpret_cast<float*>(zeros + blank);  // of dy [words, outputs]
     std::memset(zeros, 0, blank * 4);
 
@@ -69,29 +68,29 @@ struct WeightGradient {
   // One word: a group's tiles in one slice.
   void read(int64_t group, int64_t slice, const T* zeros, uint32_t* v, uint32_t* z,
             float* sum) const {
-    const T *in[kPer][P], *out[kPer][MH * MW];
+    const T *in[kPer][kPoints], *out[kPer][kTile * kTile];
     for (int64_t i = 0; i < kPer; ++i) {
       const int64_t tile = group * kPer + i, image = tile / (tiles_x * tiles_y);
-      const int64_t top = tile / tiles_x % tiles_y * MH, left = tile % tiles_x * MW;
+      const int64_t top = tile / tiles_x % tiles_y * kTile, left = tile % tiles_x * kTile;
       const int64_t origin = (image * s.depth + slice) * s.height * s.width;
       const auto place = [&](const T* map, int64_t channels, int64_t y, int64_t x) {
         const bool inside = y >= 0 && y < s.height && x >= 0 && x < s.width && tile < tiles;
         return inside ? map + (origin + y * s.width + x) * channels : zeros;
       };
-      for (int p = 0; p < P; ++p)
-        in[i][p] = place(x, s.inputs, top + p / PW - 1, left + p % PW - 1);
-      for (int q = 0; q < MH * MW; ++q)
-        out[i][q] = place(dy, s.outputs, top + q / MW, left + q % MW);
+      for (int p = 0; p < kPoints; ++p)
+        in[i][p] = place(x, s.inputs, top + p / kSide - 1, left + p % kSide - 1);
+      for (int q = 0; q < kTile * kTile; ++q)
+        out[i][q] = place(dy, s.outputs, top + q / kTile, left + q % kTile);
     }
     each_vector(s.inputs, [&](int64_t c, int n) {
       transformed(v, c, [&](int64_t i, auto put) {
-        transform_input<T, MH, MW>(in[i], c, n, put);
+        transform_input<T>(in[i], c, n, put);
       });
     });
     each_vector(s.outputs, [&](int64_t o, int n) {
       Floats total = {};
       transformed(z, o, [&](int64_t i, auto put) {
-        total += transform_gradient<T, MH, MW>(out[i], o, n, put);
+        total += transform_gradient<T>(out[i], o, n, put);
       });
       store(sum + o, total);
     });
@@ -107,11 +106,11 @@ struct WeightGradient {
   // Points of the tiles of a word, by transform(tile, put).
   template <typename Transform>
   INLINE void transformed(uint32_t* map, int64_t channel, Transform transform) const {
-    uint32_t* to = map + channel / kLanes * P * point + channel % kLanes;
+    uint32_t* to = map + channel / kLanes * kPoints * point + channel % kLanes;
     if constexpr (kPer == 1) {
       transform(0, [=](int p, Floats value) { store(to + p * point, (Words)value); });
     } else {
-      Floats first[P];
+      Floats first[kPoints];
       transform(0, [&](int p, Floats value) { first[p] = value; });
       transform(1, [&](int p, Floats value) { store(to + p * point, paired(first[p], value)); });
     }
@@ -135,12 +134,12 @@ struct WeightGradient {
     const int64_t n = c.size(), row = n * kLanes;
     const int64_t all = std::min(o.end * kLanes, s.outputs) - o.begin * kLanes;
     const int64_t stride = all * row + kLanes;
-    float* m = reinterpret_cast<float*>(scratch<Use::own>(P * stride * sizeof(float)));
-    for (int64_t p = 0; p < P; ++p)
+    float* m = reinterpret_cast<float*>(scratch<Use::own>(kPoints * stride * sizeof(float)));
+    for (int64_t p = 0; p < kPoints; ++p)
       for (int64_t r = 0; r < all; r += kLanes)
         multiply<T, kLanes>(
-            n, Product{std::min<int64_t>(kLanes, all - r), 1, depth, 1, 0, P * point},
-            z + ((o.begin + r / kLanes) * P + p) * point, v + (c.begin * P + p) * point,
+            n, Product{std::min<int64_t>(kLanes, all - r), 1, depth, 1, 0, kPoints * point},
+            z + ((o.begin + r / kLanes) * kPoints + p) * point, v + (c.begin * kPoints + p) * point,
             m + p * stride + r * row);
     for (int64_t r = 0; r < all; ++r)
       for (int64_t i = 0; i < row; i += kWidth)
@@ -151,7 +150,7 @@ struct WeightGradient {
     const int n = int(std::min<int64_t>(kWidth, s.inputs - c));
     if (n <= 0) return;
     Floats w[3][3];
-    transform_products<MH, MW>(m, stride, w);
+    transform_products(m, stride, w);
     float* target = dw + o * to.outputs + c * to.inputs + tap * to.z;
     for (int i = 0; i < 3; ++i)
       for (int j = 0; j < 3; ++j) {

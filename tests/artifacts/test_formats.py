@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.artifacts import checking
-from ddiff.artifacts.door import Door
+from ddiff.artifacts import writing
+from ddiff.artifacts.formats import ExportWrapper
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import unseal
 from ddiff.artifacts.trained import Trained
@@ -62,7 +62,7 @@ def test_any_number_of_rows(name: str, exported: Make, runs: dict[str, Path]) ->
     net = Trained.load(str(runs[kind]), "ema", "cpu").net
     assert found.batch is None
     for rows in (1, 3, 7):
-        inputs = checking.example(
+        inputs = writing.example(
             found.shape, 1000, found.num_classes, torch.device("cpu"), rows, first=rows
         )
         assert torch.allclose(found(*inputs), net(*inputs), atol=1e-4)
@@ -73,7 +73,7 @@ def test_the_averaged_weights_unless_asked(exported: Make, runs: dict[str, Path]
     raw = Trained.load(str(runs["3D"]), "net", "cpu").net
     path = exported("3D", "TorchScript", weights="net", out=str(runs["3D"] / "raw.ts")).path
     found = Trained.load(str(path), "net", "cpu").net
-    x, t = checking.example((1, 16, 16, 16), 1000, None, torch.device("cpu"), 2)
+    x, t = writing.example((1, 16, 16, 16), 1000, None, torch.device("cpu"), 2)
     assert torch.allclose(found(x, t), raw(x, t), atol=1e-4)
     with pytest.raises(ConfigError, match=r"raw\.ts holds weights=net, not ema"):
         Trained.load(str(path), "ema", "cpu")
@@ -136,7 +136,7 @@ def test_half_precision_is_half_the_bytes(exported: Make, runs: dict[str, Path])
 def test_a_made_kernel_is_the_kernel(dims: int) -> None:
     layer, x = Upsample(dims, 3), torch.randn(2, 3, *[4] * dims)
     wanted = layer(x)
-    found = Door(nn.Sequential(layer), torch.float32).net
+    found = ExportWrapper(nn.Sequential(layer), torch.float32).net
     assert torch.equal(found(x), wanted)
     assert torch.equal(layer(x), wanted)  # the net itself is left as it is
     assert {p.shape for p in found.parameters()} == {(3, 3, *[4] * dims), (3,)}
@@ -145,18 +145,18 @@ def test_a_made_kernel_is_the_kernel(dims: int) -> None:
 def test_the_check_is_the_textbook_s_psnr() -> None:
     wanted = torch.tensor([[0.0, 2.0], [4.0, 1.0]])
     off = torch.tensor([[0.004, 0.0], [0.0, 0.0]])  # rms 0.002, range 4: 20 log10(2000)
-    found = checking.check(lambda x: x + off, nn.Identity(), [(wanted,)], "fp16")
+    found = writing.check(lambda x: x + off, nn.Identity(), [(wanted,)], "fp16")
     assert found["psnr"] == pytest.approx(66.0206, abs=1e-3)
     assert found["max_error"] == pytest.approx(0.004)
-    exact = checking.check(lambda x: x, nn.Identity(), [(wanted,)], "fp32")
+    exact = writing.check(lambda x: x, nn.Identity(), [(wanted,)], "fp32")
     assert (exact["psnr"], exact["max_error"]) == (200, 0)
     for wrong in (lambda x: x + off, lambda x: x * float("nan")):
         with pytest.raises(DdiffError, match="not the net"):
-            checking.check(wrong, nn.Identity(), [(wanted,)], "fp32")
+            writing.check(wrong, nn.Identity(), [(wanted,)], "fp32")
 
 
 def test_the_check_meets_first_and_last_time_and_label() -> None:
-    met = [checking.example((1, 2, 2), 1000, 10, torch.device("cpu"), 1, k) for k in range(4)]
+    met = [writing.example((1, 2, 2), 1000, 10, torch.device("cpu"), 1, k) for k in range(4)]
     assert {int(t) for _, t, _ in met} == {0, 999, 499, 249}
     assert {int(y) for *_, y in met} == {-1, 0, 9}
 

@@ -9,13 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from ddiff.artifacts import formats
-from ddiff.artifacts.door import Door, Inputs, Job, program
-from ddiff.artifacts.quantised import NUMBERS, Quantised, quantise, reference
+from ddiff.artifacts.formats import ExportWrapper, Inputs, Job
+from ddiff.artifacts.quantised import NUMBERS, Quantised, quantise
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import psnr
 from tests.support.sampling import labels, unet
 
 GPU = torch.device("cuda")
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+
+
+def reference(value: Tensor, largest: Tensor, name: str) -> Tensor:
+    """What an engine makes of `value`: rounded to the nearest number of its scale."""
+    scale = largest / LARGEST[name]
+    scaled = (value.float() / scale).clamp(-LARGEST[name], LARGEST[name])
+    nearest = scaled.to(torch.float8_e4m3fn).float() if name == "fp8" else scaled.round()
+    return (nearest * scale).to(value.dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +43,8 @@ def rounding() -> Iterator[None]:
         value: Tensor, amax: Tensor, bits: int, exponent: int, unsigned: bool, narrow: bool
     ) -> Tensor:
         assert (bits, unsigned, narrow) == (8, False, True)
-        (number,) = (n for n in NUMBERS.values() if n.exponent_bits == exponent)
-        return reference(value, amax, number)
+        (name,) = (name for name, n in NUMBERS.items() if n.exponent_bits == exponent)
+        return reference(value, amax, name)
 
     library.impl("quantize_op", rounded, "CompositeExplicitAutograd")
     torch.library.register_fake("tensorrt::quantize_op", lambda x, *_: torch.empty_like(x))
@@ -54,22 +63,22 @@ def inputs(kind: str, seed: int) -> Inputs:
 def test_numbers_of_a_scale() -> None:
     x = torch.tensor([0.0, 0.4, 0.6, -1.0, 3.0, 126.6, 300.0])
     largest = torch.tensor(127.0)
-    assert reference(x, largest, NUMBERS["int8"]).tolist() == [0, 0, 1, -1, 3, 127, 127]
+    assert reference(x, largest, "int8").tolist() == [0, 0, 1, -1, 3, 127, 127]
     # e4m3 has 8 steps between powers of two: 17 lies between 16 and 18, and goes to the even one
     x = torch.tensor([0.0, 1.0, 17.0, 19.1, -448.0, 1000.0])
-    found = reference(x, torch.tensor(448.0), NUMBERS["fp8"])
+    found = reference(x, torch.tensor(448.0), "fp8")
     assert found.tolist() == [0, 1, 16, 20, -448, 448]
 
 
 @pytest.mark.parametrize(("name", "least"), [("int8", 40), ("fp8", 28)])
 @pytest.mark.parametrize("kind", ["2D", "3D"])
 def test_the_net_stays_the_net(kind: str, name: str, least: float) -> None:
-    door = Door(unet(kind).cpu(), torch.float32)
-    wanted = door(*inputs(kind, 9))
-    before = len([m for m in door.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)])
-    count = quantise(door, NUMBERS[name], (inputs(kind, seed) for seed in range(4)))
+    net = ExportWrapper(unet(kind).cpu(), torch.float32)
+    wanted = net(*inputs(kind, 9))
+    before = len([m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)])
+    count = quantise(net, NUMBERS[name], (inputs(kind, seed) for seed in range(4)))
     assert count == before - 2
-    found = door(*inputs(kind, 9))
+    found = net(*inputs(kind, 9))
     assert least < psnr(found, wanted) < 80  # near, and not the net as it was
 
 
@@ -88,23 +97,24 @@ def test_the_scales_are_those_met() -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_program_rounds_inputs_and_weights(name: str) -> None:
-    door = Door(unet("2D").cpu(), torch.float32)
+    net = ExportWrapper(unet("2D").cpu(), torch.float32)
     calls = []
 
     def calibration() -> Iterator[Inputs]:
         calls.append(1)
         yield inputs("2D", 0)
 
-    count = quantise(door, NUMBERS[name], calibration())
-    job = Job(door, inputs("2D", 1), name, 4, calibration)
-    nodes = [str(node.target) for node in program(job).graph.nodes]
+    count = quantise(net, NUMBERS[name], calibration())
+    job = Job(net, inputs("2D", 1), name, 4, calibration)
+    nodes = [str(node.target) for node in job.program().graph.nodes]
     assert nodes.count("tensorrt.quantize_op.default") == 2 * count
     assert calls == [1]
 
 
 def test_without_modelopt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "modelopt", None)
-    job = Job(Door(unet("2D").cpu(), torch.float32), inputs("2D", 1), "fp8", 4, lambda: iter(()))
+    net = ExportWrapper(unet("2D").cpu(), torch.float32)
+    job = Job(net, inputs("2D", 1), "fp8", 4, lambda: iter(()))
     with pytest.raises(DdiffError, match="ModelOpt, which is not installed: pip install nvidia-m"):
         formats.TensorRT().write(job, tmp_path / "model.trt.pt2")
     assert list(tmp_path.iterdir()) == []

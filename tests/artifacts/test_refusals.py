@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddiff.artifacts import checking, writing
-from ddiff.artifacts.door import Door, Job
-from ddiff.artifacts.formats import TensorRT
+from ddiff.artifacts import writing
+from ddiff.artifacts.formats import ExportWrapper, Job, TensorRT
 from ddiff.artifacts.seal import seal, unseal
 from ddiff.artifacts.trained import Trained
 from ddiff.system.errors import ConfigError, DdiffError
@@ -108,7 +107,7 @@ def test_facts_of_another_type(made: Path, tmp_path: Path, name: str) -> None:
         load(path)
 
 
-class Off(Door):
+class Off(ExportWrapper):
     """A net with one wrong weight."""
 
     def __init__(self, net: nn.Module, precision: str):
@@ -120,7 +119,7 @@ class Off(Door):
 def test_a_wrong_file_gets_no_name(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(writing, "Door", Off)
+    monkeypatch.setattr(writing, "ExportWrapper", Off)
     with pytest.raises(DdiffError, match=r"not the net: PSNR .* in fp32, where 100 dB"):
         export_of(runs["2D"], "TorchScript", out=str(tmp_path / "new" / "model.ts"))
     assert list(tmp_path.iterdir()) == []
@@ -130,7 +129,7 @@ def test_what_was_there_stays(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "model.ts").write_text("before")
-    monkeypatch.setitem(checking.LEAST_PSNR, "fp32", 201.0)
+    monkeypatch.setitem(writing.LEAST_PSNR, "fp32", 201.0)
     with pytest.raises(ConfigError, match=r"model\.ts exists already; .* overwrite=true"):
         export_of(runs["3D"], "TorchScript", out=str(tmp_path / "model.ts"))
     with pytest.raises(DdiffError, match="not the net"):
@@ -143,11 +142,11 @@ def test_a_label_of_a_net_that_ignores_the_first_is_seen(
 ) -> None:
     """The check reads labels: "no label" given to every row is another net."""
 
-    class Deaf(Door):
+    class Deaf(ExportWrapper):
         def forward(self, x, t, y=None):
             return super().forward(x, t, None if y is None else y * 0 - 1)
 
-    monkeypatch.setattr(writing, "Door", Deaf)
+    monkeypatch.setattr(writing, "ExportWrapper", Deaf)
     with pytest.raises(DdiffError, match="not the net"):
         export_of(runs["2D"], "TorchScript", out=str(tmp_path / "model.ts"))
 
@@ -200,7 +199,7 @@ def test_a_full_disk_is_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_tensorrt_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
     net, x = nn.Conv2d(1, 1, 1), torch.zeros(2, 1, 4, 4)
-    job = Job(Door(net, torch.float32), (x,), "fp32", 2, lambda: iter(()))
+    job = Job(ExportWrapper(net, torch.float32), (x,), "fp32", 2, lambda: iter(()))
     with pytest.raises(DdiffError, match=r"torch-tensorrt \(data.*torch-tensorrt-rtx \(RTX"):
         TensorRT().write(job, tmp_path / "model.trt.pt2")
 

@@ -150,7 +150,7 @@ def test_native_training_in_bf16_is_nearly_as_exact_as_eager_in_bf16(net: str, m
         shapes.append((x.dtype, *weight.shape[2:]))
         return torch.ops.ddiff.winograd_gradient(dy, x, weight)
 
-    monkeypatch.setattr(winograd.training, "GRADIENT", gradient)
+    monkeypatch.setattr(winograd.convolution, "GRADIENT", gradient)
     monkeypatch.setitem(winograd.filters.PROCESSOR, "amx", False)
     bf16 = Precision("bfloat16")
     right, eager, native = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddiff.data import MNIST, FashionMNIST
-from ddiff.data.idx import read_idx
+from ddiff.data.mnist import read_idx
 from ddiff.system.errors import ConfigError, DdiffError
 
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from ddiff.data import Shapes
-from ddiff.data.shapes import CLASS_NAMES
-from ddiff.data.solids import SOLIDS, rotations, unit_dims
+from ddiff.data.shapes import CLASS_NAMES, SOLIDS, rotations, unit_dims
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import torch
 
 from ddiff.kernels import building, cuda_report
 from ddiff.kernels.__main__ import main
-from ddiff.kernels.cuda_report import Usage, compiled, known_gpus, parse, sources
+from ddiff.kernels.cuda_report import Usage, compiled, known_gpus, parse
 from ddiff.system.errors import KernelError
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
-FILES = [pytest.param(path, id=path.stem) for path in sources(building.ROOT)]
+FILES = [pytest.param(path, id=path.stem) for path in sorted(building.ROOT.glob("*/*.cu"))]
 
 SAID = """\
 ptxas info    : 0 bytes gmem

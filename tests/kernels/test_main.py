@@ -11,14 +11,14 @@ import torch
 import ddiff.kernels
 from ddiff.kernels import building, measuring
 from ddiff.kernels.__main__ import main
-from ddiff.kernels.case import Case
+from ddiff.kernels.measuring import Case
 from tests.kernels.operations import write_operation
 
 CASES = """\
 import ctypes
 import torch
 from ddiff.kernels.building import load
-from ddiff.kernels.case import Case
+from ddiff.kernels.measuring import Case
 
 def native(values):
     result = values.clone()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ddiff.kernels.building import load
-from ddiff.kernels.philox import native_normal, normal, words
-from ddiff.kernels.philox.reference import _words
+from ddiff.kernels.philox import _words, native_normal, normal
 from ddiff.system.errors import KernelError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -33,6 +32,12 @@ KNOWN = [
 def signed(number: int) -> int:
     """The int64 with the bits of a number below 2^64."""
     return number - (number >> 63 << 64)
+
+
+def words(key: int, samples: Tensor, step: int | Tensor, blocks: int) -> Tensor:
+    """The words of blocks 0 .. blocks - 1 of each sample's stream, [B, blocks, 4] int64 < 2^32."""
+    index = torch.arange(blocks, device=samples.device)
+    return torch.stack(_words(key, samples[:, None], step, index), dim=-1)
 
 
 def native_words(key: int, samples: Tensor, step: int, blocks: int) -> Tensor:
@@ -130,9 +135,9 @@ def test_a_block_alone_is_that_of_its_tile() -> None:
 def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = torch.arange(5)
     whole = normal(KEY, samples, 1, (3, 50))
-    monkeypatch.setattr("ddiff.kernels.philox.reference.PIECE", 10)
+    monkeypatch.setattr("ddiff.kernels.philox.PIECE", 10)
     assert torch.equal(normal(KEY, samples, 1, (3, 50)), whole)
-    monkeypatch.setattr("ddiff.kernels.philox.reference.PIECE", 100)
+    monkeypatch.setattr("ddiff.kernels.philox.PIECE", 100)
     assert torch.equal(normal(KEY, samples, 1, (3, 50)), whole)
 
 

@@ -1,6 +1,7 @@
 """Kinds of files: how a net is written into one, and how one is opened. Each is one class and one
 YAML in conf/format."""
 
+import copy
 import io
 import warnings
 from abc import ABC, abstractmethod
@@ -8,22 +9,83 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from ddiff.artifacts.door import DTYPES, Job, program
 from ddiff.artifacts.quantised import NUMBERS, load_modelopt, quantise
 from ddiff.backends.tensorrt import installed, load_library
+from ddiff.nets.blocks import Upsample
 from ddiff.system.errors import ConfigError, DdiffError
 
+Inputs = tuple[Tensor, ...]
 Run = Callable[..., Tensor]
+NAMES = ("x", "t", "y")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+          "int8": torch.float32, "fp8": torch.float32}  # fmt: skip
 FP8_SINCE = (8, 9)
 
 
+class ExportWrapper(nn.Module):
+    """The net as a file holds it: float32 in and out, its parameters in the file's precision.
+
+    (x [B, C, *S] float32, t - 1 [B] int64, and with classes y [B] int64, -1 for "no label")
+        -> prediction [B, C, *S] float32
+    """
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+        own: Any = copy.deepcopy(net).requires_grad_(False)
+        for parent in list(own.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, Upsample):
+                    setattr(parent, name, FoldedUpsample(child))
+        # formats keep dense weights best; x decides that the convolutions run channels last
+        self.net = own.to(dtype, memory_format=torch.contiguous_format)
+        self.eval()
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        form = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        return self.net(x.to(self.dtype, memory_format=form), t, y).float().contiguous()
+
+
+class FoldedUpsample(nn.Module):
+    """An `Upsample` whose kernel is a parameter, not the result of a computation."""
+
+    def __init__(self, layer: Upsample):
+        super().__init__()
+        self.transposed = layer.transposed
+        self.bias = layer.conv.bias
+        self.weight = nn.Parameter(layer.kernel(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transposed(x, self.weight, self.bias, stride=2, padding=1)
+
+
 @dataclass(frozen=True)
+class Job:
+    """What a format writes: `batch` None is any size (where a largest must be named, that of the
+    example), `calibration` makes inputs that the net meets when it samples."""
+
+    net: ExportWrapper
+    example: Inputs
+    precision: str
+    batch: int | None
+    calibration: Callable[[], Iterator[Inputs]]
+
+    def program(self, largest: int | None = None) -> torch.export.ExportedProgram:
+        """The graph of ATen operations that several formats are made from."""
+        shapes = None
+        if self.batch is None:
+            batch = torch.export.Dim("batch", min=1, max=largest)
+            shapes = tuple({0: batch} for _ in self.example)
+        with torch.no_grad():
+            return torch.export.export(self.net, self.example, dynamic_shapes=shapes)
+
+
 class Format(ABC):
     ending: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
@@ -61,7 +123,7 @@ class TorchScript(Format):
 
     def write(self, job: Job, path: Path) -> None:
         with quiet(), torch.no_grad():
-            traced = torch.jit.trace(job.door, job.example, check_trace=False)
+            traced = torch.jit.trace(job.net, job.example, check_trace=False)
             made = torch.jit.freeze(traced).save_to_buffer()
         path.write_bytes(made)
 
@@ -78,7 +140,7 @@ class Pt2(Format):
     def write(self, job: Job, path: Path) -> None:
         made = io.BytesIO()
         with quiet():
-            torch.export.save(program(job), made)
+            torch.export.save(job.program(), made)
         path.write_bytes(made.getvalue())
 
     def open(self, path: Path, device: torch.device) -> Run:
@@ -103,7 +165,7 @@ class Aoti(Format):
         made = io.BytesIO()
         with quiet(), torch.no_grad():  # weights with gradients are not frozen
             torch._inductor.aoti_compile_and_package(
-                program(job),
+                job.program(),
                 package_path=made,
                 inductor_configs={"freezing": job.example[0].device.type == "cpu"},
             )
@@ -143,22 +205,21 @@ class TensorRT(Format):
                 )
 
     def write(self, job: Job, path: Path) -> None:
-        if job.precision in NUMBERS:
+        number = NUMBERS.get(job.precision)
+        if number:
             load_modelopt()
         library = load_library("format=tensorrt")
-        if job.precision in NUMBERS:
-            quantise(job.door, NUMBERS[job.precision], job.calibration())
-        largest = len(job.example[0])
+        if number:
+            quantise(job.net, number, job.calibration())
         engine = library.dynamo.compile(
-            program(job, largest), arg_inputs=job.example, use_explicit_typing=True,
-            min_block_size=1, disable_tf32=True,
+            job.program(largest=len(job.example[0])), arg_inputs=job.example,
+            use_explicit_typing=True, min_block_size=1, disable_tf32=True,
         )  # fmt: skip
         library.save(engine, str(path), arg_inputs=list(job.example), retrace=False)
 
     def open(self, path: Path, device: torch.device) -> Run:
         load_library("format=tensorrt")
-        module = torch.export.load(path).module()
-        return lambda *inputs: module(*inputs)
+        return Pt2().open(path, device)
 
 
 @contextmanager

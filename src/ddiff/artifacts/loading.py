@@ -1,7 +1,7 @@
 """An artifact as a net to sample with."""
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ddiff.artifacts import trust
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
 from ddiff.build import build
@@ -19,7 +18,9 @@ from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.system.checkpoints import ARTIFACTS
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import cache_folder
 
+DIGITS = 16  # of a hash, that are enough to name a file
 AS_IT_IS = ("ddiff.backends.Auto", "ddiff.backends.Eager")
 FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "net": str,
          "step": int, "spent": dict, "precision": str}  # fmt: skip
@@ -41,22 +42,48 @@ def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:
     return facts, cfg, sha256
 
 
-@dataclass(frozen=True, eq=False)
-class Artifact:
-    net: "ArtifactNet"
-    cfg: DictConfig  # the run's, with the solver, guidance and precision of the export
-    facts: dict[str, Any]
-
-
-def load(path: Path, weights: str, accelerator: str) -> Artifact:
+def load(
+    path: Path, weights: str, accelerator: str
+) -> tuple["ArtifactNet", DictConfig, dict[str, Any]]:
+    """The net in an artifact; the run's config, with the solver, guidance and precision of the
+    export; and the facts."""
     facts, cfg, sha256 = read(path)
     kind: Format = build(cfg.format)
     if weights != facts["weights"]:
         raise ConfigError(f"weights: {path} holds weights={facts['weights']}, not {weights}")
     if kind.is_program:
-        trust.require(path, sha256, kind.is_program)
-    device = _device(path, facts["device"], accelerator)
-    return Artifact(ArtifactNet(path, kind.open(path, device), cfg, facts, device), cfg, facts)
+        require_trust(path, sha256, kind.is_program)
+    made_on = facts["device"]  # which accelerator=auto means
+    device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
+    if device.type != made_on and path.suffix != ".onnx":
+        raise ConfigError(
+            f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
+            f"export it again with accelerator={device.type}"
+        )
+    return ArtifactNet(path, kind.open(path, device), cfg, facts, device), cfg, facts
+
+
+def remember(sha256: str) -> None:
+    """Notes that the file of this hash was made here, by this user."""
+    folder = cache_folder("exported")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / sha256).touch()
+    except OSError as error:
+        raise DdiffError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def require_trust(path: Path, sha256: str, about: str) -> None:
+    """Raises unless the file, a program, was exported here or is named in DDIFF_TRUST by its
+    hash."""
+    named = os.environ.get("DDIFF_TRUST", "").split(",")
+    if any(len(n) >= DIGITS and sha256.startswith(n) for n in named):
+        return
+    if not (cache_folder("exported") / sha256).is_file():
+        raise DdiffError(
+            f"refused {path}: {about}, and it was not exported here; if you trust who made it, "
+            f"set DDIFF_TRUST={sha256[:DIGITS]}"
+        )
 
 
 class ArtifactNet(nn.Module):
@@ -85,11 +112,13 @@ class ArtifactNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         size = len(x) if self.batch is None else self.batch
         if tuple(x.shape) != (size, *self.shape):
-            rows = "any number" if self.batch is None else self.batch
-            made = ", ".join(map(str, [rows, *self.shape]))
+            made = ", ".join(map(str, [self.batch or "any number", *self.shape]))
+            hint = ""
+            if self.batch and len(x) != self.batch:
+                half = f", or {self.batch // 2} with guidance" if self.batch > 1 else ""
+                hint = f"; choose batch_size={self.batch}{half}, or export with dynamic_batch=true"
             raise ConfigError(
-                f"{self.path} was made for inputs of [{made}], and was given {list(x.shape)}"
-                + self._hint(len(x))
+                f"{self.path} was made for inputs of [{made}], and was given {list(x.shape)}{hint}"
             )
         inputs = [x.float().contiguous(), t.contiguous()]
         if self.num_classes is not None:
@@ -108,21 +137,3 @@ class ArtifactNet(nn.Module):
                 f"precision: {self.path} holds {self.dtype}, not {precision.dtype}; leave "
                 "precision out, or export another"
             )
-
-    def _hint(self, size: int) -> str:
-        if self.batch is None or size == self.batch:
-            return ""
-        half = f", or {self.batch // 2} with guidance" if self.batch > 1 else ""
-        return f"; choose batch_size={self.batch}{half}, or export with dynamic_batch=true"
-
-
-def _device(path: Path, made_on: str, accelerator: str) -> torch.device:
-    """Where the artifact was made for, which `auto` means."""
-    device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
-    portable = path.suffix == ".onnx"
-    if device.type != made_on and not portable:
-        raise ConfigError(
-            f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
-            f"export it again with accelerator={device.type}"
-        )
-    return device

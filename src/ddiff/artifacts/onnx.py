@@ -4,14 +4,14 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddiff.artifacts.door import NAMES, Inputs, Job, program
-from ddiff.artifacts.formats import Format, Run, quiet
+from ddiff.artifacts.formats import NAMES, Format, Inputs, Job, Run, quiet
 from ddiff.system.errors import DdiffError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -28,9 +28,10 @@ class Onnx(Format):
     def write(self, job: Job, path: Path) -> None:
         for name in ("onnxscript", "onnxruntime"):
             _library(name)
-        with quiet(), _quiet_exporter():
+        # the exporter remarks that torchvision is not here, which no net needs
+        with quiet(), _only_errors("torch.onnx._internal.exporter._registration"):
             made = torch.onnx.export(
-                program(job), dynamo=True, external_data=False, verbose=False,
+                job.program(), dynamo=True, external_data=False, verbose=False,
                 input_names=NAMES[: len(job.example)], output_names=["prediction"],
             )  # fmt: skip
         assert made is not None
@@ -75,7 +76,8 @@ def _quantise(path: Path, calibration: Iterator[Inputs]) -> None:
             return next(feeds, None)
 
     ends = [convolutions[0], convolutions[-1]] if len(convolutions) > 2 else []
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet_quantiser():
+    # the quantiser recommends to fold constants first, which the exporter has done
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _only_errors("root"):
         quantised = Path(folder) / path.name
         quantize_static(
             path, quantised, Reader(), quant_format=QuantFormat.QDQ,
@@ -90,10 +92,8 @@ def _feed(inputs: Inputs) -> dict[str, Any]:
 
 
 def _library(name: str) -> Any:
-    import importlib
-
     try:
-        return importlib.import_module(name)
+        return import_module(name)
     except ImportError as error:
         raise DdiffError(
             f"format=onnx needs {name}, which is not installed: pip install 'ddiff[onnx]' ({error})"
@@ -101,7 +101,8 @@ def _library(name: str) -> Any:
 
 
 @contextmanager
-def _level(name: str) -> Iterator[None]:
+def _only_errors(name: str) -> Iterator[None]:
+    """Without the advice that this logger gives."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -109,13 +110,3 @@ def _level(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _quiet_exporter():
-    """It remarks that torchvision is not here, which no net needs."""
-    return _level("torch.onnx._internal.exporter._registration")
-
-
-def _quiet_quantiser():
-    """It recommends to fold constants first, which the exporter has done."""
-    return _level("root")

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ddiff.artifacts.door import Inputs
 from ddiff.system.errors import DdiffError
 
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -21,14 +20,13 @@ LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @dataclass(frozen=True)
 class Number:
-    """An 8-bit number: its largest value, its bits of exponent, a weight scale per channel."""
+    """An 8-bit number: its bits of exponent, and whether weights have a scale per channel."""
 
-    largest: float
     exponent_bits: int
     per_channel: bool
 
 
-NUMBERS = {"int8": Number(127.0, 0, True), "fp8": Number(448.0, 4, False)}
+NUMBERS = {"int8": Number(0, True), "fp8": Number(4, False)}
 
 
 class Quantised(nn.Module):
@@ -46,10 +44,8 @@ class Quantised(nn.Module):
             self.register_buffer(name, value.clamp(min=1e-8))  # a scale of 0 divides by 0
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._rounded(self.layer.weight, self.of_weight)
-        return functional_call(
-            self.layer, {"weight": weight}, (self._rounded(x, self.of_input),), strict=False
-        )
+        weight = {"weight": self._rounded(self.layer.weight, self.of_weight)}
+        return functional_call(self.layer, weight, (self._rounded(x, self.of_input),), strict=False)
 
     def _rounded(self, value: Tensor, largest: Tensor) -> Tensor:
         return torch.ops.tensorrt.quantize_op.default(
@@ -57,20 +53,11 @@ class Quantised(nn.Module):
         )
 
 
-def reference(value: Tensor, largest: Tensor, number: Number) -> Tensor:
-    """What an engine makes of `value`: rounded to the nearest number of its scale."""
-    scale = largest / number.largest
-    scaled = (value.float() / scale).clamp(-number.largest, number.largest)
-    if number.exponent_bits:
-        return (scaled.to(torch.float8_e4m3fn).float() * scale).to(value.dtype)
-    return (scaled.round() * scale).to(value.dtype)
-
-
 @torch.no_grad()
-def quantise(door: nn.Module, number: Number, calibration: Iterator[Inputs]) -> int:
-    """Replaces the layers of `door`, but the first and the last convolution, where the worst of the
+def quantise(net: nn.Module, number: Number, calibration: Iterator[tuple[Tensor, ...]]) -> int:
+    """Replaces the layers of `net`, but the first and the last convolution, where the worst of the
     errors would be; returns how many. Ranges are those that `calibration` meets."""
-    layers = [m for m in door.modules() if isinstance(m, LAYERS)]
+    layers = [m for m in net.modules() if isinstance(m, LAYERS)]
     convolutions = [m for m in layers if not isinstance(m, nn.Linear)]
     ends = {convolutions[0], convolutions[-1]} if len(convolutions) > 2 else set()
     chosen = [layer for layer in layers if layer not in ends]
@@ -84,8 +71,8 @@ def quantise(door: nn.Module, number: Number, calibration: Iterator[Inputs]) -> 
         for layer in chosen:
             hooks.callback(layer.register_forward_pre_hook(seen).remove)
         for inputs in calibration:
-            door(*inputs)
-    places = [(parent, n, m) for parent in door.modules() for n, m in parent.named_children()]
+            net(*inputs)
+    places = [(parent, n, m) for parent in net.modules() for n, m in parent.named_children()]
     for parent, name, layer in places:
         if layer in reaches:
             setattr(parent, name, Quantised(layer, number, reaches[layer]))

@@ -33,36 +33,20 @@ class Trained:
     @classmethod
     def load(cls, source: str, weights: str = "ema", accelerator: str = "auto") -> "Trained":
         if loading.is_artifact(source):
-            return cls._exported(Path(source), weights, accelerator)
-        path = find_checkpoint(source)
-        net, cfg, checkpoint = load_net(path, weights)
-        if not is_generative(cfg.module):
-            raise DdiffError(f"{source} is a classifier; it makes no samples")
-        return cls(
-            net=net.to(device_for(accelerator)),
-            schedule=build(cfg.schedule),
-            objective=build(cfg.objective),
-            cfg=cfg,
-            run_dir=run_of(path),
-            step=checkpoint["global_step"],
-            digest=short_digest(net),
-            spent=checkpoint.get("spent", {}),
-        )
-
-    @classmethod
-    def _exported(cls, path: Path, weights: str, accelerator: str) -> "Trained":
-        """Its outputs go into a folder beside the artifact, of its name."""
-        found = loading.load(path, weights, accelerator)
-        return cls(
-            net=found.net,
-            schedule=build(found.cfg.schedule),
-            objective=build(found.cfg.objective),
-            cfg=found.cfg,
-            run_dir=path.with_name(path.name.replace(".", "_")),
-            step=found.facts["step"],
-            digest=found.facts["net"],
-            spent=found.facts["spent"],
-        )
+            path = Path(source)
+            net, cfg, facts = loading.load(path, weights, accelerator)
+            # its outputs go into a folder beside the artifact, of its name
+            run_dir = path.with_name(path.name.replace(".", "_"))
+            step, digest, spent = facts["step"], facts["net"], facts["spent"]
+        else:
+            path = find_checkpoint(source)
+            net, cfg, checkpoint = load_net(path, weights)
+            if not is_generative(cfg.module):
+                raise DdiffError(f"{source} is a classifier; it makes no samples")
+            run_dir, step, digest = run_of(path), checkpoint["global_step"], short_digest(net)
+            net, spent = net.to(device_for(accelerator)), checkpoint.get("spent", {})
+        schedule, objective = build(cfg.schedule), build(cfg.objective)
+        return cls(net, schedule, objective, cfg, run_dir, step, digest, spent)
 
 
 def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, dict[str, Any]]:
@@ -82,16 +66,12 @@ def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, d
     try:
         net.load_state_dict(own)
     except RuntimeError as error:
-        raise DdiffError(f"{path} does not fit its own config: {_first(error)}") from error
+        lines = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise DdiffError(f"{path} does not fit its own config: {lines}") from error
     return net.requires_grad_(False).eval(), cfg, checkpoint
 
 
 def run_of(checkpoint: Path) -> Path:
     """The run directory that a checkpoint lies in."""
-    inside = checkpoint.parent.name == "checkpoints"
-    return checkpoint.parent.parent if inside else checkpoint.parent
-
-
-def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(lines[:2])
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder

@@ -1,10 +1,11 @@
 """A trained net into an artifact: written, opened, compared with the net, and only then named."""
 
 import errno
+import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ddiff.artifacts import trust
-from ddiff.artifacts.checking import check, example
-from ddiff.artifacts.door import Door, Inputs, Job
-from ddiff.artifacts.formats import Format
-from ddiff.artifacts.loading import ArtifactNet
+from ddiff.artifacts.formats import NAMES, ExportWrapper, Format, Inputs, Job
+from ddiff.artifacts.loading import ArtifactNet, remember
 from ddiff.artifacts.seal import seal
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build, build_guidance
 from ddiff.config.options import Export
+from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, existing_parent, replacing
 from ddiff.system.precision import Precision
 
 EAGER = {"_target_": "ddiff.backends.Eager"}
 CALIBRATED = (8, 32)  # samples, steps of their way
+# dB, of the range of the net's predictions: an artifact below it is refused
+LEAST_PSNR = {"fp32": 100.0, "fp16": 45.0, "bf16": 30.0, "int8": 25.0, "fp8": 25.0}
+BEST_PSNR = 200.0  # said where nothing differs
+ABOUT = "noise at t = 1, T / 4, T / 2 and T"
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,9 @@ def export(
         device,
     )  # fmt: skip
     met = partial(_met, trained, walk, size)
-    job = Job(Door(trained.net, kind.plain[precision]), inputs(size), precision, batch, met)
-    facts = _facts(trained, options, kind, precision, batch, device)
+    net = ExportWrapper(trained.net, kind.plain[precision])
+    job = Job(net, inputs(size), precision, batch, met)
+    facts = _facts(trained, options, job, device)
     with (
         _disk_errors(path),
         tempfile.TemporaryDirectory(prefix=".ddiff_export.", dir=existing_parent(path)) as folder,
@@ -77,7 +81,7 @@ def export(
     sealed, sha256 = seal(payload, facts)
     with replacing(path) as file:
         file.write(sealed)
-    trust.remember(sha256)
+    remember(sha256)
     return Exported(path, facts, sha256)
 
 
@@ -104,59 +108,88 @@ def _target(trained: Trained, kind: Format, options: Export, precision: str) -> 
     return Path(options.out)
 
 
-def _facts(
-    trained: Trained,
-    options: Export,
-    kind: Format,
-    precision: str,
-    batch: int | None,
-    device: torch.device,
-) -> dict[str, Any]:
-    plain = str(kind.plain[precision]).removeprefix("torch.")
+def _facts(trained: Trained, options: Export, job: Job, device: torch.device) -> dict[str, Any]:
     config = OmegaConf.to_container(trained.cfg)
     assert isinstance(config, dict)
-    chosen = {
-        name: OmegaConf.to_container(getattr(options, name))
-        for name in ("format", "solver", "guidance")
-    }
+    for name in ("format", "solver", "guidance"):
+        config[name] = OmegaConf.to_container(getattr(options, name))
+    plain = str(job.net.dtype).removeprefix("torch.")
     numbers = {"_target_": "ddiff.system.precision.Precision", "dtype": plain, "tf32": False}
-    names = ("x", "t") if trained.cfg.net.num_classes is None else ("x", "t", "y")
+    sizes = [[job.batch, *value.shape[1:]] for value in job.example]
     return {
-        "precision": precision,
-        "batch": batch,
-        "inputs": {n: [batch, *trained.cfg.net.shape] if n == "x" else [batch] for n in names},
+        "precision": job.precision,
+        "batch": job.batch,
+        "inputs": dict(zip(NAMES, sizes, strict=False)),
         "device": device.type,
         "weights": options.weights,
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,
         "torch": torch.__version__,
-        "config": {**config, **chosen, "precision": numbers, "backend": EAGER},
+        "config": {**config, "precision": numbers, "backend": EAGER},
     }
-
-
-class _Recorder(nn.Module):
-    """Keeps what a net is asked."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-        self.met: list[Inputs] = []
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        self.met.append(tuple(v.clone() for v in (x, t, y) if v is not None))
-        return self.net(x, t, y)
 
 
 def _met(trained: Trained, walk: Callable[[Trained, int], None], size: int) -> Iterator[Inputs]:
     """Inputs that the net meets when it samples by the plan, `size` rows at a time."""
-    recorder = _Recorder(trained.net)
+    met: list[Inputs] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor | None, ...]) -> None:
+        met.append(tuple(value.clone() for value in inputs if value is not None))
+
     samples, steps = CALIBRATED
-    walk(replace(trained, net=recorder), samples)
-    kept = recorder.met[:: max(1, len(recorder.met) // steps)]
+    hook = trained.net.register_forward_pre_hook(keep)
+    try:
+        walk(trained, samples)
+    finally:
+        hook.remove()
+    kept = met[:: max(1, len(met) // steps)]
     columns = [torch.cat(column) for column in zip(*kept, strict=True)]
     if len(columns[0]) < size:  # rows that repeat leave the ranges as they are
         rows = torch.arange(size) % len(columns[0])
         columns = [column[rows.to(column.device)] for column in columns]
     for first in range(0, len(columns[0]) - size + 1, size):
         yield tuple(column[first : first + size] for column in columns)
+
+
+def example(
+    shape: tuple[int, ...],
+    T: int,
+    num_classes: int | None,
+    device: torch.device,
+    size: int,
+    first: int = 0,
+) -> Inputs:
+    """Noise; from row to row another time, and another label: none, the first, the last."""
+    x = torch.randn(size, *shape, generator=torch.Generator().manual_seed(first)).to(device)
+    row = torch.arange(first, first + size, device=device)
+    t = torch.tensor([1, T, (T + 1) // 2, (T + 3) // 4], device=device)[row % 4] - 1
+    if num_classes is None:
+        return x, t
+    return x, t, torch.tensor([NO_LABEL, 0, num_classes - 1], device=device)[row % 3]
+
+
+@torch.no_grad()
+def check(
+    run: Callable[..., Tensor], net: nn.Module, cases: Iterable[Inputs], precision: str
+) -> dict[str, Any]:
+    """How near `run` is to the float32 net; DdiffError where not near enough."""
+    pairs = [(run(*inputs).double(), net(*inputs).double()) for inputs in cases]
+    found = torch.cat([a.flatten() for a, _ in pairs])
+    wanted = torch.cat([b.flatten() for _, b in pairs])
+    error = (found - wanted).abs()
+    rms, span = float(error.square().mean().sqrt()), float(wanted.max() - wanted.min())
+    psnr = BEST_PSNR if rms == 0 else 20 * math.log10(max(span, 1e-12) / rms)
+    if not psnr >= LEAST_PSNR[precision]:  # nor NaN
+        raise DdiffError(
+            f"the artifact is not the net: PSNR {psnr:.1f} dB and largest error "
+            f"{float(error.max()):.3g} in {precision}, where {LEAST_PSNR[precision]:g} dB is the "
+            "least; nothing was written"
+        )
+    return {
+        "psnr": min(psnr, BEST_PSNR),
+        "max_error": float(error.max()),
+        "least_psnr": LEAST_PSNR[precision],
+        "inputs": ABOUT,
+        "batches": sorted({len(found) for found, _ in pairs}),
+    }

@@ -13,35 +13,15 @@ if TYPE_CHECKING:
     from ddiff.data.spheres import Spheres
     from ddiff.data.voxels import Voxels
 
-__all__ = [
-    "CIFAR10",
-    "MNIST",
-    "Data",
-    "Digits",
-    "FashionMNIST",
-    "Images",
-    "Shapes",
-    "Spheres",
-    "Voxels",
-]
-
-_MODULES = {
-    "CIFAR10": "cifar",
-    "MNIST": "mnist",
-    "Data": "base",
-    "Digits": "digits",
-    "FashionMNIST": "mnist",
-    "Images": "images",
-    "Shapes": "shapes",
-    "Spheres": "spheres",
-    "Voxels": "voxels",
-}
+__all__ = ["CIFAR10", "MNIST", "Data", "Digits", "FashionMNIST", "Images", "Shapes", "Spheres",
+           "Voxels"]  # fmt: skip
+_MODULES = {"CIFAR10": "cifar", "Data": "base", "FashionMNIST": "mnist"}  # others: as the name
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, name.lower())}"), name)
 
 
 def __dir__() -> list[str]:

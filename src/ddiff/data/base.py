@@ -1,10 +1,15 @@
 """The contract of every data set, and the loaders they share."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
+from ddiff.data.folders import listing
 from ddiff.data.loading import (
     CountFrom,
     Loader,
@@ -13,8 +18,9 @@ from ddiff.data.loading import (
     batches_per_epoch,
     loader,
 )
-from ddiff.data.source import Source
-from ddiff.system.bounds import At, Seed
+from ddiff.data.source import FolderSource, Source
+from ddiff.system.bounds import At, NotNegative, Seed
+from ddiff.system.devices import cpu_count
 from ddiff.system.errors import ConfigError
 
 BatchSize = Annotated[int, At(least=1, most=10**6)]
@@ -24,29 +30,31 @@ VoxelCount = Annotated[int, At(least=1, most=1024)]  # a side
 Fraction = Annotated[float, At(least=0, below=1)]
 
 
+@dataclass(eq=False, repr=False)
 class Data(LightningDataModule, ABC):
-    """A data set; subclasses write `sources`, and `prepare_data` where there is a download.
+    """A data set: its options are the fields of a dataclass. Subclasses write `sources`,
+    `prepare_data` where there is a download, and `__post_init__` for what follows from the options.
 
     Known once constructed: `shape` [C, *S], `num_classes`, `class_names`.
     Known after `setup`: `train` and `val`.
     Training resumes at batch `position`, which checkpoints carry.
     """
 
-    shape: tuple[int, ...]
-    num_classes: int | None = None
-    class_names: list[str] | None = None
-    train: Source
-    val: Source
+    batch_size: BatchSize
+    seed: Seed
+    num_workers: Workers = field(default=None, kw_only=True)
+    flip: bool = field(default=False, kw_only=True)
+    shape: tuple[int, ...] = field(init=False)
+    num_classes: int | None = field(init=False, default=None)
+    class_names: list[str] | None = field(init=False, default=None)
+    position: int = field(init=False, default=0)
+    train: Source = field(init=False)
+    val: Source = field(init=False)
 
-    def __init__(
-        self, batch_size: BatchSize, seed: Seed, num_workers: Workers = None, flip: bool = False
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        at_least(1, batch_size=batch_size)
-        at_least(0, num_workers=num_workers or 0)
-        self.batch_size, self.seed, self.flip = batch_size, seed, flip
-        self.num_workers = num_workers
-        self.position = 0
+        at_least(1, batch_size=self.batch_size)
+        at_least(0, num_workers=self.num_workers or 0)
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
@@ -66,10 +74,7 @@ class Data(LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Endless; starts at `position`."""
-        rank, world_size = self._place()
-        batches = TrainBatches(
-            self.train, self.batch_size, self.seed, rank, world_size, flip=self.flip
-        )
+        batches = TrainBatches(self.train, self.batch_size, self.seed, *self._place(), self.flip)
         return loader(batches, CountFrom(self.position), self._workers(), self._pinned())
 
     def val_dataloader(self) -> Loader:
@@ -102,7 +107,45 @@ def at_least(smallest: float, **options: float) -> None:
             raise ConfigError(f"data: {name} is {value}, but must be at least {smallest}")
 
 
-def fraction(**options: float) -> None:
-    for name, value in options.items():
-        if not 0 <= value < 1:
-            raise ConfigError(f"data: {name} is {value}, but must be in [0, 1)")
+@dataclass(eq=False, repr=False)
+class FolderData(Data):
+    """Files below `root`, decoded to one `size`.
+
+    Folders directly below root are the classes (`labels`: null finds out). The decoded set is
+    kept in memory where it takes at most `cache_gb` and no worker processes are asked for.
+    """
+
+    root: str
+    size: int
+    labels: bool | None = None
+    val_fraction: Fraction = 0.05
+    cache_gb: NotNegative = 2.0
+    suffixes: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, size=self.size)
+        at_least(0, cache_gb=self.cache_gb)
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(f"data: val_fraction is {self.val_fraction}, but must be in [0, 1)")
+        self.listing = listing(Path(self.root), self.suffixes, self.labels)
+        self.files = [self.listing.root / file for file in self.listing.files]
+        self.class_names = self.listing.class_names
+        self.num_classes = len(self.class_names) if self.class_names else None
+        fits = len(self.files) * self.bytes_of_a_sample() <= self.cache_gb * 1e9
+        self.keep = fits and not self.num_workers
+
+    @abstractmethod
+    def bytes_of_a_sample(self) -> int:
+        """In memory, once decoded."""
+
+    def default_workers(self) -> int:
+        return 0 if self.keep else min(cpu_count(), 8)
+
+    def decoded_by(self, decode: Callable[[Path], Tensor]) -> tuple[FolderSource, FolderSource]:
+        """Training and validation set of the files."""
+        train, val = self.listing.split(self.val_fraction)
+        return (
+            FolderSource(self.listing, train, decode, self.keep),
+            FolderSource(self.listing, val, decode, self.keep),
+        )

@@ -2,14 +2,14 @@
 
 import tarfile
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddiff.data.base import BatchSize, Data, Workers
+from ddiff.data.base import Data
 from ddiff.data.source import Stored
-from ddiff.system.bounds import Seed
 from ddiff.system.downloads import Archive
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import replacing
@@ -30,50 +30,43 @@ CLASS_NAMES += ["dog", "frog", "horse", "ship", "truck"]
 RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 
 
+@dataclass(eq=False, repr=False)
 class CIFAR10(Data):
     """50,000 colour images of 32 x 32 to train, 10,000 to validate."""
 
-    num_classes = 10
+    root: str
+    download: bool = True
+    flip: bool = field(default=True, kw_only=True)
     shape = (3, 32, 32)
-
-    def __init__(
-        self,
-        batch_size: BatchSize,
-        seed: Seed,
-        root: str,
-        download: bool = True,
-        num_workers: Workers = None,
-        flip: bool = True,
-    ) -> None:
-        super().__init__(batch_size, seed, num_workers, flip)
-        self.root, self.download, self.class_names = Path(root), download, CLASS_NAMES
+    num_classes = 10
+    class_names = CLASS_NAMES
 
     def prepare_data(self) -> None:
-        if all(FILES.find(self.root, name) for name in TRAIN + TEST):
+        root = Path(self.root)
+        if all(FILES.find(root, name) for name in TRAIN + TEST):
             return
-        if not FILES.find(self.root, TAR):
+        if not FILES.find(root, TAR):
             if not self.download:
-                raise FILES.missing(self.root, [TAR])
-            FILES.download(self.root, [TAR])
-        tar = FILES.find(self.root, TAR)
+                raise FILES.missing(root, [TAR])
+            FILES.download(root, [TAR])
+        tar = FILES.find(root, TAR)
         assert tar is not None
-        unpack(tar, self.root / "cifar-10-batches-bin")
+        unpack(tar, root / "cifar-10-batches-bin")
 
     def sources(self) -> tuple[Stored, Stored]:
         return self._read(TRAIN), self._read(TEST)
 
     def _read(self, names: tuple[str, ...]) -> Stored:
-        records = []
-        for name in names:
-            path = FILES.find(self.root, name)
-            if path is None:
-                raise DdiffError(
-                    f"{name} is not in {self.root}: get {TAR} from {FILES.mirrors[0]} "
-                    "and put it, or what it contains, there"
-                )
-            records.append(read_records(path))
-        every = torch.cat(records)
+        every = torch.cat([read_records(self._path(name)) for name in names])
         return Stored(every[:, 1:].reshape(-1, 3, 32, 32), every[:, 0].clone())
+
+    def _path(self, name: str) -> Path:
+        if path := FILES.find(Path(self.root), name):
+            return path
+        raise DdiffError(
+            f"{name} is not in {self.root}: get {TAR} from {FILES.mirrors[0]} "
+            "and put it, or what it contains, there"
+        )
 
 
 def read_records(path: Path) -> Tensor:

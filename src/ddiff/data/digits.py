@@ -1,57 +1,46 @@
 """The 1,797 handwritten digits that come with scikit-learn: real images, always at hand."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from ddiff.data.base import BatchSize, Data, Pixels, Workers, at_least
-from ddiff.system.bounds import Seed
+from ddiff.data.base import Data, Pixels, at_least
+from ddiff.data.source import Stored
 
 NATIVE = 8
 
 
-class DigitSource:
-    """8 x 8, 0..16, resized per batch: bilinear to larger, area to smaller sizes."""
-
-    def __init__(self, images: Tensor, labels: Tensor, size: int) -> None:
-        self.images, self.labels, self.size = images, labels, size  # [N, 1, 8, 8], [N] uint8
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.images[indices].float().div_(8).sub_(1)
-        mode = "bilinear" if self.size > NATIVE else "area"
-        if self.size != NATIVE:
-            x = torch.nn.functional.interpolate(x, size=(self.size, self.size), mode=mode)
-        return x, self.labels[indices].long()
-
-
+@dataclass(eq=False, repr=False)
 class Digits(Data):
     """Grey images of one digit each. Validation is every tenth image of each class."""
 
-    num_classes = 10
+    size: Pixels = NATIVE
 
-    def __init__(
-        self,
-        batch_size: BatchSize,
-        seed: Seed,
-        size: Pixels = NATIVE,
-        num_workers: Workers = None,
-        flip: bool = False,
-    ) -> None:
-        super().__init__(batch_size, seed, num_workers, flip)
-        at_least(1, size=size)
-        self.shape = (1, size, size)
-        self.size, self.class_names = size, [str(digit) for digit in range(10)]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, size=self.size)
+        self.shape = (1, self.size, self.size)
+        self.num_classes, self.class_names = 10, [str(digit) for digit in range(10)]
 
-    def sources(self) -> tuple[DigitSource, DigitSource]:
+    def sources(self) -> tuple[Stored, Stored]:
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
         x = torch.from_numpy(images).to(torch.uint8).view(-1, 1, NATIVE, NATIVE)
         y = torch.from_numpy(labels).to(torch.uint8)
-        held_out = torch.zeros(len(y), dtype=torch.bool)
+        val = torch.zeros(len(y), dtype=torch.bool)
         for digit in range(10):
-            held_out[(y == digit).nonzero()[9::10]] = True
-        train, val = ~held_out, held_out
-        return DigitSource(x[train], y[train], self.size), DigitSource(x[val], y[val], self.size)
+            val[(y == digit).nonzero()[9::10]] = True
+        decode = partial(resized, size=self.size)
+        return Stored(x[~val], y[~val], decode), Stored(x[val], y[val], decode)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """8 x 8 pixels of 0..16 to float32 of any size: bilinear to larger, area to smaller ones."""
+    x = images.float().div_(8).sub_(1)
+    if size == NATIVE:
+        return x
+    return interpolate(x, size=(size, size), mode="bilinear" if size > NATIVE else "area")

@@ -35,7 +35,8 @@ class Listing:
         rank = {file: key("val", file) / 2**63 for file in self.files}
         val = [file for file in self.files if rank[file] < val_fraction]
         val = val or [min(self.files, key=rank.__getitem__)]
-        train = [file for file in self.files if file not in set(val)]
+        held = set(val)
+        train = [file for file in self.files if file not in held]
         return train or [max(self.files, key=rank.__getitem__)], val
 
 

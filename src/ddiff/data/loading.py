@@ -4,6 +4,8 @@ That is what makes resuming exact: to continue after n batches is to start count
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -23,20 +25,19 @@ def batches_per_epoch(length: int, batch_size: int, world_size: int = 1) -> int:
     return max(1, length // (batch_size * world_size))
 
 
+@dataclass(eq=False)
 class TrainBatches(Dataset[Batch]):
     """Item n is the n-th whole batch of this rank, for n = 0, 1, 2, ... without end."""
 
-    def __init__(
-        self,
-        source: Source,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        flip: bool = False,
-    ) -> None:
-        self.source, self.batch_size, self.seed, self.flip = source, batch_size, seed, flip
-        self.rank, self.world_size = rank, world_size
+    source: Source
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        self._generator = partial(generator, "cpu", self.seed)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, n: int) -> Batch:
@@ -50,24 +51,18 @@ class TrainBatches(Dataset[Batch]):
         """Which samples batch n holds, [batch_size] int64."""
         epoch, k = divmod(n, batches_per_epoch(len(self.source), self.batch_size, self.world_size))
         start = (k * self.world_size + self.rank) * self.batch_size
-        order = self._permutation(epoch)
-        return order[torch.arange(start, start + self.batch_size) % len(order)]
-
-    def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             drawn = torch.randperm(len(self.source), generator=self._generator("order", epoch))
             self._epoch, self._order = epoch, drawn
-        return self._order
-
-    def _generator(self, *words: int | str) -> torch.Generator:
-        return generator("cpu", self.seed, *words)
+        return self._order[torch.arange(start, start + self.batch_size) % len(self._order)]
 
 
+@dataclass(eq=False)
 class ValBatches(Dataset[Batch]):
     """All samples in order; the last batch may be smaller."""
 
-    def __init__(self, source: Source, batch_size: int) -> None:
-        self.source, self.batch_size = source, batch_size
+    source: Source
+    batch_size: int
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)

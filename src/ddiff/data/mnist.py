@@ -1,13 +1,17 @@
-"""MNIST and Fashion-MNIST, from their IDX files."""
+"""MNIST and Fashion-MNIST, from their IDX files, plain or gzipped."""
 
+import gzip
+import math
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ddiff.data.base import BatchSize, Data, Workers
-from ddiff.data.idx import read_idx
-from ddiff.data.source import Stored
-from ddiff.system.bounds import Seed
+from ddiff.data.base import Data
+from ddiff.data.source import Stored, to_unit
 from ddiff.system.downloads import Archive
 from ddiff.system.errors import ConfigError, DdiffError
 
@@ -45,32 +49,52 @@ FASHION_NAMES = ["t-shirt", "trouser", "pullover", "dress", "coat"]
 FASHION_NAMES += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
 
 
+@dataclass(eq=False, repr=False)
 class MNIST(Data):
     """60,000 digits to train, 10,000 to validate; size 32 is 28 with two pixels of background."""
 
+    root: str
+    size: int = 28
+    download: bool = True
     num_classes = 10
-    files = MNIST_FILES
     class_names = DIGIT_NAMES
+    archive = MNIST_FILES
 
-    def __init__(
-        self,
-        batch_size: BatchSize,
-        seed: Seed,
-        root: str,
-        size: int = 28,
-        download: bool = True,
-        num_workers: Workers = None,
-        flip: bool = False,
-    ) -> None:
-        super().__init__(batch_size, seed, num_workers, flip)
-        self.shape, self.root, self.download = (1, size, size), Path(root), download
-        self.pad = padding(size)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size not in (28, 32):
+            raise ConfigError(
+                f"data: size is {self.size}; choose 28 (as it is) or 32 (with a border)"
+            )
+        self.shape = (1, self.size, self.size)
 
     def prepare_data(self) -> None:
-        prepare(self.files, self.root, self.download)
+        names = [name for name in (*TRAIN, *TEST) if not self._find(name)]
+        if names and not self.download:
+            raise self.archive.missing(Path(self.root), names)
+        self.archive.download(Path(self.root), names)
 
     def sources(self) -> tuple[Stored, Stored]:
-        return read(self.files, self.root, self.pad)
+        return self._read(*TRAIN), self._read(*TEST)
+
+    def _find(self, name: str) -> Path | None:
+        return self.archive.find(Path(self.root), name, name.removesuffix(".gz"))
+
+    def _path(self, name: str) -> Path:
+        if path := self._find(name):
+            return path
+        raise self.archive.missing(Path(self.root), [name])
+
+    def _read(self, images_file: str, labels_file: str) -> Stored:
+        images, labels = self._path(images_file), self._path(labels_file)
+        x, y = read_idx(images, dims=3), read_idx(labels, dims=1)
+        if x.shape[1:] != (28, 28):
+            raise DdiffError(f"{images} holds images of {tuple(x.shape[1:])}, not (28, 28)")
+        if len(x) != len(y) or not len(x):
+            raise DdiffError(f"{images} holds {len(x)} images, {labels} {len(y)} labels")
+        if y.max() > 9:
+            raise DdiffError(f"{labels} holds the label {int(y.max())}; labels are 0 to 9")
+        return Stored(x[:, None], y, bordered if self.size == 32 else to_unit)
 
 
 class FashionMNIST(MNIST):
@@ -79,45 +103,34 @@ class FashionMNIST(MNIST):
     Not flipped by default: nearly all shoes point left.
     """
 
-    files = FASHION_FILES
+    archive = FASHION_FILES
     class_names = FASHION_NAMES
 
 
-def padding(size: int) -> int:
-    if size not in (28, 32):
-        raise ConfigError(f"data: size is {size}; choose 28 (as it is) or 32 (with a border)")
-    return (size - 28) // 2
+def bordered(images: Tensor) -> Tensor:
+    """With two pixels of background on every side."""
+    return to_unit(pad(images, (2, 2, 2, 2)))
 
 
-def prepare(files: Archive, root: Path, download: bool) -> None:
-    names = [n for n in (*TRAIN, *TEST) if not files.find(root, n, n.removesuffix(".gz"))]
-    if names and not download:
-        raise files.missing(root, names)
-    files.download(root, names)
-
-
-def read(files: Archive, root: Path, pad: int) -> tuple[Stored, Stored]:
-    return _read_split(files, root, TRAIN, pad), _read_split(files, root, TEST, pad)
-
-
-def _read_split(files: Archive, root: Path, names: tuple[str, str], pad: int) -> Stored:
-    images, labels = _path(files, root, names[0]), _path(files, root, names[1])
-    x, y = read_idx(images, dims=3), read_idx(labels, dims=1)
-    _check(images, labels, x, y)
-    return Stored(x[:, None], y, pad)
-
-
-def _path(files: Archive, root: Path, name: str) -> Path:
-    path = files.find(root, name, name.removesuffix(".gz"))
-    if path is None:
-        raise files.missing(root, [name])
-    return path
-
-
-def _check(images: Path, labels: Path, x: Tensor, y: Tensor) -> None:
-    if x.shape[1:] != (28, 28):
-        raise DdiffError(f"{images} holds images of {tuple(x.shape[1:])}, not (28, 28)")
-    if len(x) != len(y) or not len(x):
-        raise DdiffError(f"{images} holds {len(x)} images, {labels} {len(y)} labels")
-    if y.max() > 9:
-        raise DdiffError(f"{labels} holds the label {int(y.max())}; labels are 0 to 9")
+def read_idx(path: Path, dims: int) -> Tensor:
+    """The uint8 tensor of `dims` axes in an IDX file: 00 00 08 <dims>, big-endian sizes, data."""
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DdiffError(f"{path} is truncated or damaged: {error}") from error
+    except OSError as error:
+        raise DdiffError(f"cannot read {path}: {error.strerror or error}") from error
+    head = 4 + 4 * dims
+    if raw[:4] != bytes((0, 0, 8, dims)):
+        raise DdiffError(
+            f"{path} is not an IDX file of bytes in {dims} dimensions: "
+            f"it starts with {raw[:4].hex() or 'nothing'}, not 000008{dims:02x}"
+        )
+    sizes = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, head, 4)]
+    if len(raw) != head + math.prod(sizes):
+        raise DdiffError(
+            f"{path} is truncated or damaged: {len(raw)} bytes, "
+            f"its header announces {head + math.prod(sizes)}"
+        )
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=head).view(sizes)

@@ -1,16 +1,75 @@
-"""Rotated solids of six classes: labelled volumes for conditional models."""
+"""Rotated solids of six classes: labelled volumes for conditional models.
+
+Each of the five solids is a function of its own frame that says who is inside. `dims` [n, 3] are
+half extents (a, b, c), z is the axis of revolution; every solid drawn by `unit_dims` fits in the
+unit ball about the origin and touches it.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from ddiff.data.base import BatchSize, Data, VoxelCount, Workers, at_least
-from ddiff.data.solids import SOLIDS, rotations, unit_dims
-from ddiff.data.spheres import check_radii, place
-from ddiff.system.bounds import Count, Positive, Seed
+from ddiff.data.spheres import SolidData
+from ddiff.system.bounds import Count, Positive
 from ddiff.system.random import generator
+
+Solid = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def cube(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return torch.maximum(torch.maximum(x.abs(), y.abs()), z.abs()) <= a
+
+
+def ellipsoid(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return (x / a).square_() + (y / b).square_() + (z / c).square_() <= 1
+
+
+def cylinder(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return (x.square() + y.square() <= a.square()) & (z.abs() <= c)
+
+
+def torus(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a: from the axis to the middle of the tube; c: radius of the tube."""
+    ring = (x.square() + y.square()).sqrt_() - a
+    return ring.square_() + z.square() <= c.square()
+
+
+def cone(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Base of radius a at z = -c, apex at z = c."""
+    width = (c - z) * (a / (2 * c))
+    return (x.square() + y.square() <= width.square()) & (z.abs() <= c)
+
+
+SOLIDS: tuple[Solid, ...] = (cube, ellipsoid, cylinder, torus, cone)
+
+
+def unit_dims(kind: Tensor, u: Tensor) -> Tensor:
+    """Proportions from u [n, 2], uniform in [0, 1): dims [n, 3] of solids of bounding radius 1."""
+    one, u0, u1 = torch.ones_like(u[:, 0]), u[:, 0], u[:, 1]
+    slope = torch.deg2rad(35 + 20 * u0)  # of the diagonal; flat to tall
+    tube = 0.2 + 0.12 * u0
+    table = [
+        (one / 3**0.5,) * 3,
+        (one, 0.4 + 0.4 * u0, 0.4 + 0.4 * u1),
+        (slope.cos(), slope.cos(), slope.sin()),
+        (1 - tube, 1 - tube, tube),
+        (slope.cos(), slope.cos(), slope.sin()),
+    ]
+    every = torch.stack([torch.stack(dims, -1) for dims in table], 1)  # [n, 5, 3]
+    return every[torch.arange(len(kind)), kind]
+
+
+def rotations(num: int, random: torch.Generator) -> Tensor:
+    """Uniform rotations [num, 3, 3], from unit quaternions."""
+    q = normalize(torch.randn(num, 4, generator=random), dim=1)
+    w, v = q[:, :1, None], q[:, 1:]
+    cross = torch.linalg.cross(torch.eye(3)[None], v[:, None])  # cross @ u = v x u
+    return torch.eye(3) + 2 * w * cross + 2 * cross @ cross  # Rodrigues, with w = cos(angle / 2)
+
 
 CLASS_NAMES = [*(solid.__name__ for solid in SOLIDS), "union"]
 UNION = len(SOLIDS)
@@ -31,9 +90,8 @@ class ShapeSource:
     """+1 inside, -1 outside; drawn anew each time, only where the ball around a shape reaches."""
 
     def __init__(self, size: int, label: Tensor, ball: Tensor, pieces: Pieces) -> None:
-        self.size, self.label, self.pieces = size, label, pieces
+        self.size, self.label, self.ball, self.pieces = size, label, ball, pieces
         middle, radius = ball[:, :3], ball[:, 3:]  # ball [N, 4]: its centre and radius
-        self.ball = ball
         self.window = min(size, 2 * math.ceil(float(radius.max())) + 2)
         self.corner = (middle - radius).floor().long().clamp(0, size - self.window)
 
@@ -75,42 +133,26 @@ class ShapeSource:
         ]
 
 
-class Shapes(Data):
+@dataclass(eq=False, repr=False)
+class Shapes(SolidData):
     """Cube, ellipsoid, cylinder, torus, cone, and unions of two different ones.
 
-    Proportions, rotation, size and position are uniform; the ball around a shape has a radius
-    in [radius_min, radius_max] x size and stays in the volume. Sample i has class i mod 6.
+    Proportions and rotation are uniform, as are size and position. Sample i has class i mod 6.
     """
 
+    num_val: Count = 200
+    radius_min: Positive = 0.25
+    radius_max: Positive = 0.4
     num_classes = len(CLASS_NAMES)
-
-    def __init__(
-        self,
-        batch_size: BatchSize,
-        seed: Seed,
-        size: VoxelCount = 64,
-        num: Count = 100_000,
-        num_val: Count = 200,
-        radius_min: Positive = 0.25,
-        radius_max: Positive = 0.4,
-        num_workers: Workers = None,
-        flip: bool = False,
-    ) -> None:
-        super().__init__(batch_size, seed, num_workers, flip)
-        at_least(1, size=size, num=num, num_val=num_val)
-        check_radii(radius_min, radius_max)
-        self.shape, self.class_names = (1, size, size, size), CLASS_NAMES
-        self.size, self.num, self.num_val = size, num, num_val
-        self.radius_range = (radius_min * size, radius_max * size)
+    class_names = CLASS_NAMES
 
     def sources(self) -> tuple[ShapeSource, ShapeSource]:
         return self._draw(self.num, "train"), self._draw(self.num_val, "val")
 
     def _draw(self, num: int, split: str) -> ShapeSource:
         random = generator("cpu", self.seed, "shapes", split)
-        low, high = self.radius_range
-        radius = low + (high - low) * torch.rand(num, generator=random)
-        middle = (self.size - 1) / 2 + place(radius, self.size, random)
+        radius = self.radii(num, random)
+        middle = self.places(radius, random)
         label = torch.arange(num) % len(CLASS_NAMES)
         pieces = draw_pieces(label, radius, middle, random)
         return ShapeSource(self.size, label, torch.cat([middle, radius[:, None]], 1), pieces)
@@ -124,7 +166,7 @@ def draw_pieces(label: Tensor, radius: Tensor, middle: Tensor, random: torch.Gen
     kind = torch.stack([label.where(~union, first), second.where(union, torch.tensor(NONE))], 1)
     u = torch.rand(2, num, 2, generator=random)
     dims = torch.stack([unit_dims(kind[:, i].clamp(0), u[i]) for i in range(2)], 1)
-    away = torch.nn.functional.normalize(torch.randn(num, 3, generator=random), dim=1)
+    away = normalize(torch.randn(num, 3, generator=random), dim=1)
     away = away * torch.where(union, 0.28 * radius, 0.0)[:, None]
     reach = torch.where(union, 0.72, 1.0) * radius
     return Pieces(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -33,18 +34,20 @@ def to_bytes(x: Tensor) -> Tensor:
     return x.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+@dataclass(frozen=True, eq=False)
 class Stored:
-    """A whole data set in memory as uint8; `pad` voxels of background on every side."""
+    """A whole data set in memory; `decode` makes a batch of it float32 in [-1, 1]."""
 
-    def __init__(self, images: Tensor, labels: Tensor | None, pad: int = 0) -> None:
-        self.images, self.labels, self.pad = images, labels, pad  # [N, C, H, W], [N] uint8
+    images: Tensor  # [N, C, H, W] uint8
+    labels: Tensor | None  # [N] uint8
+    decode: Callable[[Tensor], Tensor] = to_unit
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        images = torch.nn.functional.pad(self.images[indices], (self.pad,) * 4)
-        return to_unit(images), None if self.labels is None else self.labels[indices].long()
+        y = None if self.labels is None else self.labels[indices].long()
+        return self.decode(self.images[indices]), y
 
 
 class FolderSource:

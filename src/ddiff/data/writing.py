@@ -1,6 +1,5 @@
 """A data set to disk, in files that `images` and `voxels` read again."""
 
-import json
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ddiff.data.base import Data, at_least
 from ddiff.data.source import to_bytes
 from ddiff.system.errors import ConfigError, DdiffError, nearest
-from ddiff.system.files import replacing
+from ddiff.system.files import replacing, write_json
 
 Split = Literal["train", "val"]
 
@@ -41,24 +40,28 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
     at_least(1, num=num)
     if num > len(source):
         raise ConfigError(f"num is {num}, but {split} holds {len(source)} samples")
-    name, save = (voxel_name, save_voxels) if len(data.shape) == 4 else (image_name, save_image)
-    batches = torch.arange(num).split(data.batch_size)
-    for rows in track(batches, description=f"writing {num} samples"):
+    volumes = len(data.shape) == 4
+    digits = max(4 if volumes else 5, len(str(num - 1)))
+    for rows in track(torch.arange(num).split(data.batch_size), f"writing {num} samples"):
         x, y = source.batch(rows)
         for i, row in enumerate(rows.tolist()):
             folder = out if y is None or not data.class_names else out / data.class_names[int(y[i])]
-            save(folder / name(row, num), x[i])
-    with replacing(out / "dataset.json", "w") as file:
-        file.write(describe(data, num, split))
+            if volumes:
+                save_voxels(folder / f"vox_{row:0{digits}d}.npy", x[i])
+            else:
+                save_image(folder / f"{row:0{digits}d}.png", x[i])
+    kind, channels = ("voxels", "") if volumes else ("images", f" data.channels={data.shape[0]}")
+    facts = {
+        "data": type(data).__name__,
+        "split": split,
+        "seed": data.seed,
+        "num": num,
+        "shape": list(data.shape),
+        "class_names": data.class_names,
+        "read_with": f"data={kind} data.root=<this folder> data.size={data.shape[-1]}{channels}",
+    }
+    write_json(out / "dataset.json", facts)
     return num
-
-
-def voxel_name(row: int, num: int) -> str:
-    return f"vox_{row:0{max(4, len(str(num - 1)))}d}.npy"
-
-
-def image_name(row: int, num: int) -> str:
-    return f"{row:0{max(5, len(str(num - 1)))}d}.png"
 
 
 def save_voxels(path: Path, x: Tensor) -> None:
@@ -76,19 +79,3 @@ def save_image(path: Path, x: Tensor) -> None:
     image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
     with replacing(path) as file:
         image.save(file, "PNG")
-
-
-def describe(data: Data, num: int, split: str) -> str:
-    volumes = len(data.shape) == 4
-    size = data.shape[-1]
-    kind, channels = ("voxels", "") if volumes else ("images", f" data.channels={data.shape[0]}")
-    facts = {
-        "data": type(data).__name__,
-        "split": split,
-        "seed": data.seed,
-        "num": num,
-        "shape": list(data.shape),
-        "class_names": data.class_names,
-        "read_with": f"data={kind} data.root=<this folder> data.size={size}{channels}",
-    }
-    return json.dumps(facts, indent=2) + "\n"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.solids import SOLIDS, rotations, unit_dims
+from ddiff.data.shapes import SOLIDS, rotations, unit_dims
 from ddiff.system.random import generator
 
 STARTS = 512
