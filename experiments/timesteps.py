@@ -208,9 +208,9 @@ def validation(run: Path, repeats: int) -> list[float]:
     """The plain loss of the averaged net by tenth of t, 10 timesteps in each of `repeats` noises a
     sample; the same for every run."""
     trained = Trained.load(str(run))
-    data = build(trained.cfg.data)
+    data = build(trained.options.data)
     data.setup("fit")
-    precision = build_precision(trained.cfg.precision, torch.device("cpu"))
+    precision = build_precision(trained.options.precision, torch.device("cpu"))
     schedule: Schedule = trained.schedule
     tenths: list[list[float]] = [[] for _ in range(10)]
     for number, (x_0, y) in enumerate(data.val_dataloader()):
@@ -222,7 +222,7 @@ def validation(run: Path, repeats: int) -> list[float]:
                 eps = torch.randn(x_0.shape, generator=g)
                 x_t = schedule.add_noise(x_0, t, eps)
                 with precision.autocast(x_0.device):
-                    pred = trained.net(x_t, t - 1, y if trained.cfg.net.num_classes else None)
+                    pred = trained.net(x_t, t - 1, y if trained.options.net.num_classes else None)
                 error = pred.float() - trained.objective.target(schedule, x_0, eps, t)
                 tenths[tenth] += error.square().flatten(1).mean(1).tolist()
     return [statistics.fmean(losses) for losses in tenths]

@@ -13,6 +13,7 @@ from ddiff.recipe import choose_recipe
 
 if TYPE_CHECKING:
     from ddiff.benchmarking import Choice, Subject
+    from ddiff.config.options import Benchmark
 
 
 @entry("benchmark", prepare=choose_recipe)
@@ -32,19 +33,21 @@ def main(cfg: DictConfig) -> None:
     keep_freed_memory()
     given = {re.split(r"[.=/@]", word.lstrip("+~"), maxsplit=1)[0]
              for word in HydraConfig.get().overrides.task}  # fmt: skip
-    cfg = checked(cfg, given)
-    with threads(cfg.threads, cfg.accelerator):
+    options = checked(cfg, given)
+    with threads(options.threads, options.accelerator):
         # a backend is an exported file where its name has a slash or a suffix
         backends = [text if "/" in text or Path(text).suffix else chosen("backend", text)
-                    for text in cfg.backends]  # fmt: skip
-        precisions = [chosen("precision", text) for text in cfg.precisions]
-        subject = Subject.of(cfg, given)
-        if cfg.mode == "train":
-            contests = training.contests(subject, cfg.batch_sizes, backends, precisions)
+                    for text in options.backends]  # fmt: skip
+        precisions = [chosen("precision", text) for text in options.precisions]
+        subject = Subject.of(options, given)
+        if options.mode == "train":
+            contests = training.contests(subject, options.batch_sizes, backends, precisions)
         else:
-            solvers = solvers_of(subject, cfg)
-            contests = sampling.contests(subject, solvers, cfg.batch_sizes, backends, precisions)
-        compare(subject, cfg, list(contests))
+            solvers = solvers_of(subject, options)
+            contests = sampling.contests(
+                subject, solvers, options.batch_sizes, backends, precisions
+            )
+        compare(subject, options, list(contests))
 
 
 def chosen(group: str, text: str, *fixed: str) -> "Choice":
@@ -60,15 +63,15 @@ def chosen(group: str, text: str, *fixed: str) -> "Choice":
     return Choice(text, cfg[group])
 
 
-def solvers_of(subject: "Subject", cfg: DictConfig) -> "list[Choice]":
+def solvers_of(subject: "Subject", options: "Benchmark") -> "list[Choice]":
     """Those asked for, or the run's own."""
     from ddiff.benchmarking import Choice
 
-    steps = [] if cfg.num_steps is None else [f"solver.num_steps={cfg.num_steps}"]
-    if cfg.solvers:
-        return [chosen("solver", text, *steps) for text in cfg.solvers]
-    own = subject.cfg.solver.copy()
-    own.num_steps = cfg.num_steps or own.num_steps
+    steps = [] if options.num_steps is None else [f"solver.num_steps={options.num_steps}"]
+    if options.solvers:
+        return [chosen("solver", text, *steps) for text in options.solvers]
+    own = subject.options.solver.copy()
+    own.num_steps = options.num_steps or own.num_steps
     return [Choice(own["_target_"].rpartition(".")[2], own)]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddiff.config.options import Importance, own_options, typed
+from ddiff.config.options import Importance, own_options, tree_of, typed
 from ddiff.config.shell import entry
 from ddiff.recipe import choose_recipe
 from ddiff.system.errors import ConfigError
@@ -67,9 +67,10 @@ def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
 
     find_checkpoint(cfg.run)  # an artifact has no gradients to measure
     trained = Trained.load(cfg.run, cfg.weights, cfg.accelerator)
+    own = tree_of(trained.options)
     for group in OF_THE_RUN:
         if group not in names:
-            cfg[group] = trained.cfg[group]
+            cfg[group] = own[group]
     return trained
 
 

@@ -107,7 +107,7 @@ def test_the_facts(exported: Make, runs: dict[str, Path]) -> None:
     assert facts["inputs"] == {"x": [None, 1, 8, 8], "t": [None], "y": [None]}
     assert (facts["precision"], facts["batch"], facts["device"]) == ("int8", None, "cpu")
     assert facts["torch"] == torch.__version__
-    assert facts["config"]["net"] == trained.cfg.net
+    assert facts["config"]["net"] == trained.options.net
     assert facts["config"]["guidance"]["scale"] == 1.5
     verified = facts["verified"]
     assert verified["psnr"] > verified["least_psnr"] == 25
@@ -164,11 +164,11 @@ def test_the_check_meets_first_and_last_time_and_label() -> None:
 def test_an_artifact_runs_as_it_was_exported(exported: Make) -> None:
     found = Trained.load(str(exported("3D", "TorchScript", "bf16").path), "ema", "cpu")
     assert isinstance(found.net, ArtifactNet)
-    cfg = found.cfg.copy()
-    found.net.check_options(cfg.backend, cfg.precision)
-    cfg.backend["_target_"] = "ddiff.backends.Compiled"
+    backend, precision = found.options.backend.copy(), found.options.precision.copy()
+    found.net.check_options(backend, precision)
+    backend["_target_"] = "ddiff.backends.Compiled"
     with pytest.raises(ConfigError, match="leave backend out"):
-        found.net.check_options(cfg.backend, cfg.precision)
-    cfg.backend["_target_"], cfg.precision.dtype = "ddiff.backends.Eager", "float32"
+        found.net.check_options(backend, precision)
+    backend["_target_"], precision.dtype = "ddiff.backends.Eager", "float32"
     with pytest.raises(ConfigError, match=r"holds bfloat16, not float32"):
-        found.net.check_options(cfg.backend, cfg.precision)
+        found.net.check_options(backend, precision)

@@ -63,8 +63,8 @@ def export_of(
     trained = Trained.load(str(run), options.get("weights", "ema"), accelerator)
     given = {
         "format": {"_target_": f"ddiff.artifacts.{name}"},
-        "solver": trained.cfg.solver,
-        "guidance": trained.cfg.guidance,
+        "solver": trained.options.solver,
+        "guidance": trained.options.guidance,
         "weights": "ema",
         "dynamic_batch": True,
         "batch_size": 4,
@@ -82,8 +82,8 @@ def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
     generation = generation_of(
         trained,
         solver=DictConfig(target),
-        guidance=trained.cfg.guidance,
-        precision=trained.cfg.precision,
+        guidance=trained.options.guidance,
+        precision=trained.options.precision,
         backend=DictConfig({"_target_": "ddiff.backends.Eager"}),
         seed=3,
         clamp=1.0,

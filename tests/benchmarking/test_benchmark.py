@@ -182,7 +182,7 @@ def test_the_first_row_is_plain_eager(subject: Subject, monkeypatch: pytest.Monk
     made = run()
     torch.manual_seed(3)
     x = torch.randn(2, 1, 8, 8)
-    y, w = torch.tensor([0, 5]), subject.cfg.guidance.scale
+    y, w = torch.tensor([0, 5]), subject.options.guidance.scale
     net = subject.trained.net
 
     def predict(x: Tensor, t: Tensor, _: Tensor | None) -> Tensor:
@@ -204,12 +204,12 @@ def test_fresh_nets_have_no_layer_that_hides_the_others(subject: Subject) -> Non
 
 def bare_loss(subject: Subject, work: Training) -> float:
     """The last loss of the same steps, written out: AdamW, v, labels dropped, clipping."""
-    seed, T = subject.cfg.seed, subject.trained.schedule.T
+    seed, T = subject.options.seed, subject.trained.schedule.T
     x_0, y = work.batch()
     assert y is not None
     net = copy.deepcopy(subject.trained.net).requires_grad_(True)
     optimizer = torch.optim.AdamW(net.parameters(), **{
-        k: v for k, v in subject.cfg.optimizer.items() if k not in ("_target_", "_partial_")
+        k: v for k, v in subject.options.optimizer.items() if k not in ("_target_", "_partial_")
     })  # fmt: skip
     loss = torch.zeros(())
     for step in range(ALIKE):
@@ -217,7 +217,7 @@ def bare_loss(subject: Subject, work: Training) -> float:
         g = generator("cpu", *words)
         t = torch.randint(1, T + 1, (len(x_0),), generator=g)
         eps = philox.normal(key(*words), torch.arange(len(x_0)), 0, (1, 8, 8))
-        dropped = torch.rand(len(y), generator=g) < subject.cfg.module.p_uncond
+        dropped = torch.rand(len(y), generator=g) < subject.options.module.p_uncond
         a = subject.trained.schedule.abar[t].float().sqrt()[:, None, None, None]
         s = (1 - a**2).sqrt()
         pred = net(a * x_0 + s * eps, t - 1, torch.where(dropped, -1, y))

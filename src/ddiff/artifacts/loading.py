@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
 from ddiff.build import build
+from ddiff.config.options import Train, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion.guidance import NO_LABEL
@@ -42,10 +43,8 @@ def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:
     return facts, cfg, sha256
 
 
-def load(
-    path: Path, weights: str, accelerator: str
-) -> tuple["ArtifactNet", DictConfig, dict[str, Any]]:
-    """The net in an artifact; the run's config, with the solver, guidance and precision of the
+def load(path: Path, weights: str, accelerator: str) -> tuple["ArtifactNet", Train, dict[str, Any]]:
+    """The net in an artifact; the run's options, with the solver, guidance and precision of the
     export; and the facts."""
     facts, cfg, sha256 = read(path)
     kind: Format = build(cfg.format)
@@ -60,7 +59,8 @@ def load(
             f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
             f"export it again with accelerator={device.type}"
         )
-    return ArtifactNet(path, kind.open(path, device), cfg, facts, device), cfg, facts
+    options = typed(Train, cfg)
+    return ArtifactNet(path, kind.open(path, device), options, facts, device), options, facts
 
 
 def remember(sha256: str) -> None:
@@ -96,17 +96,17 @@ class ArtifactNet(nn.Module):
         self,
         path: Path,
         run: Callable[..., Tensor],
-        cfg: DictConfig,
+        options: Train,
         facts: dict[str, Any],
         device: torch.device,
     ):
         super().__init__()
         self.path = path
         self.run = run
-        self.shape = tuple(cfg.net.shape)
-        self.num_classes: int | None = cfg.net.num_classes
+        self.shape = tuple(options.net.shape)
+        self.num_classes: int | None = options.net.num_classes
         self.batch: int | None = facts["batch"]
-        self.dtype: str = cfg.precision.dtype
+        self.dtype: str = options.precision.dtype
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:

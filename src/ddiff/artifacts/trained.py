@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import nn
 
 from ddiff.artifacts import loading
 from ddiff.build import build, build_net, is_generative
+from ddiff.config.options import Train, typed
 from ddiff.config.trees import config_of, resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion import Objective, Schedule
@@ -24,7 +24,7 @@ class Trained:
     net: nn.Module
     schedule: Schedule
     objective: Objective
-    cfg: DictConfig  # the run's
+    options: Train  # the run's
     run_dir: Path
     step: int
     digest: str  # of the net's numbers
@@ -34,22 +34,22 @@ class Trained:
     def load(cls, source: str, weights: str = "ema", accelerator: str = "auto") -> "Trained":
         if loading.is_artifact(source):
             path = Path(source)
-            net, cfg, facts = loading.load(path, weights, accelerator)
+            net, options, facts = loading.load(path, weights, accelerator)
             # its outputs go into a folder beside the artifact, of its name
             run_dir = path.with_name(path.name.replace(".", "_"))
             step, digest, spent = facts["step"], facts["net"], facts["spent"]
         else:
             path = find_checkpoint(source)
-            net, cfg, checkpoint = load_net(path, weights)
-            if not is_generative(cfg.module):
+            net, options, checkpoint = load_net(path, weights)
+            if not is_generative(options.module):
                 raise DdiffError(f"{source} is a classifier; it makes no samples")
             run_dir, step, digest = run_of(path), checkpoint["global_step"], short_digest(net)
             net, spent = net.to(device_for(accelerator)), checkpoint.get("spent", {})
-        schedule, objective = build(cfg.schedule), build(cfg.objective)
-        return cls(net, schedule, objective, cfg, run_dir, step, digest, spent)
+        schedule, objective = build(options.schedule), build(options.objective)
+        return cls(net, schedule, objective, options, run_dir, step, digest, spent)
 
 
-def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, dict[str, Any]]:
+def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, Train, dict[str, Any]]:
     """The net of a checkpoint, on the CPU and frozen, the run's config, and the checkpoint.
 
     Reads tensors and plain values only; the config in the file is validated like any.
@@ -68,7 +68,7 @@ def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, DictConfig, d
     except RuntimeError as error:
         lines = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise DdiffError(f"{path} does not fit its own config: {lines}") from error
-    return net.requires_grad_(False).eval(), cfg, checkpoint
+    return net.requires_grad_(False).eval(), typed(Train, cfg), checkpoint
 
 
 def run_of(checkpoint: Path) -> Path:

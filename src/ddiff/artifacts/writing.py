@@ -19,7 +19,7 @@ from ddiff.artifacts.loading import ArtifactNet, remember
 from ddiff.artifacts.seal import seal
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build, build_guidance
-from ddiff.config.options import Export
+from ddiff.config.options import Export, Train, tree_of, typed
 from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, existing_parent, replacing
@@ -48,7 +48,7 @@ def export(
     `walk` draws that many samples with a net, whose inputs then calibrate formats of 8 bits.
     """
     kind: Format = build(options.format)
-    build_guidance(options.guidance).check(trained.cfg.net.num_classes)
+    build_guidance(options.guidance).check(trained.options.net.num_classes)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
@@ -56,10 +56,8 @@ def export(
     check_outputs([path], options.overwrite)
     batch = None if options.dynamic_batch else options.batch_size
     size = max(2, options.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
-    inputs = partial(
-        example, tuple(trained.cfg.net.shape), trained.schedule.T, trained.cfg.net.num_classes,
-        device,
-    )  # fmt: skip
+    net = trained.options.net
+    inputs = partial(example, tuple(net.shape), trained.schedule.T, net.num_classes, device)
     met = partial(_met, trained, walk, size)
     net = ExportWrapper(trained.net, kind.plain[precision])
     job = Job(net, inputs(size), precision, batch, met)
@@ -73,7 +71,7 @@ def export(
         payload = part.read_bytes()
         part.write_bytes(seal(payload, facts)[0])
         found = ArtifactNet(
-            path, kind.open(part, device), DictConfig(facts["config"]), facts, device
+            path, kind.open(part, device), typed(Train, DictConfig(facts["config"])), facts, device
         )
         sizes = {1, size} if batch is None else {size}
         cases = (inputs(n, first) for n in sorted(sizes) for first in range(4))
@@ -109,8 +107,7 @@ def _target(trained: Trained, kind: Format, options: Export, precision: str) -> 
 
 
 def _facts(trained: Trained, options: Export, job: Job, device: torch.device) -> dict[str, Any]:
-    config = OmegaConf.to_container(trained.cfg)
-    assert isinstance(config, dict)
+    config = tree_of(trained.options)
     for name in ("format", "solver", "guidance"):
         config[name] = OmegaConf.to_container(getattr(options, name))
     plain = str(job.net.dtype).removeprefix("torch.")

@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from ddiff.backends import device_of
@@ -14,6 +13,7 @@ from ddiff.benchmarking.plot import in_words, milliseconds, picture, three_digit
 from ddiff.benchmarking.racing import MEMORY, Contest, Row, forget, race
 from ddiff.benchmarking.subject import Subject
 from ddiff.benchmarking.training import ALIKE
+from ddiff.config.options import Benchmark, tree_of
 from ddiff.pages.view import save_png
 from ddiff.system.console import console, progress, show_table
 from ddiff.system.environment import environment
@@ -42,11 +42,11 @@ KEY = {  # the same beside the picture
 FIGURES = {"psnr": "PSNR", "max_error": "max error", "loss": "loss", "loss_difference": "off by"}
 
 
-def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> None:
+def compare(subject: Subject, options: Benchmark, contests: Sequence[Contest]) -> None:
     """Every contest leaves its table when it is done, and is then in the file too."""
-    folder = _folder(subject, cfg.out)
-    check_outputs([folder / "benchmark.json", folder / "benchmark.png"], cfg.overwrite)
-    about = _about(subject, cfg)
+    folder = _folder(subject, options.out)
+    check_outputs([folder / "benchmark.json", folder / "benchmark.png"], options.overwrite)
+    about = _about(subject, options)
     write_json(folder / "benchmark.json", about)
     machine = _machine(about["environment"])
     console.print(f"net         {subject} ({subject.trained.digest})\nmachine     {machine}")
@@ -55,14 +55,14 @@ def compare(subject: Subject, cfg: DictConfig, contests: Sequence[Contest]) -> N
     device = device_of(subject.trained.net)
     done: list[tuple[Contest, list[Row]]] = []
     for contest in contests:
-        with progress(contest.title, (1 + cfg.repeats) * len(contest.contestants)) as meter:
-            rows = race(contest, cfg.repeats, device, meter)
+        with progress(contest.title, (1 + options.repeats) * len(contest.contestants)) as meter:
+            rows = race(contest, options.repeats, device, meter)
         forget()
         done.append((contest, rows))
         print_table(contest, rows)
         about["contests"].append({**contest.facts, "rows": [row.plain() for row in rows]})
         write_json(folder / "benchmark.json", about)
-    save_png(picture(str(subject), machine, KEY[cfg.mode], done), folder / "benchmark.png")
+    save_png(picture(str(subject), machine, KEY[options.mode], done), folder / "benchmark.png")
     console.print()
     for text in about["protocol"]:
         console.print(text)
@@ -79,19 +79,19 @@ def _folder(subject: Subject, out: str | None) -> Path:
     return above / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _about(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
+def _about(subject: Subject, options: Benchmark) -> dict[str, Any]:
     """All that it takes to do it again."""
     device = device_of(subject.trained.net)
     fast = Precision().on(device).dtype
-    options: Any = OmegaConf.to_container(cfg)
+    plain = tree_of(options)
     return {
         "subject": str(subject),
         "net": subject.trained.digest,
         "step": subject.trained.step,
-        "options": {name: options[name] for name in OPTIONS},
-        "config": OmegaConf.to_container(subject.cfg),
+        "options": {name: plain.get(name) for name in OPTIONS},
+        "config": tree_of(subject.options),
         "environment": environment(device, fast),
-        "protocol": [*PROTOCOL, OF[cfg.mode], *filter(None, [MEMORY.get(device.type)])],
+        "protocol": [*PROTOCOL, OF[options.mode], *filter(None, [MEMORY.get(device.type)])],
         "contests": [],
     }
 

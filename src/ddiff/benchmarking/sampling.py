@@ -30,13 +30,13 @@ class Sampling:
 
     def __init__(self, subject: Subject, solver: Choice, batch_size: int) -> None:
         self.subject, self.solver, self.batch_size = subject, solver, batch_size
-        self.y = labels_for("auto", batch_size, subject.cfg.net.num_classes)
+        self.y = labels_for("auto", batch_size, subject.options.net.num_classes)
         self.first = _held(subject.trained) if subject.exported else FP32
 
     def generation(
         self, backend: Choice, precision: Choice, trained: Trained | None = None
     ) -> Generation:
-        own = self.subject.cfg
+        own = self.subject.options
         return generation_of(
             trained or self.subject.trained,
             solver=self.solver.node,
@@ -93,7 +93,7 @@ class Sampling:
 
 def _held(trained: Trained) -> Choice:
     """The precision that an exported net was given."""
-    node = trained.cfg.precision
+    node = trained.options.precision
     return Choice(SHORT.get(node.dtype, str(node.dtype)), node)
 
 
@@ -114,7 +114,7 @@ def contests(
 ) -> Iterator[Contest]:
     """One for each solver and batch size. A backend that is text is the path of an artifact."""
     shared = sum(p.numel() * p.element_size() for p in subject.trained.net.parameters())
-    scale = subject.cfg.guidance.get("scale", 0)
+    scale = subject.options.guidance.get("scale", 0)
     for solver, size in product(solvers, batch_sizes):
         work = Sampling(subject, solver, size)
         steps = len(work.generation(EAGER, work.first).plan)

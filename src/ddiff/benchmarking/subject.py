@@ -1,17 +1,17 @@
 """What is measured: the net of a run, or one with fresh weights of a recipe."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build, build_guidance, build_net, check_guidance, is_generative
-from ddiff.config.options import Benchmark, own_options
+from ddiff.config.options import Benchmark, Train, own_options, tree_of, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.system.checkpoints import short_digest
@@ -27,17 +27,17 @@ WOKEN = 0.02  # standard deviation of parameters that a recipe starts at 0
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """`cfg` is the run's or the recipe's, with the benchmark's seed, solver and guidance."""
+    """`options` are the run's or the recipe's, with the benchmark's seed, solver and guidance."""
 
     trained: Trained
-    cfg: DictConfig
+    options: Train
     weights: str  # ema or net
     fresh: bool = False
 
     @classmethod
-    def of(cls, cfg: DictConfig, given: Collection[str]) -> "Subject":
+    def of(cls, options: Benchmark, given: Collection[str]) -> "Subject":
         """`given` holds the options named on the command line."""
-        return _from_run(cfg, given) if cfg.run else _from_recipe(cfg)
+        return _from_run(options, given) if options.run else _from_recipe(options)
 
     @property
     def exported(self) -> bool:
@@ -45,51 +45,49 @@ class Subject:
         return isinstance(self.trained.net, ArtifactNet)
 
     def __str__(self) -> str:
-        trained = self.trained
-        shape = "x".join(map(str, trained.cfg.net.shape))
-        count = sum(p.numel() for p in trained.net.parameters())
+        net, options = self.trained.net, self.trained.options
+        shape = "x".join(map(str, options.net.shape))
+        count = sum(p.numel() for p in net.parameters())
         size = "exported" if self.exported else f"{count / 1e6:.2f} M parameters"
-        state = "untrained" if self.fresh else f"at step {trained.step}"
-        return f"{trained.cfg.name}, {shape}, {size}, {state}"
+        state = "untrained" if self.fresh else f"at step {self.trained.step}"
+        return f"{options.name}, {shape}, {size}, {state}"
 
 
-def _from_run(cfg: DictConfig, given: Collection[str]) -> Subject:
+def _from_run(options: Benchmark, given: Collection[str]) -> Subject:
     strange = sorted({name for name in given if name not in OWN})
     if strange:
-        options = ", ".join(f"{name}=" for name in strange)
-        raise ConfigError(f"run: a run is measured as it was trained; leave out {options}")
-    trained = Trained.load(cfg.run, cfg.weights, cfg.accelerator)
-    own = trained.cfg.copy()
-    own.seed = cfg.seed
-    for group in ("solver", "guidance"):
-        if group in given:
-            own[group] = OmegaConf.to_container(cfg[group], resolve=True)
-    validate(own, bounds=False)
-    if cfg.mode == "sample":
+        words = ", ".join(f"{name}=" for name in strange)
+        raise ConfigError(f"run: a run is measured as it was trained; leave out {words}")
+    assert options.run
+    trained = Trained.load(options.run, options.weights, options.accelerator)
+    chosen = {name: getattr(options, name) for name in ("solver", "guidance") if name in given}
+    own = replace(trained.options, seed=options.seed, **chosen)
+    validate(DictConfig(tree_of(own)), bounds=False)
+    if options.mode == "sample":
         build_guidance(own.guidance).check(own.net.num_classes)
-    return Subject(trained, own, cfg.weights)
+    return Subject(trained, own, options.weights)
 
 
-def _from_recipe(cfg: DictConfig) -> Subject:
-    if cfg.mode == "sample":
-        check_guidance(cfg)
-    fill_in_data_facts(cfg, build(cfg.data))
-    if not is_generative(cfg.module):
+def _from_recipe(options: Benchmark) -> Subject:
+    if options.mode == "sample":
+        check_guidance(options)
+    fill_in_data_facts(options, build(options.data))
+    if not is_generative(options.module):
         raise ConfigError("module: a classifier makes no samples; choose another experiment")
-    torch.manual_seed(key(cfg.seed, "weights"))
-    net = build_net(cfg.net).requires_grad_(False).eval()
-    _wake(net, cfg.seed)
+    torch.manual_seed(key(options.seed, "weights"))
+    net = build_net(options.net).requires_grad_(False).eval()
+    _wake(net, options.seed)
     trained = Trained(
-        net=net.to(device_for(cfg.accelerator)),
-        schedule=build(cfg.schedule),
-        objective=build(cfg.objective),
-        cfg=cfg,
-        run_dir=Path("benchmarks") / cfg.name,
+        net=net.to(device_for(options.accelerator)),
+        schedule=build(options.schedule),
+        objective=build(options.objective),
+        options=options,
+        run_dir=Path("benchmarks") / options.name,
         step=0,
         digest=short_digest(net),
         spent={},
     )
-    return Subject(trained, cfg, cfg.weights, fresh=True)
+    return Subject(trained, options, options.weights, fresh=True)
 
 
 def _wake(net: nn.Module, seed: int) -> None:
@@ -100,8 +98,8 @@ def _wake(net: nn.Module, seed: int) -> None:
             parameter.normal_(0, WOKEN, generator=g)
 
 
-def checked(cfg: DictConfig, given: Collection[str]) -> DictConfig:
-    """The config resolved and valid, and the options of this verb in their ranges."""
+def checked(cfg: DictConfig, given: Collection[str]) -> Benchmark:
+    """The options of a benchmark, resolved and valid."""
     for name, right in (("backend", "backends=[...]"), ("precision", "precisions=[...]"),
                         ("batch_size", "batch_sizes=[...]")):  # fmt: skip
         if name in given:
@@ -113,4 +111,4 @@ def checked(cfg: DictConfig, given: Collection[str]) -> DictConfig:
         validate(cfg, "benchmark")
     else:
         rehearse(cfg, "benchmark")
-    return cfg
+    return typed(Benchmark, cfg)

@@ -1,7 +1,7 @@
 """Training steps: the same weights, batch and timesteps under every backend and precision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -88,8 +88,12 @@ class Training:
 
     def module(self, backend: Choice, precision: Choice) -> DDPM:
         device = device_of(self.subject.trained.net)
-        nodes = {"backend": backend.node, "precision": precision.node, "timesteps": UNIFORM}
-        own = DictConfig({**self.subject.cfg, **nodes})
+        own = replace(
+            self.subject.options,
+            backend=backend.node,
+            precision=precision.node,
+            timesteps=DictConfig(UNIFORM),
+        )
         module = build_module(own, build_precision(own.precision, device)).to(device)
         assert isinstance(module, DDPM)
         weights = self.subject.trained.net.state_dict()
@@ -98,12 +102,12 @@ class Training:
         return module
 
     def steps(self, backend: Choice, precision: Choice) -> Steps:
-        limit = self.subject.cfg.trainer.gradient_clip_val
+        limit = self.subject.options.trainer.gradient_clip_val
         return Steps(self.module(backend, precision), limit, *self.batch())
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
         """Random numbers: what is in a batch does not change what a step costs."""
-        own, device = self.subject.cfg, device_of(self.subject.trained.net)
+        own, device = self.subject.options, device_of(self.subject.trained.net)
         g = generator("cpu", own.seed, "benchmark")
         x_0 = torch.rand(self.batch_size, *own.net.shape, generator=g) * 2 - 1
         classes = own.net.num_classes

@@ -7,7 +7,7 @@ at the end.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 
@@ -281,8 +281,15 @@ def typed(options: type[T], cfg: Mapping[str, Any]) -> T:
 
 
 def tree_of(options: Any) -> dict[str, Any]:
-    """The options as a tree of plain values, as they are stored."""
-    return {field.name: _plain(getattr(options, field.name)) for field in fields(options)}
+    """The options as a tree of plain values, as they are stored. What `typed` did not find in a
+    config is left out again."""
+    hints = get_type_hints(type(options), include_extras=True)
+    values = {name: getattr(options, name) for name in hints}
+    return {
+        name: _plain(value)
+        for name, value in values.items()
+        if value is not None or type(None) in get_args(hints[name])
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -108,7 +108,7 @@ def import_lightning() -> None:
         import lightning.pytorch  # noqa: F401
     finally:
         del sys.modules["scipy.signal"]
-        vars(scipy).pop("signal", None)
+        scipy.__dict__.pop("signal", None)
 
 
 def train_options(*overrides: str) -> Train:

@@ -58,14 +58,15 @@ def classifier(
             "experiment=classifier data=..., or say where with extractor.run="
         )
     net: Any
-    net, cfg, _ = load_net(path)
+    net, options, _ = load_net(path)
     if not hasattr(net, "features"):
         raise DdiffError(f"{path} is no classifier: give a run of experiment=classifier")
-    if tuple(cfg.net.shape) != shape:
+    if tuple(options.net.shape) != shape:
         raise DdiffError(
-            f"the classifier {path} reads samples of {list(cfg.net.shape)}, not of {list(shape)}"
+            f"the classifier {path} reads samples of {list(options.net.shape)}, "
+            f"not of {list(shape)}"
         )
-    name = f"classifier of {cfg.data['_target_'].rpartition('.')[2]} {short_digest(net)}"
+    name = f"classifier of {options.data['_target_'].rpartition('.')[2]} {short_digest(net)}"
     net.to(device).eval()
 
     def read(x: Tensor) -> tuple[Tensor, Tensor]:

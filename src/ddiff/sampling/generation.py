@@ -177,11 +177,11 @@ def generation_of(
     else:
         built = build_backend(backend, device)
     guide = build_guidance(guidance)
-    guide.check(trained.cfg.net.num_classes, y)
+    guide.check(trained.options.net.num_classes, y)
     return Generation(
         net=trained.net,
-        shape=tuple(trained.cfg.net.shape),
-        num_classes=trained.cfg.net.num_classes,
+        shape=tuple(trained.options.net.shape),
+        num_classes=trained.options.net.num_classes,
         objective=trained.objective,
         plan=build(solver)(trained.schedule),
         guidance=guide,
@@ -222,7 +222,7 @@ def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfi
         precision=DictConfig(FLOAT32),
         backend=DictConfig(EAGER),
         seed=0,
-        clamp=trained.cfg.sampling.clamp,
+        clamp=trained.options.sampling.clamp,
     )
     generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
 
