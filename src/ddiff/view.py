@@ -12,9 +12,8 @@ from ddiff.config.shell import entry
 def main(cfg: DictConfig) -> None:
     """Shows voxels or images: a still picture and an interactive page."""
     from ddiff.pages.view.page import write_page
-    from ddiff.pages.view.pictures import image_grid, save_png
+    from ddiff.pages.view.pictures import image_grid, save_png, volume_grid
     from ddiff.pages.view.reading import read
-    from ddiff.pages.view.shading import volume_grid
     from ddiff.system.files import check_outputs
 
     options = typed(View, cfg)

@@ -447,7 +447,7 @@ PRELOADED = (
     "ddiff.pages.report.page",
     "ddiff.pages.report.plots",
     "ddiff.pages.view.page",
-    "ddiff.pages.view.shading",
+    "ddiff.pages.view.pictures",
     "ddiff.sampling.writing",
     "ddiff.training.run",
     "ddiff.training.scoring",

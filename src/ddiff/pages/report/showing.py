@@ -9,9 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 from ddiff.pages.report.comparison import Comparison
 from ddiff.pages.report.records import Record
 from ddiff.pages.view.page import png_uri, solid_item
-from ddiff.pages.view.pictures import BACKGROUND, image_grid, save_png, tiled, to_pixels
+from ddiff.pages.view.pictures import (
+    BACKGROUND,
+    image_grid,
+    save_png,
+    tiled,
+    to_pixels,
+    volume_grid,
+)
 from ddiff.pages.view.reading import Found, read
-from ddiff.pages.view.shading import volume_grid
 from ddiff.system.errors import DdiffError
 
 VOLUMES = 4  # of a run

@@ -2,9 +2,7 @@
 
 from ddiff.pages.view.meshes import isosurface, mesh_tensors, write_obj, write_ply
 from ddiff.pages.view.page import write_page
-from ddiff.pages.view.pictures import image_grid, save_png
-from ddiff.pages.view.shading import shade, volume_grid
-from ddiff.pages.view.still import picture
+from ddiff.pages.view.pictures import image_grid, picture, save_png, shade, volume_grid
 
 __all__ = [
     "image_grid",

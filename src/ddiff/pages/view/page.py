@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddiff.pages.view.fields import halved, limited
-from ddiff.pages.view.meshes import isosurface, smooth_normals
-from ddiff.pages.view.pictures import to_pixels
+from ddiff.pages.view.meshes import halved, isosurface, limited, smooth_normals
+from ddiff.pages.view.pictures import shade_rgba, to_pixels
 from ddiff.pages.view.rays import AZIMUTH, ELEVATION
-from ddiff.pages.view.samples import as_images, as_volumes, kind_of
-from ddiff.pages.view.shading import shade_rgba
+from ddiff.pages.view.reading import as_images, as_volumes, kind_of
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import replacing
 
