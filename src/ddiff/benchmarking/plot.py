@@ -8,8 +8,7 @@ import numpy as np
 
 from ddiff.benchmarking.contest import Contest, Row
 from ddiff.benchmarking.table import milliseconds, psnr_words
-from ddiff.pages.plotting import new_figure, pixels
-from ddiff.pages.report.looks import PALETTE
+from ddiff.pages.plotting import PALETTE, new_figure, pixels
 
 Group = tuple[Contest, Sequence[Row]]
 FIRST, TEXT, FAINT = "#8c8f99", "#2b2f36", "#767c87"

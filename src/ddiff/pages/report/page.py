@@ -28,7 +28,7 @@ def write_report(comparison: Comparison, samples: Sequence[Found | None], path: 
     folder = files("ddiff.pages.report")
     texts = [(folder / name).read_text(encoding="utf-8") for name in ("report.css", *SCRIPTS)]
     style = asset("page.css") + "\n" + texts[0]
-    script = "\n".join([asset("stage.js", "solid.js"), *texts[1:]])
+    script = "\n".join([asset("stage.js"), *texts[1:]])
     data = plain(page_data(comparison, samples))
     with replacing(path, "w") as file:
         file.write(filled(comparison.title, "report", data, style, script))

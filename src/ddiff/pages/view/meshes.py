@@ -34,9 +34,8 @@ def isosurface(volume: Any, level: float = 0.0) -> tuple[np.ndarray, np.ndarray]
     return np.ascontiguousarray(corners[:, ::-1] - 1, np.float32), faces.astype(np.int32)
 
 
-def smooth_normals(volume: Any, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def smooth_normals(scene: Scene, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Outward unit normals [V, 3] in (x, y, z), and [V] in [0, 1]: how open the sky is there."""
-    scene = Scene.of(one_volume(volume))
     points = vertices[:, ::-1].T + PAD
     normals = scene.normals(points)
     return normals[::-1].T, scene.open_sky(points, normals)
@@ -89,7 +88,7 @@ def _painted(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     vertices, faces = isosurface(volume)
     if not len(faces):
         return np.zeros((1, 3), np.float32), np.zeros((1, 3), np.int32), np.zeros((1, 3), np.uint8)
-    _, sky = smooth_normals(volume, vertices)
+    _, sky = smooth_normals(Scene.of(volume), vertices)
     colours = np.rint(TINT * (0.4 + 0.6 * sky[:, None])).astype(np.uint8)
     middle = (np.array(volume.shape[::-1], np.float32) - 1) / 2
     return (vertices - middle) / (max(volume.shape) / 2), faces, colours
