@@ -16,11 +16,9 @@ def main(cfg: DictConfig) -> None:
     places, out = checked(options)
 
     from ddiff.pages.report.comparison import compare
-    from ddiff.pages.report.markdown import CAPTIONS, markdown
-    from ddiff.pages.report.page import write_report
+    from ddiff.pages.report.page import found_samples, write_report
     from ddiff.pages.report.plots import draw
-    from ddiff.pages.report.showing import draw_samples, found_samples
-    from ddiff.pages.report.terminal import print_table
+    from ddiff.pages.report.text import CAPTIONS, markdown, print_tables
     from ddiff.system.console import console
     from ddiff.system.files import check_outputs, replacing
 
@@ -29,16 +27,14 @@ def main(cfg: DictConfig) -> None:
     pictured = [folder / name for name in CAPTIONS]
     check_outputs([page, text, *pictured], options.overwrite)
     comparison = compare(places, None if options.title is None else str(options.title))
-    samples = found_samples(comparison, options.num, comparison.troubles)
+    samples = found_samples(comparison, options.num)
     for path in pictured:  # of the report that is replaced: this one may have fewer
         path.unlink(missing_ok=True)
-    pictures = draw(comparison, folder)
-    strips = draw_samples(comparison, samples, folder / "samples.png")
-    pictures += [strips] if strips else []
+    pictures = draw(comparison, samples, folder)
     write_report(comparison, samples, page)
     with replacing(text, "w") as file:
         file.write(markdown(comparison, pictures, page.name))
-    print_table(comparison)
+    print_tables(comparison)
     for name, path in (("page", page), ("text", text), ("pictures", folder)):
         console.print(f"{name:<12}{path}")
 

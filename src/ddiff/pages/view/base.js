@@ -5,11 +5,12 @@ const trouble = (text) => { $("trouble").textContent = text; };
 addEventListener("error", (event) => trouble(event.message));
 addEventListener("unhandledrejection", (event) => trouble(String(event.reason)));
 
-/** An element: `make("p.quiet", "text", child, ...)`. */
+/** An element: `make("p.quiet#about", "text", child, ...)`. */
 function make(kind, ...children) {
-  const [tag, ...classes] = kind.split(".");
+  const [[tag, ...classes], id] = [kind.split("#")[0].split("."), kind.split("#")[1]];
   const node = document.createElement(tag);
   node.className = classes.join(" ");
+  if (id) node.id = id;
   node.append(...children);
   return node;
 }

@@ -6,6 +6,7 @@ growing azimuth walks the viewer anticlockwise as seen from above.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -54,7 +55,7 @@ class Scene:
     """A padded volume with what the march and the light need."""
 
     field: np.ndarray  # [D, H, W], the solid is > 0
-    slopes: list[np.ndarray]  # of the blurred field along each axis, [D, H, W]
+    slopes: tuple[np.ndarray, ...]  # of the blurred field along each axis, [D, H, W]
     crowding: np.ndarray  # [D, H, W], the field blurred widely: how much solid is around
     jump: np.ndarray  # [D, H, W], voxels that a ray may safely advance; 0 where it must look
     box: np.ndarray  # [2, 3], bounds of the cells that hold the surface
@@ -72,10 +73,10 @@ class Scene:
         surface = ndimage.maximum_filter(field > 0, 2, origin=-1, mode="nearest")
         places = np.argwhere(surface)
         box = [places.min(0), places.max(0) + 1] if len(places) else np.zeros((2, 3))
-        cells_away = ndimage.distance_transform_cdt(~surface, "chessboard")
-        jump = np.clip(cells_away - 1, STEP, REACH - 1).astype(np.float32)
+        away: Any = ndimage.distance_transform_cdt(np.logical_not(surface), "chessboard")
+        jump = np.clip(away - 1, STEP, REACH - 1).astype(np.float32)
         jump[surface] = 0
-        return cls(field, np.gradient(smooth, 0.5), wide, jump, np.array(box, np.float32))
+        return cls(field, tuple(np.gradient(smooth, 0.5)), wide, jump, np.array(box, np.float32))
 
     @property
     def solid(self) -> bool:
