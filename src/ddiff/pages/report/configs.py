@@ -44,7 +44,6 @@ class Group:
     """Runs that are equal but for their seed."""
 
     label: str
-    options: dict[str, Any]
     runs: list[Record]
 
 
@@ -65,7 +64,7 @@ def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference], l
     for i, runs in enumerate(members.values()):
         told = {n for d in differences if f" {d.words[i]} " in f" {labels[i]} " for n in d.names}
         words = _untold(changes[i], shared, told)
-        groups.append(Group(" ".join([labels[i], *words]), options[i], runs))
+        groups.append(Group(" ".join([labels[i], *words]), runs))
     return groups, differences, sorted(word for _, word in shared)
 
 

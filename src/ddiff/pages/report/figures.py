@@ -27,16 +27,16 @@ class Point:
 
     name: str
     protocol_id: str
-    value: float | None
-    better: str | None  # lower or higher
     protocol: Mapping[str, Any] = field(hash=False)
+    better: str | None  # lower or higher
     evaluation: str  # name of its file
     step: int | None  # None for samples of no known weights
     way: str  # how the samples were drawn, in short
     costs: Mapping[str, float | None] = field(hash=False)  # by the names of COSTS
-    n: int | None = None
-    low: float | None = None
-    high: float | None = None
+    n: int | None
+    value: float | None
+    low: float | None
+    high: float | None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -4,7 +4,7 @@ raised."""
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,8 @@ def read_run(path: Path) -> Record:
     metrics = _json(path / "metrics.json", troubles)
     if not (path / "metrics.json").exists():
         troubles.append("unfinished: no metrics.json")
-    files = sorted((path / "evaluations").glob("*.json"))
+    options, files = flat(tree), sorted((path / "evaluations").glob("*.json"))
     evaluations = {file: _json(file, troubles) for file in files}
-    options = flat(tree)
     record = Record(
         path=path,
         options=options,
@@ -120,10 +119,11 @@ def read_run(path: Path) -> Record:
     )
     for file, evaluation in evaluations.items():
         try:
-            record.points.extend(_evaluated(record, file.stem, evaluation) if evaluation else [])
+            record.points.extend(_points(record, file.stem, evaluation) if evaluation else [])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             troubles.append(f"{file.name} is not an evaluation ({_short(error)})")
-    record.points.extend(_validated(record))
+    for evaluation in _validations(record):
+        record.points.extend(_points(record, VAL_LOSS, evaluation))
     return record
 
 
@@ -190,25 +190,35 @@ def _images_per_step(
     return batch * accumulate * devices * (finite(get("trainer.num_nodes")) or 1)
 
 
-def _evaluated(record: Record, name: str, evaluation: Mapping[str, Any]) -> list[Point]:
-    """The figures of an evaluation's file."""
-    step = finite(evaluation.get("step"))
-    step = None if step is None else int(step)
+def _points(record: Record, name: str, evaluation: Mapping[str, Any]) -> list[Point]:
+    """The figures of an evaluation, and what its samples cost."""
+    step, seconds, images = (
+        finite(evaluation.get(key)) for key in ("step", "train_seconds", "images_seen")
+    )
+    if step is not None and seconds is None:
+        seconds = record.seconds_at(int(step))
+    if step is not None and images is None and record.images_per_step:
+        images = int(step) * record.images_per_step
     sampling = dict(evaluation.get("sampling") or {})
-    seconds, images = (finite(evaluation.get(key)) for key in ("train_seconds", "images_seen"))
-    costs = _costs(record, step, seconds, images, sampling)
+    costs = {
+        "seconds": seconds,
+        "images": images,
+        "evaluations": finite(sampling.get("evaluations")),
+        "per_sample": finite(sampling.get("seconds_per_sample")),
+        "memory": record.memory_mb,
+    }
     return [
         Point(
             name=str(figure["name"]),
             protocol_id=str(figure["protocol_id"]),
-            value=finite(figure.get("value")),
-            better=better if (better := figure.get("better")) in ("lower", "higher") else None,
             protocol=dict(figure.get("protocol") or {}),
+            better=better if (better := figure.get("better")) in ("lower", "higher") else None,
             evaluation=name,
-            step=step,
+            step=None if step is None else int(step),
             way=way_of(sampling),
             costs=costs,
             n=figure.get("n"),
+            value=finite(figure.get("value")),
             low=finite(figure.get("low")),
             high=finite(figure.get("high")),
         )
@@ -216,11 +226,10 @@ def _evaluated(record: Record, name: str, evaluation: Mapping[str, Any]) -> list
     ]
 
 
-def _validated(record: Record) -> list[Point]:
-    """The validation losses, with what two of them must share to be compared as the protocol."""
-    curve = record.curves.get(VAL_LOSS)
-    if curve is None:
-        return []
+def _validations(record: Record) -> Iterator[dict[str, Any]]:
+    """The validation losses as evaluations; the protocol is what two of them must share."""
+    if VAL_LOSS not in record.curves:
+        return
     protocol = {
         name.removesuffix("._target_"): shown(name, value)
         for name, value in record.options.items()
@@ -230,36 +239,15 @@ def _validated(record: Record) -> list[Point]:
     if limit != "None":
         protocol["batches"] = f"{limit} of {record.options.get('data.batch_size')}"
     text = json.dumps(protocol, sort_keys=True, default=str)
-    protocol_id = hashlib.sha256(text.encode()).hexdigest()[:6]
-    points = []
-    for step, seconds, value in zip(curve.steps, curve.seconds, curve.values, strict=True):
-        costs = _costs(record, int(step), float(seconds), None, {})
-        value = finite(value)
-        points.append(
-            Point(VAL_LOSS, protocol_id, value, "lower", protocol, VAL_LOSS, int(step), "", costs)
-        )
-    return points
-
-
-def _costs(
-    record: Record,
-    step: int | None,
-    seconds: float | None,
-    images: float | None,
-    sampling: Mapping[str, Any],
-) -> dict[str, float | None]:
-    """What samples of a step cost, by the names of COSTS."""
-    if step is not None:
-        per_step = record.images_per_step
-        seconds = record.seconds_at(step) if seconds is None else seconds
-        images = step * per_step if images is None and per_step else images
-    return {
-        "seconds": seconds,
-        "images": images,
-        "evaluations": finite(sampling.get("evaluations")),
-        "per_sample": finite(sampling.get("seconds_per_sample")),
-        "memory": record.memory_mb,
+    figure = {
+        "name": VAL_LOSS,
+        "protocol_id": hashlib.sha256(text.encode()).hexdigest()[:6],
+        "protocol": protocol,
+        "better": "lower",
     }
+    curve = record.curves[VAL_LOSS]
+    for step, seconds, value in zip(curve.steps, curve.seconds, curve.values, strict=True):
+        yield {"step": step, "train_seconds": seconds, "figures": [{**figure, "value": value}]}
 
 
 def way_of(sampling: Mapping[str, Any]) -> str:

@@ -113,20 +113,14 @@ def solid_item(volume: np.ndarray, side: int, most: int, slices: bool = True) ->
         faces.astype("<u2" if len(vertices) <= 65536 else "<u4"),
         (255 * shadow(scene)[2 * PAD : -2 * PAD, 2 * PAD : -2 * PAD]).astype(np.uint8).ravel(),
     )
-    blob = zlib.compress(b"".join(_differences(part).tobytes() for part in parts), 9)
+    differences = (np.diff(part, axis=0, prepend=0 * part[:1]) for part in parts)
+    blob = zlib.compress(b"".join(part.tobytes() for part in differences), 9)
     return {
         "shown": list(coarse.shape),
         "vertices": len(vertices),
         "faces": len(faces),
         "blob": base64.b64encode(blob).decode(),
     }
-
-
-def _differences(array: np.ndarray) -> np.ndarray:
-    """Row minus the row before, wrapping; the first row as it is."""
-    out = array.copy()
-    out[1:] = array[1:] - array[:-1]
-    return out
 
 
 def png_uri(pixels: np.ndarray) -> str:
