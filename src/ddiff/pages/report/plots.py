@@ -1,7 +1,7 @@
 """The pictures of a report: learning curves, quality over training and against cost, samples."""
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import compress, product
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,23 @@ from ddiff.pages.view.reading import Found
 AXES = {"steps": "optimiser steps", "seconds": "training, seconds", "images": "images seen"}
 MOST = 5  # rows of one picture
 INK, LINE, GAP = (27, 36, 48), 26, 6  # of a label: colour, height, distance in pixels
-Lines = list[Series | None]  # of each group
 Points = list[tuple[int, float, float]]  # group, cost, quality
 
 
 def draw(comparison: Comparison, samples: Sequence[Found | None], folder: Path) -> list[Path]:
     """curves.png, quality.png, pareto.png and samples.png, those that have something to show."""
-    losses, figures = [], []
+    losses: dict[str, list[Series | None]] = {}  # by title: a line for each group
+    figures: dict[str, list[Series | None]] = {}
     for curves in sorted(comparison.curves, key=lambda curves: curves.name != TRAIN_LOSS):
         of_groups = comparison.by_group(curves.lines)
         lines = [averaged([one for one in group if one is not None]) for group in of_groups]
         title = curves.title + (" (as sampled)" if curves.name == TRAIN_LOSS else "")
         if any(line and len(line.steps) > 1 for line in lines):
-            (losses if curves.name in (TRAIN_LOSS, VAL_LOSS) else figures).append((title, lines))
+            (losses if curves.name in (TRAIN_LOSS, VAL_LOSS) else figures)[title] = lines
     found = {}
     for name, rows in (("curves.png", losses), ("quality.png", figures)):
         if rows:
-            found[name] = _curves(comparison, rows[:MOST])
+            found[name] = _curves(comparison, dict(list(rows.items())[:MOST]))
     if panels := _panels(comparison):
         found["pareto.png"] = _pareto(comparison, panels)
     if any(samples):
@@ -49,42 +49,49 @@ def draw(comparison: Comparison, samples: Sequence[Found | None], folder: Path) 
     return [save_png(picture, folder / name) for name, picture in found.items()]
 
 
-def _curves(comparison: Comparison, rows: Sequence[tuple[str, Lines]]) -> np.ndarray:
-    used = [i for i in range(len(comparison.groups)) if any(lines[i] for _, lines in rows)]
-    figure, grid = _figure(len(rows), len(AXES), len(used))
-    for panels, (label, lines) in zip(grid, rows, strict=True):
-        for panel, axis in zip(panels, AXES, strict=True):
-            for group in used:
-                _line(panel, lines[group], axis, group)
-            _log_if_wide(panel, [line.values for line in lines if line])
-            _labelled(panel, AXES[axis], label if axis == "steps" else "")
-    return _finished(figure, comparison, used)
+def _grid(
+    comparison: Comparison,
+    rows: Collection[Any],
+    columns: Collection[str],
+    groups: Sequence[int],
+    fill: Callable[[Any, Any, str], None],
+) -> np.ndarray:
+    """A panel for each row and column, filled by `fill(panel, row, column)`; a legend of the groups
+    where there are several."""
+    from matplotlib.lines import Line2D
+
+    legend = 0.24 * -(-len(groups) // 3) + 0.1
+    size = (max(5.5, 3.7 * len(columns)), 2.7 * len(rows) + legend)
+    figure = new_figure(*size, dpi=110, layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for panel, (row, column) in zip(panels.flat, product(rows, columns), strict=True):
+        fill(panel, row, column)
+    if len(groups) > 1:
+        handles = [
+            Line2D([], [], label=comparison.groups[i].label, marker="o", ms=4, **_look(i))
+            for i in groups
+        ]
+        place = {"loc": "outside lower center", "ncols": 3}
+        figure.legend(handles=handles, frameon=False, fontsize=8.5, **place)
+    return pixels(figure)
 
 
-def _line(panel: Any, line: Series | None, axis: str, group: int) -> None:
-    if line is None or not np.isfinite(getattr(line, axis)).any():
-        return
-    x, y = getattr(line, axis), line.values
-    marker = "o" if len(x) <= 30 else None
-    panel.plot(
-        x, y, color=colour(group), linestyle=_style(group), linewidth=1.5, marker=marker, ms=3
-    )
-    if np.isfinite(line.low).any():
-        panel.fill_between(x, line.low, line.high, color=colour(group), alpha=0.15, linewidth=0)
+def _look(group: int) -> dict[str, Any]:
+    style = (0, dashes(group)) if dashes(group) else "-"
+    return {"color": colour(group), "linestyle": style}
 
 
-def _style(group: int) -> Any:
-    return (0, dashes(group)) if dashes(group) else "-"
-
-
-def _labelled(panel: Any, across: str, up: str) -> None:
+def _labelled(panel: Any, across: str, up: str, values: Sequence[float]) -> None:
+    """Names the axes; the vertical one is logarithmic where the values are far apart."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     styled(panel, up)
     panel.set_xlabel(across, fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(_brief))
-    if panel.get_yscale() == "log":
+    known = [value for value in values if np.isfinite(value)]
+    if known and 0 < min(known) * 8 < max(known):
+        panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(FuncFormatter(_brief))
         panel.yaxis.set_minor_formatter(NullFormatter())
@@ -97,11 +104,24 @@ def _brief(value: float, _position: int) -> str:
     return f"{value:g}"
 
 
-def _log_if_wide(panel: Any, values: Sequence[np.ndarray]) -> None:
-    flat = np.concatenate([np.ravel(v) for v in values])
-    flat = flat[np.isfinite(flat)]
-    if len(flat) and 0 < flat.min() * 8 < flat.max():
-        panel.set_yscale("log")
+def _curves(comparison: Comparison, rows: Mapping[str, Sequence[Series | None]]) -> np.ndarray:
+    """A row for each loss or figure, a column for each of AXES."""
+    used = [i for i in range(len(comparison.groups)) if any(lines[i] for lines in rows.values())]
+
+    def fill(panel: Any, title: str, axis: str) -> None:
+        there = [(group, line) for group in used if (line := rows[title][group])]
+        for group, line in there:
+            x, y = getattr(line, axis), line.values
+            if np.isfinite(x).any():
+                marker = "o" if len(x) <= 30 else None
+                panel.plot(x, y, linewidth=1.5, marker=marker, ms=3, **_look(group))
+                band = {"color": colour(group), "alpha": 0.15, "linewidth": 0}
+                if np.isfinite(line.low).any():
+                    panel.fill_between(x, line.low, line.high, **band)
+        values = np.concatenate([line.values for _, line in there])
+        _labelled(panel, AXES[axis], title if axis == "steps" else "", values.tolist())
+
+    return _grid(comparison, rows, AXES, used, fill)
 
 
 def _panels(comparison: Comparison) -> dict[tuple[Column, str], Points]:
@@ -128,46 +148,22 @@ def _pareto(comparison: Comparison, panels: Mapping[tuple[Column, str], Points])
     columns = list(dict.fromkeys(column for column, _ in panels))
     paid_in = [cost for cost in COSTS if any(cost == other for _, other in panels)]
     used = sorted({group for points in panels.values() for group, _, _ in points})
-    figure, grid = _figure(len(columns), len(paid_in), len(used))
-    for panel, (column, cost) in zip(grid.flat, product(columns, paid_in), strict=True):
-        if points := panels.get((column, cost)):
-            _weigh(panel, points, column.first.better or "lower")
-            _labelled(panel, COSTS[cost], column.title)
-        else:
+
+    def fill(panel: Any, column: Column, cost: str) -> None:
+        points = panels.get((column, cost))
+        if not points:
             panel.set_axis_off()
-    return _finished(figure, comparison, used)
+            return
+        places = [(paid, quality) for _, paid, quality in points]
+        on = front(places, column.first.better or "lower")
+        for (group, paid, quality), stands in zip(points, on, strict=True):
+            look = {"ms": 6, "alpha": 1} if stands else {"ms": 4, "alpha": 0.3}
+            panel.plot(paid, quality, "o", color=colour(group), mew=0, **look)
+        best = sorted(compress(places, on))
+        panel.step(*zip(*best, strict=True), where="post", color="#555c68", lw=1, zorder=1.5)
+        _labelled(panel, COSTS[cost], column.title, [quality for _, quality in places])
 
-
-def _weigh(panel: Any, points: Points, better: str) -> None:
-    on = front([(paid, quality) for _, paid, quality in points], better)
-    for (group, paid, quality), stands in zip(points, on, strict=True):
-        look = {"ms": 6, "alpha": 1} if stands else {"ms": 4, "alpha": 0.3}
-        panel.plot(paid, quality, "o", color=colour(group), mew=0, **look)
-    best = sorted((paid, q) for (_, paid, q), stands in zip(points, on, strict=True) if stands)
-    panel.step(*zip(*best, strict=True), where="post", color="#555c68", lw=1, zorder=1.5)
-    _log_if_wide(panel, [np.array([quality for _, _, quality in points])])
-
-
-def _figure(rows: int, columns: int, groups: int) -> tuple[Any, Any]:
-    """A figure with room for a legend, and panels [rows, columns]."""
-    legend = 0.24 * -(-groups // 3) + 0.1
-    size = (max(5.5, 3.7 * columns), 2.7 * rows + legend)
-    figure = new_figure(*size, dpi=110, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _finished(figure: Any, comparison: Comparison, groups: Sequence[int]) -> np.ndarray:
-    """Adds the legend, where there is more than one group."""
-    from matplotlib.lines import Line2D
-
-    if len(groups) > 1:
-        handles = []
-        for i in groups:
-            look = {"color": colour(i), "linestyle": _style(i), "marker": "o", "ms": 4}
-            handles.append(Line2D([], [], label=comparison.groups[i].label, **look))
-        place = {"loc": "outside lower center", "ncols": 3}
-        figure.legend(handles=handles, frameon=False, fontsize=8.5, **place)
-    return pixels(figure)
+    return _grid(comparison, columns, paid_in, used, fill)
 
 
 def _strips(comparison: Comparison, samples: Sequence[Found | None]) -> np.ndarray:
