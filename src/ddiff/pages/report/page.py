@@ -1,6 +1,6 @@
 """The report as one self-contained page: what its scripts are given."""
 
-import math
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -31,20 +31,18 @@ Json = dict[str, Any]
 
 def found_samples(comparison: Comparison, num: int) -> list[Found | None]:
     """Of each run, its newest samples, spread evenly over the file; broken ones are a trouble."""
-    return [_found(run, num, comparison.troubles) for run in comparison.runs]
-
-
-def _found(run: Record, num: int, troubles: list[str]) -> Found | None:
-    if not list((run.path / "samples").glob("*.npy")):
-        return None
-    try:
-        found = read(run.path, num, spread=True)
-        if found.kind == "volumes" and num > VOLUMES:
-            found = read(run.path, VOLUMES, spread=True)
-    except DdiffError as error:
-        troubles.append(f"samples left out: {error}")
-        return None
-    return found
+    samples: list[Found | None] = []
+    for run in comparison.runs:
+        found = None
+        try:
+            if any((run.path / "samples").glob("*.npy")):
+                found = read(run.path, num, spread=True)
+            if found and found.kind == "volumes" and num > VOLUMES:
+                found = read(run.path, VOLUMES, spread=True)
+        except DdiffError as error:
+            comparison.troubles.append(f"samples left out: {error}")
+        samples.append(found)
+    return samples
 
 
 def write_report(comparison: Comparison, samples: Sequence[Found | None], path: Path) -> Path:
@@ -144,12 +142,8 @@ def _footer(comparison: Comparison) -> str:
 
 def plain(value: Any) -> Any:
     """For JSON: numbers of six digits, None for what is not finite, lists for arrays."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    return json.loads(
+        json.dumps(value, default=lambda array: array.tolist()),
+        parse_float=lambda digits: float(f"{float(digits):.6g}"),
+        parse_constant=lambda _: None,
+    )
