@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy  # it loads scipy.ndimage when that is first used: pages of images never do
 
 from ddiff.system.errors import ConfigError
 
@@ -70,10 +70,10 @@ class Scene:
         half, kept = (field + once) / 2, np.clip(field, -0.4, 0.4)
         field = np.where(field > 0, np.maximum(half, kept), np.minimum(half, kept))
         # a cell between eight voxels holds the surface, or may, where one of them is solid
-        surface = ndimage.maximum_filter(field > 0, 2, origin=-1, mode="nearest")
+        surface = scipy.ndimage.maximum_filter(field > 0, 2, origin=-1, mode="nearest")
         places = np.argwhere(surface)
         box = [places.min(0), places.max(0) + 1] if len(places) else np.zeros((2, 3))
-        away: Any = ndimage.distance_transform_cdt(np.logical_not(surface), "chessboard")
+        away: Any = scipy.ndimage.distance_transform_cdt(np.logical_not(surface), "chessboard")
         jump = np.clip(away - 1, STEP, REACH - 1).astype(np.float32)
         jump[surface] = 0
         return cls(field, tuple(np.gradient(smooth, 0.5)), wide, jump, np.array(box, np.float32))
@@ -98,14 +98,14 @@ def blurred(field: np.ndarray, spacing: int = 1, outside: float = OUTSIDE) -> np
     taps = np.zeros(2 * spacing + 1)
     taps[[0, spacing, -1]] = 0.25, 0.5, 0.25
     for axis in range(field.ndim):
-        field = ndimage.convolve1d(field, taps, axis, mode="constant", cval=outside)
+        field = scipy.ndimage.convolve1d(field, taps, axis, mode="constant", cval=outside)
     return field
 
 
 def interpolate(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Values [n], linear between voxels, at points [3, n]; beyond the border those of the border.
     Of a plane [H, W] at points [2, n] too."""
-    return ndimage.map_coordinates(field, points, order=1, mode="nearest")
+    return scipy.ndimage.map_coordinates(field, points, order=1, mode="nearest")
 
 
 def march(scene: Scene, start: np.ndarray, direction: np.ndarray) -> np.ndarray:
