@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddiff.pages.plotting import PALETTE
 from ddiff.pages.report.events import read_scalars
-from ddiff.pages.report.looks import PALETTE
 
 HERE = Path(__file__).parent
 

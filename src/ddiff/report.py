@@ -1,7 +1,5 @@
 """Compares runs: tables, pictures, and one page to explore them."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from ddiff.config.options import Report, typed
@@ -13,43 +11,32 @@ def main(cfg: DictConfig) -> None:
     """Compares runs: what differs, curves, figures, samples, the Pareto front of quality and
     cost."""
     options = typed(Report, cfg)
-    places, out = checked(options)
 
+    from ddiff.pages import destination
     from ddiff.pages.report.comparison import compare
-    from ddiff.pages.report.markdown import CAPTIONS, markdown
-    from ddiff.pages.report.page import write_report
+    from ddiff.pages.report.page import found_samples, write_report
     from ddiff.pages.report.plots import draw
-    from ddiff.pages.report.showing import draw_samples, found_samples
-    from ddiff.pages.report.terminal import print_table
+    from ddiff.pages.report.text import CAPTIONS, markdown, print_tables
     from ddiff.system.console import console
     from ddiff.system.files import check_outputs, replacing
 
+    places = [options.runs] if isinstance(options.runs, str) else options.runs
+    out = destination(options.out, "report", (".md", ".html"))
     page, text = (out.with_name(out.name + ending) for ending in (".html", ".md"))
     folder = out.with_name(f"{out.name}_files")
     pictured = [folder / name for name in CAPTIONS]
     check_outputs([page, text, *pictured], options.overwrite)
     comparison = compare(places, None if options.title is None else str(options.title))
-    samples = found_samples(comparison, options.num, comparison.troubles)
+    samples = found_samples(comparison, options.num)
     for path in pictured:  # of the report that is replaced: this one may have fewer
         path.unlink(missing_ok=True)
-    pictures = draw(comparison, folder)
-    strips = draw_samples(comparison, samples, folder / "samples.png")
-    pictures += [strips] if strips else []
+    pictures = draw(comparison, samples, folder)
     write_report(comparison, samples, page)
     with replacing(text, "w") as file:
         file.write(markdown(comparison, pictures, page.name))
-    print_table(comparison)
+    print_tables(comparison)
     for name, path in (("page", page), ("text", text), ("pictures", folder)):
         console.print(f"{name:<12}{path}")
-
-
-def checked(options: Report) -> tuple[list[str], Path]:
-    """The places to look for runs, and the name to write under."""
-    places = [options.runs] if isinstance(options.runs, str) else [*options.runs]
-    out = Path(options.out)
-    if out.is_dir() or options.out.endswith("/"):
-        return places, out / "report"
-    return places, out.with_suffix("") if out.suffix in (".md", ".html") else out
 
 
 if __name__ == "__main__":

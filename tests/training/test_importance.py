@@ -16,7 +16,7 @@ from ddiff.config.targets import build
 from ddiff.config.trees import resolved
 from ddiff.config.validation import train_options
 from ddiff.diffusion.timesteps.bins import Bins
-from ddiff.pages.view.curves import score_picture
+from ddiff.pages.plotting import score_picture
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.precision import Precision
 from ddiff.system.random import generator

@@ -14,7 +14,7 @@ from torch import nn
 from ddiff.diffusion.objectives import Eps
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import OnlineTopK, TimestepSampler, Uniform
-from ddiff.pages.view.timesteps import timesteps_picture
+from ddiff.pages.plotting import timesteps_picture
 from ddiff.system.precision import Precision
 from ddiff.system.random import generator
 from ddiff.training.callbacks import Timesteps

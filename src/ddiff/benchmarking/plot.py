@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from ddiff.benchmarking.racing import Contest, Row
-from ddiff.pages.plotting import new_figure, pixels
-from ddiff.pages.report.looks import PALETTE
+from ddiff.pages.plotting import PALETTE, new_figure, pixels
 
 Group = tuple[Contest, Sequence[Row]]
 *HUES, FIRST = PALETTE  # the first row is grey

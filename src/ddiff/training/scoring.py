@@ -161,8 +161,8 @@ def score_file(options: Importance) -> Path:
 
 def write(scores: Scores, subject: Subject, options: Importance) -> None:
     """The file that timesteps=precomputed_topk reads, and a picture of it."""
+    from ddiff.pages.plotting import score_picture
     from ddiff.pages.view import save_png
-    from ddiff.pages.view.curves import score_picture
 
     path, chosen, T = score_file(options), scores.chosen(options.k), subject.module.schedule.T
     facts = {

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from ddiff.pages.report.columns import front
 from ddiff.pages.report.comparison import compare
-from ddiff.pages.report.page import write_report
+from ddiff.pages.report.figures import front
+from ddiff.pages.report.page import found_samples, write_report
 from ddiff.pages.report.plots import weighed
-from ddiff.pages.report.showing import found_samples
 from tests.pages.report.made import ball, evaluate, figure, run, samples
 from tests.support.browser import BROWSER, browser
 
@@ -26,7 +25,7 @@ CARDS = """[...document.querySelectorAll('#samples figure')].filter((card) => !c
 
 def written(root, title=TITLE):
     comparison = compare([str(root / "runs")], title)
-    found = found_samples(comparison, 16, comparison.troubles)
+    found = found_samples(comparison, 16)
     return comparison, write_report(comparison, found, root / "report.html")
 
 
@@ -207,7 +206,7 @@ def test_images_are_enlarged(page):
     page.click("figure .images")
     assert page.js("document.querySelector('dialog').open")
     assert page.js("document.querySelector('dialog img').getBoundingClientRect().width") > 300
-    page.click("dialog button")
+    page.click("dialog button:last-child")
     assert not page.js("document.querySelector('dialog').open")
 
 

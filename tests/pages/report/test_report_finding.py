@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ddiff.pages.report.finding import find_runs
+from ddiff.pages.report.comparison import find_runs
 from ddiff.system.errors import DdiffError
 from tests.pages.report.made import run
 

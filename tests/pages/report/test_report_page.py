@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from ddiff.pages.report.comparison import compare
-from ddiff.pages.report.markdown import markdown, table
-from ddiff.pages.report.page import write_report
-from ddiff.pages.report.showing import VOLUMES, draw_samples, found_samples
+from ddiff.pages.report.page import VOLUMES, found_samples, write_report
+from ddiff.pages.report.plots import draw
+from ddiff.pages.report.text import markdown, table
 from tests.pages.report.made import ball, evaluate, figure, run, samples
 
 EVIL = '</title><script>alert(1)</script>{{data}}"<!--|'
@@ -31,7 +31,7 @@ def place(tmp_path):
 
 def compared(place, title=None):
     comparison = compare([str(place / "runs")], title)
-    return comparison, found_samples(comparison, 16, comparison.troubles)
+    return comparison, found_samples(comparison, 16)
 
 
 def data_of(path):
@@ -120,8 +120,8 @@ def test_a_mixture_has_a_table_of_few_columns_and_a_list_of_the_others(tmp_path)
 
 def test_the_strip_of_samples_has_a_row_for_each_group(place):
     comparison, found = compared(place)
-    path = draw_samples(comparison, found, place / "samples.png")
-    assert path is not None
+    path = draw(comparison, found, place / "files")[-1]
+    assert path.name == "samples.png"
     with Image.open(path) as image:
         assert image.width == 16 * (64 + 2) + 2
         assert image.height == (26 + 64 + 4 + 6) + (26 + 160 + 4 + 6)

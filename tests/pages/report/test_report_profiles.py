@@ -5,10 +5,8 @@ import json
 import pytest
 
 from ddiff.pages.report.comparison import compare
-from ddiff.pages.report.markdown import markdown
 from ddiff.pages.report.page import write_report
-from ddiff.pages.report.profiles import Table, changes, words
-from ddiff.pages.report.terminal import print_table
+from ddiff.pages.report.text import Table, changes, markdown, print_tables
 from tests.pages.report.made import run
 from tests.support.browser import BROWSER, browser
 
@@ -74,7 +72,7 @@ def test_samplings_are_compared_by_name(place):
 
 def test_a_difference_in_words():
     table = Table("phase", [("a", 40.0, 20.0), ("b", None, 4.0), ("c", 3.0, None)])
-    assert words(table)[1] == [
+    assert table.words == [
         ["a", "40", "20", "-20 (-50%)"], ["b", "–", "4", "+4"], ["c", "3", "–", "-3"]]  # fmt: skip
 
 
@@ -97,7 +95,7 @@ def test_text_and_terminal_say_it(place, capsys):
     assert "## What changed in the profile: training: V → Eps" in text
     assert "| forward | 40 | 20 | -20 (-50%) |" in text
     assert "| norm | 10 | – | -10 |" in text
-    print_table(comparison)
+    print_tables(comparison)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["conv", "25", "12.5", "-12.5", "(-50%)"] in lines
 

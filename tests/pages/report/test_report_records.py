@@ -12,9 +12,9 @@ def test_a_run_is_read_whole(tmp_path):
     record = read_run(path)
     assert (record.seed, record.step, record.seconds, record.state) == (3, 40, 10.0, "finished")
     assert (record.samples_per_second, record.memory_mb, record.images_per_step) == (32, 500, 8)
-    first, second = record.evaluations
-    assert (first.step, first.images, first.seconds) == (20, 160, None)
-    assert (second.figures[0].value, second.figures[0].low, second.seconds) == (3, 2.5, 7.5)
+    first, second = (point for point in record.points if point.name != "val/loss")
+    assert (first.step, first.costs["images"], first.costs["seconds"]) == (20, 160, 5)
+    assert (second.value, second.low, second.costs["seconds"]) == (3, 2.5, 7.5)
     assert record.seconds_at(10) == pytest.approx(2.5)
     assert record.troubles == []
 
@@ -48,7 +48,7 @@ def test_what_is_broken_is_said_and_the_rest_read(tmp_path):
     (path / "evaluations/list.json").write_text("[]")
     (path / "evaluations/torn.json").write_text("{")
     record = read_run(path)
-    assert [e.name for e in record.evaluations] == ["good"]
+    assert {point.evaluation for point in record.points} == {"good", "val/loss"}
     said = "\n".join(record.troubles)
     for words in ("metrics.json cannot", "environment.json holds", "nameless.json is not",
                   "list.json holds", "torn.json cannot"):  # fmt: skip
@@ -85,7 +85,7 @@ def test_what_is_no_number_is_none(tmp_path):
     path = run(tmp_path / "a")
     nan, infinite = figure(value=float("nan")), figure("kid", float("inf"), high=float("nan"))
     evaluate(path, "a", [nan, infinite, figure("text", "3"), figure("none", None)])
-    assert [f.value for f in read_run(path).evaluations[0].figures] == [None] * 4
+    assert [p.value for p in read_run(path).points if p.name != "val/loss"] == [None] * 4
 
 
 def test_a_stranger_s_config_is_no_crash(tmp_path):

@@ -3,9 +3,16 @@ import statistics
 import numpy as np
 import pytest
 
-from ddiff.pages.report.columns import cells_of, columns_of
+from ddiff.pages.report.figures import (
+    THINNED,
+    Series,
+    averaged,
+    cells_of,
+    columns_of,
+    over_evaluations,
+    over_training,
+)
 from ddiff.pages.report.records import read_run
-from ddiff.pages.report.series import POINTS, Series, averaged, of_figure, of_scalar
 from tests.pages.report.made import evaluate, events, figure, run
 
 
@@ -38,11 +45,12 @@ def test_a_long_line_is_averaged_in_stretches(tmp_path):
     path = run(tmp_path / "a")
     for file in (path / "tensorboard").iterdir():
         file.unlink()
-    count = 3 * POINTS
+    count = 3 * THINNED
     rows = [("train/loss", i, float(i + 1), float(i)) for i in range(count)]
     events(path / "tensorboard", rows)
-    line = of_scalar(read_run(path), "train/loss")
-    assert len(line.values) == POINTS
+    record = read_run(path)
+    line = over_training(record.curves["train/loss"], record.images_per_step)
+    assert len(line.values) == THINNED
     np.testing.assert_allclose(line.values[:2], [1, 4])
     np.testing.assert_allclose(line.steps[:2], [2, 5])
     np.testing.assert_allclose(line.images, 8 * line.steps)
@@ -55,9 +63,9 @@ def test_a_figure_over_training_keeps_to_one_way_of_sampling(tmp_path):
         evaluate(path, f"step_{step}", [figure(value=value, low=value - 1, high=value + 2)], step)
     evaluate(path, "a_quick", [figure(value=99.0)], num_steps=5)
     record = read_run(path)
-    column = columns_of([record])[0]
-    (cell,) = cells_of([record], column)
-    line = of_figure(record, cell)
+    column = columns_of([record.points])[0]
+    (cell,) = cells_of([record.points], column)
+    line = over_evaluations(record.points, cell)
     np.testing.assert_array_equal(line.steps, [10, 20, 40])
     np.testing.assert_array_equal(line.values, [9, 6, 4])
     np.testing.assert_array_equal(line.low, [8, 5, 3])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ddiff.pages.view.meshes import isosurface, mesh_tensors, smooth_normals, write_obj, write_ply
+from ddiff.pages.view.rays import Scene
 from tests.pages.view.solids import ball
 
 
@@ -73,7 +74,7 @@ def test_empty_volume_is_an_empty_mesh():
 
 def test_normals_of_a_ball_are_radial_and_its_sky_is_open():
     vertices, _ = isosurface(ball(15.0))
-    normals, sky = smooth_normals(ball(15.0), vertices)
+    normals, sky = smooth_normals(Scene.of(ball(15.0)), vertices)
     radial = (vertices - 23.5) / np.linalg.norm(vertices - 23.5, axis=1, keepdims=True)
     assert (normals * radial).sum(axis=1).min() > 0.999
     assert sky.min() > 0.8

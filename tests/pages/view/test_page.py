@@ -28,7 +28,7 @@ def unpacked(item):
     index = "<u2" if count <= 65536 else "<u4"
     layout = [("u1", (np.prod(shape), 1)), ("<i2", (count, 3)), ("i1", (count, 4))]
     parts, offset = [], 0
-    for kind, size in [*layout, (index, (corners, 3))]:
+    for kind, size in [*layout, (index, (corners, 3)), ("u1", (np.prod(shape[1:]), 1))]:
         part = np.frombuffer(blob, kind, np.prod(size), offset).reshape(size)
         offset += part.nbytes
         parts.append(np.cumsum(part, axis=0, dtype=part.dtype))

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddiff.pages.view.reading import read
-from ddiff.pages.view.samples import signed
+from ddiff.pages.view.reading import read, signed
 from ddiff.system.errors import ConfigError, DdiffError
 
 RNG = np.random.default_rng(0)

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from ddiff.pages.view.pictures import PAPER, shade, shade_rgba, volume_grid
 from ddiff.pages.view.rays import Scene, camera, march
-from ddiff.pages.view.shading import PAPER, shade, shade_rgba, volume_grid
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.pages.view.solids import ball
 

@@ -11,9 +11,11 @@ function shape(tag, attributes, ...children) {
 
 /** From values to pixels, with round ticks; a log axis leaves out what is not positive. */
 function scaled(values, from, to, log, room) {
-  const fit = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
+  const fits = (value) => Number.isFinite(value) && (!log || value > 0);
+  const ruled = (value) => (log ? Math.log10(value) : value);
+  const fit = values.filter(fits).map(ruled);
   if (!fit.length) return null;
-  let [low, high] = [Math.min(...fit), Math.max(...fit)].map((v) => (log ? Math.log10(v) : v));
+  let [low, high] = [Math.min(...fit), Math.max(...fit)];
   if (low === high) {
     const pad = log ? 0.3 : Math.abs(low) / 2 || 1;
     [low, high] = [low - pad, high + pad];
@@ -21,9 +23,8 @@ function scaled(values, from, to, log, room) {
   const pad = 0.05 * (high - low);
   const start = !log && low >= 0 && low < 0.35 * high ? 0 : low - pad;
   const span = high + pad - start;
-  const at = (value) => from + (to - from) * ((log ? Math.log10(value) : value) - start) / span;
-  const ticks = (log ? decades : rounds)(start, start + span, room);
-  return { at, ticks, fits: (value) => Number.isFinite(value) && (!log || value > 0) };
+  const at = (value) => from + (to - from) * (ruled(value) - start) / span;
+  return { at, fits, ticks: (log ? decades : rounds)(start, start + span, room) };
 }
 
 function rounds(low, high, room) {
@@ -63,30 +64,30 @@ const brief = (value) => {
 function plot(host, { x, y, lines = [], dots = [], front = [] }) {
   const width = Math.max(280, host.clientWidth);
   const height = Math.round(Math.min(430, Math.max(250, 0.42 * width)));
+  const [right, low] = [width - MARGIN.right, height - MARGIN.bottom];
   const all = [...lines.flatMap((line) => line.points), ...dots];
-  const inner = [width - MARGIN.right, height - MARGIN.bottom];
   const heights = all.flatMap((p) => known([p.y, p.low, p.high]));
-  const room = Math.min(8, width / 110);
-  const across = scaled(all.map((p) => p.x), MARGIN.left, inner[0], x.log, room);
-  const up = scaled(heights, inner[1], MARGIN.top, y.log, 6);
+  const across = scaled(all.map((p) => p.x), MARGIN.left, right, x.log, Math.min(8, width / 110));
+  const up = scaled(heights, low, MARGIN.top, y.log, 6);
   if (!across || !up) {
     host.replaceChildren(make("p.quiet.empty", "Nothing to draw: no values for these axes."));
     return;
   }
-  const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
-  svg.append(...frame(across, up, inner, x, y, width, height));
   const seen = (p) => across.fits(p.x) && up.fits(p.y);
-  const place = (p) => [across.at(p.x), up.at(p.y)];
-  for (const line of lines) svg.append(...lineOf(line, seen, place, up, lines.length));
-  const steps = front.filter(seen).map(place);
-  if (steps.length) svg.append(shape("path", { class: "front", d: staircase(steps, inner[0]) }));
-  for (const dot of [...dots].sort((a, b) => b.dim - a.dim))
-    if (seen(dot)) svg.append(...dotOf(dot, place, up));
-  svg.append(...labelled(dots.filter((dot) => dot.label && seen(dot)), place, width));
-  host.replaceChildren(svg, pointed(svg, { x, y, lines, dots, seen, place, height, width }));
+  const area = {
+    x, y, across, up, width, height, right, low, place: (p) => [across.at(p.x), up.at(p.y)],
+  };
+  lines = lines.map(({ entity, points }) => ({ entity, points: points.filter(seen) }));
+  dots = dots.filter(seen);
+  const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" },
+    ...frame(area), ...lines.flatMap((line) => lineOf(area, line, lines.length)),
+    ...staircase(area, front.filter(seen)),
+    ...[...dots].sort((a, b) => b.dim - a.dim).flatMap((dot) => dotOf(area, dot)),
+    ...labelled(area, dots.filter((dot) => dot.label)));
+  host.replaceChildren(svg, pointed(area, svg, lines, dots));
 }
 
-function frame(across, up, [right, low], x, y, width, height) {
+function frame({ x, y, across, up, right, low, height }) {
   const text = (content, attributes) => shape("text", attributes, content);
   const level = (name, at) =>
     shape("line", { class: name, x1: MARGIN.left, x2: right, y1: at, y2: at });
@@ -104,47 +105,42 @@ function frame(across, up, [right, low], x, y, width, height) {
   ];
 }
 
-const joined = (spots) =>
-  spots.map(([a, b], i) => `${i ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
-
-function lineOf({ entity, points }, seen, place, up, crowd) {
-  const there = points.filter(seen);
-  const spots = there.map(place);
-  const band = there.filter((p) => up.fits(p.low) && up.fits(p.high));
-  const drawn = [];
-  if (band.length > 1) {
-    const edge = (name) => band.map((p) => place({ x: p.x, y: p[name] }));
-    const d = `${joined([...edge("low"), ...edge("high").reverse()])}Z`;
-    drawn.push(shape("path", { d, fill: entity.colour, opacity: crowd > 5 ? 0.07 : 0.15 }));
-  }
-  drawn.push(shape("path", { class: "line", d: joined(spots), stroke: entity.colour,
-    "stroke-dasharray": entity.dashes.join(" "), "data-label": entity.label }));
-  if (spots.length <= 40)
-    drawn.push(...spots.map(([cx, cy]) =>
-      shape("circle", { cx, cy, r: 2.4, fill: entity.colour })));
-  return drawn;
+function lineOf({ place, up }, { entity, points }, crowd) {
+  const joined = (spots) =>
+    spots.map(([a, b], i) => `${i ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
+  const fill = entity.colour;
+  const spots = points.map(place);
+  const line = shape("path", { class: "line", d: joined(spots), stroke: fill,
+    "stroke-dasharray": entity.dashes.join(" "), "data-label": entity.label });
+  const dots = spots.map(([cx, cy]) => shape("circle", { cx, cy, r: 2.4, fill }));
+  const drawn = spots.length <= 40 ? [line, ...dots] : [line];
+  const band = points.filter((p) => up.fits(p.low) && up.fits(p.high));
+  if (band.length < 2) return drawn;
+  const edge = (name) => band.map((p) => place({ x: p.x, y: p[name] }));
+  const d = `${joined([...edge("low"), ...edge("high").reverse()])}Z`;
+  return [shape("path", { d, fill, opacity: crowd > 5 ? 0.07 : 0.15 }), ...drawn];
 }
 
-function dotOf(dot, place, up) {
+function dotOf({ place, up }, { entity, dim, low, high, ...dot }) {
   const [cx, cy] = place(dot);
-  const drawn = [];
-  if (!dot.dim && up.fits(dot.low) && up.fits(dot.high))
-    drawn.push(shape("line", { class: "bar", stroke: dot.entity.colour, x1: cx, x2: cx,
-      y1: up.at(dot.low), y2: up.at(dot.high) }));
-  drawn.push(shape("circle", { class: dot.dim ? "dot dim" : "dot", cx, cy, r: dot.dim ? 4 : 6,
-    fill: dot.entity.colour, "data-label": dot.entity.label }));
-  return drawn;
+  const circle = shape("circle", { class: dim ? "dot dim" : "dot", cx, cy, r: dim ? 4 : 6,
+    fill: entity.colour, "data-label": entity.label });
+  if (dim || !up.fits(low) || !up.fits(high)) return [circle];
+  const ends = { x1: cx, x2: cx, y1: up.at(low), y2: up.at(high) };
+  return [shape("line", { class: "bar", stroke: entity.colour, ...ends }), circle];
 }
 
 /** A point stands until the next is reached: steps, and on to the border. */
-function staircase(steps, right) {
-  const [[left, top], ...rest] = steps.map((spot) => spot.map((c) => c.toFixed(1)));
-  return `M${left} ${top}${rest.map(([a, b]) => `H${a}V${b}`).join("")}H${right}`;
+function staircase({ place, right }, points) {
+  if (!points.length) return [];
+  const [[left, top], ...rest] = points.map((p) => place(p).map((c) => c.toFixed(1)));
+  const steps = rest.map(([a, b]) => `H${a}V${b}`).join("");
+  return [shape("path", { class: "front", d: `M${left} ${top}${steps}H${right}` })];
 }
 
 /** Names beside dots, as many as do not lie on one another. */
-function labelled(dots, place, width) {
-  const taken = dots.map((dot) => place(dot)).map(([a, b]) => [a - 6, b - 6, a + 6, b + 6]);
+function labelled({ place, width }, dots) {
+  const taken = dots.map(place).map(([a, b]) => [a - 6, b - 6, a + 6, b + 6]);
   const free = ([left, top, right, low]) =>
     !taken.some((t) => t[0] < right && left < t[2] && t[1] < low && top < t[3]);
   return dots.flatMap((dot) => {
@@ -160,21 +156,20 @@ function labelled(dots, place, width) {
   });
 }
 
-/** The box that tells what is nearest to the pointer. */
-function pointed(svg, { x, y, lines, dots, seen, place, height, width }) {
+/** The box that tells what is nearest to the pointer, and a rule where that is. */
+function pointed({ x, y, place, width, low }, svg, lines, dots) {
   const told = make("div.told");
-  told.hidden = true;
-  const rule = shape("line", { class: "rule", y1: MARGIN.top, y2: height - MARGIN.bottom });
+  const rule = shape("line", { class: "rule", y1: MARGIN.top, y2: low });
   svg.append(rule);
-  const nearest = (points, distance) => points.reduce((best, point) => {
-    const far = distance(place(point));
-    return far < best.far ? { point, far } : best;
-  }, { far: Infinity });
   const tell = (left, rows) => {
     told.replaceChildren(...rows);
     told.hidden = rows.length === 0;
     told.style.left = `${Math.min(left + 14, Math.max(0, width - told.offsetWidth - 4))}px`;
   };
+  const nearest = (points, distance) => points.reduce((best, point) => {
+    const far = distance(place(point));
+    return far < best.far ? { point, far } : best;
+  }, { far: Infinity });
   const row = (entity, value) =>
     make("div.told-row", swatch(entity), make("span", entity.label), make("b", value));
   svg.onpointermove = (event) => {
@@ -182,24 +177,23 @@ function pointed(svg, { x, y, lines, dots, seen, place, height, width }) {
     const [px, py] = [event.clientX - box.left, event.clientY - box.top];
     rule.removeAttribute("x1");
     if (dots.length) {
-      const { point, far } = nearest(dots.filter(seen), ([a, b]) => Math.hypot(a - px, b - py));
+      const { point, far } = nearest(dots, ([a, b]) => Math.hypot(a - px, b - py));
       if (far > 28) return tell(px, []);
       const facts = point.facts.map((fact) => make("div.quiet", fact));
       return tell(px, [row(point.entity, `${y.title} ${number(point.y)}`), ...facts]);
     }
-    const along = ([a]) => Math.abs(a - px);
     const found = lines.map(({ entity, points }) =>
-      ({ entity, ...nearest(points.filter(seen), along) })).filter(({ point }) => point);
+      ({ entity, ...nearest(points, ([a]) => Math.abs(a - px)) })).filter(({ point }) => point);
     const close = Math.min(...found.map(({ far }) => far));
-    const rows = found.filter(({ far }) => far <= close + 12).sort((a, b) => b.point.y - a.point.y);
-    if (!rows.length) return tell(px, []);
-    const [at] = place(rows[0].point);
+    const near = found.filter(({ far }) => far <= close + 12).sort((a, b) => b.point.y - a.point.y);
+    if (!near.length) return tell(px, []);
+    const [at] = place(near[0].point);
     rule.setAttribute("x1", at);
     rule.setAttribute("x2", at);
-    const title = make("div.quiet", `${x.title} ${brief(rows[0].point.x)}`);
-    const told = rows.slice(0, 14).map(({ entity, point }) => row(entity, number(point.y)));
-    return tell(at, [title, ...told]);
+    tell(at, [make("div.quiet", `${x.title} ${brief(near[0].point.x)}`),
+      ...near.slice(0, 14).map(({ entity, point }) => row(entity, number(point.y)))]);
   };
   svg.onpointerleave = () => { tell(0, []); rule.removeAttribute("x1"); };
+  tell(0, []);
   return told;
 }

@@ -1,17 +1,42 @@
 """Everything that a report says, before it is written in one form or another."""
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TypeVar
 
-from ddiff.pages.report.columns import Cell, Column, cells_of, columns_of
 from ddiff.pages.report.configs import Difference, Group, grouped
-from ddiff.pages.report.finding import find_runs
+from ddiff.pages.report.figures import (
+    TRAIN_LOSS,
+    VAL_LOSS,
+    Column,
+    Point,
+    Series,
+    cells_of,
+    columns_of,
+    over_evaluations,
+    over_training,
+)
 from ddiff.pages.report.records import Record, read_run
 from ddiff.system.errors import DdiffError
 
+SIGNS = ("metrics.json", "tensorboard", "environment.json", "checkpoints", "samples", "evaluations")
 MOST_COLUMNS = 12  # figures in one table; others are listed below it
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A loss or a figure over training, a line for each run that has one."""
+
+    name: str
+    title: str
+    note: str
+    lines: list[Series | None]
 
 
 @dataclass(frozen=True)
@@ -28,20 +53,25 @@ class Comparison:
         return [run for group in self.groups for run in group.runs]
 
     @cached_property
-    def cells(self) -> list[list[Cell | None]]:
+    def group_of(self) -> list[int]:
+        """The number of each run's group."""
+        return [i for i, group in enumerate(self.groups) for _ in group.runs]
+
+    def by_group(self, of_runs: Iterable[T]) -> list[list[T]]:
+        """What there is for each run, in a list for each group."""
+        rest = iter(of_runs)
+        return [[next(rest) for _ in group.runs] for group in self.groups]
+
+    @cached_property
+    def cells(self) -> list[list[Point | None]]:
         """By column and run."""
-        return [cells_of(self.runs, column) for column in self.columns]
+        return [cells_of([run.points for run in self.runs], column) for column in self.columns]
 
     @cached_property
     def main(self) -> list[int]:
         """The columns of the first table, MOST_COLUMNS at most: those that most groups fill."""
-
-        def filled(i: int) -> int:
-            of_run = [g for g, group in enumerate(self.groups) for _ in group.runs]
-            cells = zip(of_run, self.cells[i], strict=True)
-            return len({group for group, cell in cells if cell is not None})
-
-        ranked = sorted(range(len(self.columns)), key=lambda i: -filled(i))
+        filled = [sum(map(any, self.by_group(cells))) for cells in self.cells]
+        ranked = sorted(range(len(self.columns)), key=lambda i: -filled[i])
         return sorted(ranked[:MOST_COLUMNS])
 
     @cached_property
@@ -55,6 +85,25 @@ class Comparison:
         times = Counter(labels)
         pairs = zip(labels, self.runs, strict=True)
         return [f"{label} {r.path.name}" if times[label] > 1 else label for label, r in pairs]
+
+    @cached_property
+    def curves(self) -> list[Curves]:
+        """Validation losses first, for every run has them at most steps; the training's last."""
+        found = []
+        for column, cells in zip(self.columns, self.cells, strict=True):
+            pairs = zip(self.runs, cells, strict=True)
+            lines = [over_evaluations(run.points, cell) if cell else None for run, cell in pairs]
+            found.append(Curves(column.first.name, column.title, column.protocol, lines))
+        found.sort(key=lambda curves: curves.name != VAL_LOSS)
+        logged = [(run.curves.get(TRAIN_LOSS), run.images_per_step) for run in self.runs]
+        lines = [over_training(curve, images) if curve else None for curve, images in logged]
+        note = (
+            "as the run's own sampler of timesteps drew it: samplers differ, so compare with care"
+        )
+        found.append(Curves(TRAIN_LOSS, TRAIN_LOSS, note, lines))
+        return [
+            curves for curves in found if any(line and len(line.steps) > 1 for line in curves.lines)
+        ]
 
 
 def compare(places: Sequence[str], title: str | None = None) -> Comparison:
@@ -77,11 +126,31 @@ def compare(places: Sequence[str], title: str | None = None) -> Comparison:
         if again:
             troubles.append(f"{group.label}: seed {', '.join(again)} more than once")
     names = dict.fromkeys(str(record.options.get("name", "run")) for record in records)
-    return Comparison(
-        title=title or ", ".join(names),
-        groups=groups,
-        differences=differences,
-        columns=columns_of([run for group in groups for run in group.runs]),
-        troubles=troubles,
-        shared=shared,
-    )
+    columns = columns_of([run.points for group in groups for run in group.runs])
+    return Comparison(title or ", ".join(names), groups, differences, columns, troubles, shared)
+
+
+def find_runs(places: Sequence[str]) -> list[Path]:
+    """The runs at and below each place: a run, a folder of runs or of sweeps, or a glob.
+
+    In order of their paths, each once. Raises DdiffError for a place that holds none.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        paths = sorted(map(Path, glob(place))) if has_magic(place) else [Path(place)]
+        if not any(path.is_dir() for path in paths):
+            raise DdiffError(f"runs: {place}: no such folder")
+        runs = [run for path in paths for run in _below(path)]
+        if not runs:
+            raise DdiffError(f"runs: {place}: no run in it (config.yaml with metrics.json, ...)")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _below(path: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(path):
+        if "config.yaml" in files and not {*names, *files}.isdisjoint(SIGNS):
+            names.clear()
+            yield Path(folder)
+        names[:] = sorted(name for name in names if not name.startswith("."))

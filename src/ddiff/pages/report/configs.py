@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddiff.pages.report.records import Record
+from ddiff.pages.report.records import Record, shown
 
 PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
 MEASURING = (
@@ -39,13 +39,18 @@ class Difference:
         """Whether its values speak for themselves: names of experiments and of targets."""
         return self.names[0] == "name" or self.names[0].endswith("_target_")
 
+    @property
+    def words(self) -> list[str]:
+        """What the label of each config says: `Uniform`, `lr=0.1`, or nothing."""
+        prefix = "" if self.plain else f"{self.names[0].rpartition('.')[2]}="
+        return ["" if value == ABSENT else f"{prefix}{value}" for value in self.values]
+
 
 @dataclass(frozen=True)
 class Group:
     """Runs that are equal but for their seed."""
 
     label: str
-    options: dict[str, Any]
     runs: list[Record]
 
 
@@ -59,18 +64,28 @@ def grouped(records: Sequence[Record]) -> tuple[list[Group], list[Difference], l
     options = [_identity(runs[0]) for runs in members.values()]
     differences = differing(options)
     labels = labelled(differences, [str(o.get("name", "run")) for o in options])
-    changes = [changed(runs, o) for runs, o in zip(members.values(), options, strict=True)]
-    words = [set(change.items()) for change in changes]
-    shared = set.intersection(*words) if len(words) > 1 else set()
-    labels = [
-        " ".join([label, *_more(i, change, differences, label, shared)])
-        for i, (label, change) in enumerate(zip(labels, changes, strict=True))
-    ]
-    parts = zip(labels, options, members.values(), strict=True)
-    return [Group(*part) for part in parts], differences, sorted(w for _, w in shared)
+    changes = [_changed(runs, o) for runs, o in zip(members.values(), options, strict=True)]
+    items = [set(change.items()) for change in changes]
+    shared = set.intersection(*items) if len(items) > 1 else set()
+    groups = []
+    for i, runs in enumerate(members.values()):
+        told = {n for d in differences if f" {d.words[i]} " in f" {labels[i]} " for n in d.names}
+        words = _untold(changes[i], shared, told)
+        groups.append(Group(" ".join([labels[i], *words]), runs))
+    return groups, differences, sorted(word for _, word in shared)
 
 
-def changed(runs: Sequence[Record], options: dict[str, Any]) -> dict[str, str]:
+def _identity(record: Record) -> dict[str, Any]:
+    """The options that make a run what it is."""
+    follows = {"data.seed"} if record.options.get("data.seed") == record.seed else set()
+    return {
+        name: value
+        for name, value in record.options.items()
+        if name not in PLACES and name not in follows and not name.startswith(MEASURING)
+    }
+
+
+def _changed(runs: Sequence[Record], options: dict[str, Any]) -> dict[str, str]:
     """What a group's command changed of its recipe, as words of a label: `net.patch_size` ->
     `net.patch_size=1`. How it was measured and where it ran is left out."""
     overrides = next((run.overrides for run in runs if run.overrides), {})
@@ -86,36 +101,18 @@ def changed(runs: Sequence[Record], options: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _more(
-    config: int,
-    change: Mapping[str, str],
-    differences: Sequence[Difference],
-    label: str,
-    shared: Collection[tuple[str, str]],
+def _untold(
+    change: Mapping[str, str], shared: Collection[tuple[str, str]], told: Collection[str]
 ) -> list[str]:
-    """The changes that the label does not tell and not all groups share, the first MOST_WORDS."""
-    said = {
-        name
-        for difference in differences
-        if f" {_word(difference, difference.values[config])} " in f" {label} "
-        for name in difference.names
-    }
+    """The changes that are neither shared nor told by the label, the first MOST_WORDS."""
     words = [
         word
         for name, word in change.items()
-        if (name, word) not in shared and not {name, f"{name}._target_"} & said
+        if (name, word) not in shared and not {name, f"{name}._target_"} & {*told}
     ]
-    more = [f"and {len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS + 1 else []
-    return [*words[:MOST_WORDS], *more] if more else words
-
-
-def _identity(record: Record) -> dict[str, Any]:
-    follows = {"data.seed"} if record.options.get("data.seed") == record.seed else set()
-    return {
-        name: value
-        for name, value in record.options.items()
-        if name not in PLACES and name not in follows and not name.startswith(MEASURING)
-    }
+    if len(words) <= MOST_WORDS + 1:
+        return words
+    return [*words[:MOST_WORDS], f"and {len(words) - MOST_WORDS} more"]
 
 
 def differing(configs: Sequence[dict[str, Any]]) -> list[Difference]:
@@ -145,53 +142,40 @@ def _rank(name: str) -> int:
 def _implied(name: str, values: tuple[str, ...], chosen: dict[str, tuple[str, ...]]) -> bool:
     """Whether configs of one target, above this option, all have one value."""
     parts = name.split(".")
-    for depth in range(1, len(parts)):
-        target = ".".join([*parts[:depth], "_target_"])
+    above = (".".join([*parts[:depth], "_target_"]) for depth in range(1, len(parts)))
+    for target in above:
         if target in chosen and target != name:
-            return len(set(zip(chosen[target], values, strict=True))) == len(set(chosen[target]))
+            return _told_apart([chosen[target], values]) == _told_apart([chosen[target]])
     return False
-
-
-def shown(name: str, value: Any) -> Any:
-    """As YAML says it; a target by its last name."""
-    if name.endswith("_target_"):
-        return str(value).rpartition(".")[2]
-    return {"True": "true", "False": "false", "None": "null"}.get(str(value), value)
 
 
 def labelled(differences: Sequence[Difference], names: Sequence[str]) -> list[str]:
     """The fewest options that tell the configs apart; a number that most share goes unsaid."""
-    chosen = _telling(differences, len(names))
-    rows = [[_word(difference, value) for value in difference.values] for difference in chosen]
+    # the experiments' names; then, one by one, what tells most configs apart, until all are
+    chosen = [d for d in differences if d.names[0] == "name"]
+    while _told_apart([d.values for d in chosen]) < len(names) and len(chosen) < len(differences):
+        gains = {
+            _told_apart([one.values for one in (*chosen, d)]): d
+            for d in reversed(differences)
+            if d not in chosen
+        }
+        chosen.append(gains[max(gains)])
+    chosen.sort(key=differences.index)
+    rows = [difference.words for difference in chosen]
     for i, difference in enumerate(chosen):
-        rest = rows if difference.plain else [*rows[:i], _unusual(rows[i]), *rows[i + 1 :]]
-        rows = rest if _told_apart(rest) == _told_apart(rows) else rows
+        if not difference.plain:
+            shorter = [*rows[:i], _unusual(rows[i]), *rows[i + 1 :]]
+            rows = shorter if _told_apart(shorter) == _told_apart(rows) else rows
     labels = [" ".join(filter(None, words)) for words in zip(*rows, strict=True)] or list(names)
     return [label or name for label, name in zip(labels, names, strict=True)]
 
 
-def _telling(differences: Sequence[Difference], count: int) -> list[Difference]:
-    """The experiments' names; then, one by one, what tells most configs apart, until all are."""
-    chosen = [d for d in differences if d.names[0] == "name"]
-
-    def gain(difference: Difference) -> int:
-        return _told_apart([d.values for d in (*chosen, difference)])
-
-    while _told_apart([d.values for d in chosen]) < count and len(chosen) < len(differences):
-        chosen.append(max((d for d in differences if d not in chosen), key=gain))
-    return sorted(chosen, key=differences.index)
-
-
 def _told_apart(rows: Sequence[Sequence[Any]]) -> int:
+    """How many configs differ in these rows of values."""
     return max(1, len(set(zip(*(map(str, row) for row in rows), strict=True))))
 
 
 def _unusual(words: list[str]) -> list[str]:
+    """The words without the one that most configs have."""
     usual = max(words, key=lambda word: (word != "") * words.count(word))
     return ["" if word == usual and words.count(word) > 1 else word for word in words]
-
-
-def _word(difference: Difference, value: Any) -> str:
-    if value == ABSENT or difference.plain:
-        return "" if value == ABSENT else str(value)
-    return f"{difference.names[0].rpartition('.')[2]}={value}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from tensorboard.compat.proto.event_pb2 import (
     SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-Point = tuple[int, float, float]  # optimiser steps, seconds of training, value
+Logged = tuple[str, int, float, float]  # tag, optimiser steps, seconds since the start, value
+Process = tuple[float, int, list[Logged]]  # when it started, the step it went on from
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,25 @@ def read_scalars(folder: Path, tags: Sequence[str]) -> dict[str, Curve]:
     step. Pauses between processes do not count, nor does what a process did beyond the checkpoint
     from which the next went on.
     """
-    points: dict[str, list[Point]] = {}
-    processes = [*_processes(folder)] or [*_rows(folder.parent / "metrics.csv")]
-    for started, resumed_at, logged in sorted(processes, key=lambda p: p[0]):
-        for tag, kept in points.items():
-            points[tag] = [point for point in kept if point[0] <= resumed_at]
-        before = max((point[1] for kept in points.values() for point in kept), default=0.0)
-        for tag, step, wall_time, value in logged:
-            points.setdefault(tag, []).append((step, before + wall_time - started, value))
-    columns = {tag: np.array(points[tag], float).T for tag in tags if points.get(tag)}
-    return {tag: Curve(steps.astype(int), s, v) for tag, (steps, s, v) in columns.items()}
+    kept: list[Logged] = []
+    processes = [*_of_events(folder)] or [*_of_table(folder.parent / "metrics.csv")]
+    for _, resumed_at, logged in sorted(processes, key=lambda process: process[0]):
+        kept = [row for row in kept if row[1] <= resumed_at]
+        before = max((seconds for _, _, seconds, _ in kept), default=0.0)
+        kept += [(tag, step, before + seconds, value) for tag, step, seconds, value in logged]
+    curves = {}
+    for tag in tags:
+        if rows := [row[1:] for row in kept if row[0] == tag]:
+            steps, seconds, values = np.array(rows, float).T
+            curves[tag] = Curve(steps.astype(int), seconds, values)
+    return curves
 
 
-def _processes(folder: Path) -> Iterator[tuple[float, int, list[tuple[str, int, float, float]]]]:
-    """Of each event file: when it was opened, the step it went on from, and (tag, optimiser steps,
-    time, value). Lightning counts the steps done before the one that it logs, hence the 1."""
+def _of_events(folder: Path) -> Iterator[Process]:
+    """A process for each event file. Lightning counts the steps done before the one that it logs,
+    hence the 1."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        started, resumed_at, logged = None, None, []
+        started, resumed_at, logged = None, math.inf, []
         for event in map(Event.FromString, RawEventFileLoader(str(path)).Load()):
             started = event.wall_time if started is None else started
             if event.session_log.status == SessionLog.START:
@@ -57,27 +61,24 @@ def _processes(folder: Path) -> Iterator[tuple[float, int, list[tuple[str, int, 
             for value in event.summary.value:
                 told_late = value.tag.startswith("profile_")  # at the end, of steps long past
                 if value.WhichOneof("value") == "simple_value" and not told_late:
-                    row = (value.tag, event.step + 1, event.wall_time, value.simple_value)
-                    logged.append(row)
+                    seconds = event.wall_time - started
+                    logged.append((value.tag, event.step + 1, seconds, value.simple_value))
         if logged and started is not None:
-            first = min(step for _, step, _, _ in logged) - 1
-            yield started, first if resumed_at is None else min(first, resumed_at), logged
+            yield started, int(min(resumed_at, _before_first(logged))), logged
 
 
-def _rows(path: Path) -> Iterator[tuple[float, int, list[tuple[str, int, float, float]]]]:
-    """The same of the processes in a metrics.csv."""
-    if not path.is_file():
-        return
-    found: dict[int, list[tuple[str, int, float, float]]] = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # a line cut short
-                one = row["tag"], int(row["step"]), float(row["seconds"]), float(row["value"])
-                found.setdefault(int(row["process"]), []).append(one)
-    before = 0.0
-    for process in sorted(found):
-        logged = [
-            (tag, step, before + seconds, value) for tag, step, seconds, value in found[process]
-        ]
-        yield before, min(step for _, step, _, _ in logged) - 1, logged
-        before = max(at for _, _, at, _ in logged)
+def _of_table(path: Path) -> Iterator[Process]:
+    """The processes in a metrics.csv, by their numbers."""
+    found: dict[int, list[Logged]] = {}
+    if path.is_file():
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # a line cut short
+                    one = row["tag"], int(row["step"]), float(row["seconds"]), float(row["value"])
+                    found.setdefault(int(row["process"]), []).append(one)
+    for process, logged in found.items():
+        yield process, _before_first(logged), logged
+
+
+def _before_first(logged: list[Logged]) -> int:
+    return min(step for _, step, _, _ in logged) - 1

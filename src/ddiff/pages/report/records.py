@@ -1,8 +1,10 @@
-"""What a run left: config, numbers, curves, evaluations. What is broken is said, not raised."""
+"""What a run left: config, numbers, curves, figures and their costs. What is broken is said, not
+raised."""
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,36 +16,12 @@ from yaml import YAMLError
 
 from ddiff.config.trees import flat, with_current_targets
 from ddiff.pages.report.events import Curve, read_scalars
+from ddiff.pages.report.figures import TRAIN_LOSS, VAL_LOSS, Point
 from ddiff.system.errors import DdiffError
 
-LOSSES = ("train/loss", "val/loss")
 SPEED = "speed/samples_per_second"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A figure as an evaluation left it; None where it is not a number."""
-
-    name: str
-    protocol_id: str
-    value: float | None
-    n: int | None = None
-    low: float | None = None
-    high: float | None = None
-    better: str | None = None
-    protocol: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of one set of samples. `step` is None for samples of no known weights."""
-
-    name: str
-    step: int | None
-    images: float | None
-    seconds: float | None  # of training
-    sampling: Mapping[str, Any]
-    figures: list[Measured]
+COMPARED = ("schedule.", "data.", "objective._target_", "module._target_")  # validation losses by
+FREE = ("data.batch_size", "data.num_workers", "data.seed")  # what a validation loss does not say
 
 
 @dataclass(frozen=True)
@@ -53,9 +31,10 @@ class Record:
     metrics: dict[str, Any]
     environment: dict[str, Any]
     curves: dict[str, Curve]
-    evaluations: list[Evaluation]
-    troubles: list[str]
     profiles: dict[str, dict[str, Any]]  # of the training, and of samplings by name
+    images_per_step: float | None
+    troubles: list[str]
+    points: list[Point] = field(default_factory=list)  # evaluations, then validation losses
 
     @property
     def seed(self) -> Any:
@@ -75,33 +54,14 @@ class Record:
     @property
     def step(self) -> int:
         """Optimiser steps done, as far as is known."""
-        logged = [int(self.curves[name].steps.max()) for name in LOSSES if name in self.curves]
+        losses = [self.curves[name] for name in (TRAIN_LOSS, VAL_LOSS) if name in self.curves]
+        logged = [int(curve.steps.max()) for curve in losses]
         return max([int(finite(self.metrics.get("step")) or 0), *logged])
-
-    @property
-    def images_per_step(self) -> float | None:
-        """Batch x accumulation x devices; None where the number of devices was left to the machine
-        and no evaluation tells."""
-        for evaluation in self.evaluations:
-            if evaluation.images and evaluation.step:
-                return evaluation.images / evaluation.step
-        get = self.options.get
-        devices = get("trainer.devices", 1)
-        if devices in ("auto", "-1", -1):
-            devices = 1 if get("trainer.accelerator") == "cpu" else None
-        elif isinstance(devices, str):
-            devices = int(devices) if devices.isdigit() else devices.count(",") + 1
-        batch = finite(get("data.batch_size", get("budget.batch_size")))
-        if not devices or not batch:
-            return None
-        accumulate = finite(get("trainer.accumulate_grad_batches")) or 1
-        return batch * accumulate * devices * (finite(get("trainer.num_nodes")) or 1)
 
     @property
     def seconds(self) -> float | None:
         """Of training, by the clock of the events."""
-        ends = [float(curve.seconds.max()) for curve in self.curves.values()]
-        return max(ends) if ends else None
+        return max((float(curve.seconds.max()) for curve in self.curves.values()), default=None)
 
     @property
     def samples_per_second(self) -> float | None:
@@ -112,6 +72,11 @@ class Record:
     @property
     def memory_mb(self) -> float | None:
         return finite(self.metrics.get("peak_memory_mb"))
+
+    @property
+    def device(self) -> str | None:
+        name = self.environment.get("device_name") or self.environment.get("device")
+        return str(name) if name else None
 
     @property
     def state(self) -> str:
@@ -140,18 +105,26 @@ def read_run(path: Path) -> Record:
     metrics = _json(path / "metrics.json", troubles)
     if not (path / "metrics.json").exists():
         troubles.append("unfinished: no metrics.json")
-    files = sorted((path / "evaluations").glob("*.json"))
-    found = [_evaluation(file, troubles) for file in files]
-    return Record(
+    options, files = flat(tree), sorted((path / "evaluations").glob("*.json"))
+    evaluations = {file: _json(file, troubles) for file in files}
+    record = Record(
         path=path,
-        options=flat(tree),
+        options=options,
         metrics=metrics,
         environment=_json(path / "environment.json", troubles),
-        curves=read_scalars(path / "tensorboard", (*LOSSES, SPEED)),
-        evaluations=[evaluation for evaluation in found if evaluation is not None],
-        troubles=troubles,
+        curves=read_scalars(path / "tensorboard", (TRAIN_LOSS, VAL_LOSS, SPEED)),
         profiles=_profiles(path, troubles),
+        images_per_step=_images_per_step(options, evaluations.values()),
+        troubles=troubles,
     )
+    for file, evaluation in evaluations.items():
+        try:
+            record.points.extend(_points(record, file.stem, evaluation) if evaluation else [])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            troubles.append(f"{file.name} is not an evaluation ({_short(error)})")
+    for evaluation in _validations(record):
+        record.points.extend(_points(record, VAL_LOSS, evaluation))
+    return record
 
 
 def finite(value: Any) -> float | None:
@@ -176,6 +149,11 @@ def _json(path: Path, troubles: list[str]) -> dict[str, Any]:
     return value
 
 
+def _short(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:80] if lines else type(error).__name__
+
+
 def _profiles(run: Path, troubles: list[str]) -> dict[str, dict[str, Any]]:
     places = {"training": run / "profile"}
     for folder in sorted((run / "samples").glob("*_profile")):
@@ -190,39 +168,100 @@ def _profiles(run: Path, troubles: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _evaluation(path: Path, troubles: list[str]) -> Evaluation | None:
-    value = _json(path, troubles)
-    if not value:
+def _images_per_step(
+    options: Mapping[str, Any], evaluations: Iterable[Mapping[str, Any]]
+) -> float | None:
+    """Batch x accumulation x devices; None where the number of devices was left to the machine and
+    no evaluation tells."""
+    for evaluation in evaluations:
+        images, step = finite(evaluation.get("images_seen")), finite(evaluation.get("step"))
+        if images and step:
+            return images / step
+    get = options.get
+    devices = get("trainer.devices", 1)
+    if devices in ("auto", "-1", -1):
+        devices = 1 if get("trainer.accelerator") == "cpu" else None
+    elif isinstance(devices, str):
+        devices = int(devices) if devices.isdigit() else devices.count(",") + 1
+    batch = finite(get("data.batch_size", get("budget.batch_size")))
+    if not devices or not batch:
         return None
-    try:
-        step = finite(value.get("step"))
-        return Evaluation(
-            name=path.stem,
-            step=None if step is None else int(step),
-            images=finite(value.get("images_seen")),
-            seconds=finite(value.get("train_seconds")),
-            sampling=dict(value.get("sampling") or {}),
-            figures=list(_figures(value["figures"])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        troubles.append(f"{path.name} is not an evaluation ({_short(error)})")
-        return None
+    accumulate = finite(get("trainer.accumulate_grad_batches")) or 1
+    return batch * accumulate * devices * (finite(get("trainer.num_nodes")) or 1)
 
 
-def _figures(figures: Iterable[Mapping[str, Any]]) -> Iterable[Measured]:
-    for figure in figures:
-        numbers = {key: finite(figure.get(key)) for key in ("value", "low", "high")}
-        better = figure.get("better")
-        yield Measured(
+def _points(record: Record, name: str, evaluation: Mapping[str, Any]) -> list[Point]:
+    """The figures of an evaluation, and what its samples cost."""
+    step, seconds, images = (
+        finite(evaluation.get(key)) for key in ("step", "train_seconds", "images_seen")
+    )
+    if step is not None and seconds is None:
+        seconds = record.seconds_at(int(step))
+    if step is not None and images is None and record.images_per_step:
+        images = int(step) * record.images_per_step
+    sampling = dict(evaluation.get("sampling") or {})
+    costs = {
+        "seconds": seconds,
+        "images": images,
+        "evaluations": finite(sampling.get("evaluations")),
+        "per_sample": finite(sampling.get("seconds_per_sample")),
+        "memory": record.memory_mb,
+    }
+    return [
+        Point(
             name=str(figure["name"]),
             protocol_id=str(figure["protocol_id"]),
-            n=figure.get("n"),
-            better=better if better in ("lower", "higher") else None,
             protocol=dict(figure.get("protocol") or {}),
-            **numbers,
+            better=better if (better := figure.get("better")) in ("lower", "higher") else None,
+            evaluation=name,
+            step=None if step is None else int(step),
+            way=way_of(sampling),
+            costs=costs,
+            n=figure.get("n"),
+            value=finite(figure.get("value")),
+            low=finite(figure.get("low")),
+            high=finite(figure.get("high")),
         )
+        for figure in evaluation["figures"]
+    ]
 
 
-def _short(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:80] if lines else type(error).__name__
+def _validations(record: Record) -> Iterator[dict[str, Any]]:
+    """The validation losses as evaluations; the protocol is what two of them must share."""
+    if VAL_LOSS not in record.curves:
+        return
+    protocol = {
+        name.removesuffix("._target_"): shown(name, value)
+        for name, value in record.options.items()
+        if name.startswith(COMPARED) and name not in FREE
+    }
+    limit = record.options.get("trainer.limit_val_batches", "None")
+    if limit != "None":
+        protocol["batches"] = f"{limit} of {record.options.get('data.batch_size')}"
+    text = json.dumps(protocol, sort_keys=True, default=str)
+    figure = {
+        "name": VAL_LOSS,
+        "protocol_id": hashlib.sha256(text.encode()).hexdigest()[:6],
+        "protocol": protocol,
+        "better": "lower",
+    }
+    curve = record.curves[VAL_LOSS]
+    for step, seconds, value in zip(curve.steps, curve.seconds, curve.values, strict=True):
+        yield {"step": step, "train_seconds": seconds, "figures": [{**figure, "value": value}]}
+
+
+def way_of(sampling: Mapping[str, Any]) -> str:
+    """How samples were drawn, in short: `ddim 50 w=2`."""
+    get = sampling.get
+    words = [str(get(name) or "") for name in ("solver", "num_steps")]
+    words += [f"w={get('guidance'):g}"] if finite(get("guidance")) else []
+    words += [f"{get('weights')} weights"] if get("weights") not in (None, "ema") else []
+    words += [str(get("precision") or "")]
+    return " ".join(filter(None, words))
+
+
+def shown(name: str, value: Any) -> Any:
+    """An option's value as YAML says it; a target by its last name."""
+    if name.endswith("_target_"):
+        return str(value).rpartition(".")[2]
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), value)

@@ -1,5 +1,5 @@
 // What is shown, and of whom: runs that are not hidden, each alone or the seeds of a group as one.
-const state = { hidden: new Set(), together: true };
+const state = { hidden: new Set(), seeds: "together" };
 const parts = []; // functions that draw a part of the page anew
 const redraw = () => parts.forEach((part) => part());
 
@@ -15,7 +15,7 @@ function entities() {
   return members.flatMap((all, group) => {
     const runs = all.filter((i) => !state.hidden.has(i));
     if (!runs.length) return [];
-    if (state.together) return [entity(group, runs, page.groups[group].label)];
+    if (state.seeds === "together") return [entity(group, runs, page.groups[group].label)];
     return runs.map((i) => entity(group, [i], page.runs[i].label));
   });
 }
@@ -25,11 +25,12 @@ const known = (values) => values.filter((value) => value !== null && value !== u
 /** Mean, standard deviation (null of one) and count of what is known; null of nothing. */
 function spread(values) {
   const numbers = known(values);
-  if (!numbers.length) return null;
-  const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
-  const squares = numbers.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  const std = numbers.length > 1 ? Math.sqrt(squares / (numbers.length - 1)) : null;
-  return { mean, std, n: numbers.length };
+  const sum = (terms) => terms.reduce((total, term) => total + term, 0);
+  const n = numbers.length;
+  if (!n) return null;
+  const mean = sum(numbers) / n;
+  const squares = sum(numbers.map((value) => (value - mean) ** 2));
+  return { mean, std: n > 1 ? Math.sqrt(squares / (n - 1)) : null, n };
 }
 
 /** Four digits that count. */
@@ -47,6 +48,10 @@ function duration(seconds) {
   return `${seconds.toFixed(0)} s`;
 }
 
+/** `3 to 4`, or nothing where an end is unknown. */
+const range = (low, high) =>
+  (known([low, high]).length === 2 ? `${number(low)} to ${number(high)}` : "");
+
 function swatch({ colour, dashes }) {
   const node = make(dashes.length ? "i.swatch.dashed" : "i.swatch");
   node.style.setProperty("--colour", colour);
@@ -58,82 +63,57 @@ function section(title, note, ...children) {
   return make("section.card", head, ...children);
 }
 
-/** Buttons of which one is pressed; `pick(name)` when it is. */
-function choice(label, options, chosen, pick) {
+/** Buttons of which one is pressed: `picked[key]` is its name. */
+function choice(label, options, picked, key) {
   const node = make("div.choice");
   node.setAttribute("role", "group");
   node.setAttribute("aria-label", label);
   for (const [name, text] of Object.entries(options)) {
-    const button = make("button", text);
+    const button = press(text, "", () => { picked[key] = name; redraw(); });
     button.dataset.name = name;
-    button.setAttribute("aria-pressed", name === chosen);
-    button.onclick = () => {
-      for (const other of node.children) other.setAttribute("aria-pressed", other === button);
-      pick(name);
-    };
+    parts.push(() => button.setAttribute("aria-pressed", picked[key] === name));
     node.append(button);
   }
   return node;
 }
 
-function menu(label, options, pick) {
-  const node = make("select");
+/** A list of [value, text] to choose `picked[key]` from. */
+function menu(label, options, picked, key) {
+  const node = make("select", ...options.map(([value, text]) => new Option(text, value)));
   node.setAttribute("aria-label", label);
-  for (const [value, text] of options) node.append(new Option(text, value));
-  node.onchange = () => pick(node.value);
+  node.onchange = () => { picked[key] = node.value; redraw(); };
   return node;
 }
 
 function chooser() {
-  const boxes = new Map(); // run -> its box
-  const whole = new Map(); // group -> its box
-  const tick = (on) => {
-    const box = make("input");
-    [box.type, box.checked] = ["checkbox", on];
-    return box;
-  };
   const show = (runs, on) => {
     runs.forEach((i) => (on ? state.hidden.delete(i) : state.hidden.add(i)));
     redraw();
   };
-  const chips = members.map((runs, g) => {
-    const box = tick(true);
-    box.dataset.group = g;
+  const boxOf = (runs, name, id) => {
+    const box = make("input");
+    [box.type, box.dataset[name]] = ["checkbox", id];
     box.onchange = () => show(runs, box.checked);
-    whole.set(g, box);
-    const chip = make("div.chip", make("label", box, swatch(page.groups[g]), page.groups[g].label));
-    if (runs.length > 1) runs.forEach((i) => chip.append(seedOf(i)));
-    return chip;
-  });
-  function seedOf(i) {
-    const box = tick(true);
-    box.dataset.run = i;
-    box.onchange = () => show([i], box.checked);
-    boxes.set(i, box);
-    const label = make("label.seed", box, String(page.runs[i].seed));
-    label.title = `seed ${page.runs[i].seed}: ${page.runs[i].path}`;
-    return label;
-  }
-  parts.push(() => {
-    boxes.forEach((box, i) => { box.checked = !state.hidden.has(i); });
-    whole.forEach((box, g) => {
-      const shown = members[g].filter((i) => !state.hidden.has(i)).length;
-      [box.checked, box.indeterminate] = [shown > 0, shown > 0 && shown < members[g].length];
+    parts.push(() => {
+      const shown = runs.filter((i) => !state.hidden.has(i)).length;
+      [box.checked, box.indeterminate] = [shown > 0, shown > 0 && shown < runs.length];
     });
-  });
-  const button = (text, act) => Object.assign(make("button", text), { onclick: act });
-  const everyone = page.runs.map((_, i) => i);
+    return box;
+  };
+  const seedOf = (i) => {
+    const { seed, path } = page.runs[i];
+    const label = make("label.seed", boxOf([i], "run", i), String(seed));
+    label.title = `seed ${seed}: ${path}`;
+    return label;
+  };
+  const chips = page.groups.map((group, g) => make("div.chip",
+    make("label", boxOf(members[g], "group", g), swatch(group), group.label),
+    ...(members[g].length > 1 ? members[g].map(seedOf) : [])));
+  const everyone = [...page.runs.keys()];
+  const names = { together: "Mean of seeds", apart: "Each seed" };
   const tools = make("div.tools-row",
-    button("All", () => show(everyone, true)), button("None", () => show(everyone, false)));
-  if (several) {
-    const names = { together: "Mean of seeds", apart: "Each seed" };
-    tools.append(choice("seeds", names, "together", (name) => {
-      state.together = name === "together";
-      redraw();
-    }));
-  }
-  const card = section("Shown", "untick to hide everywhere below",
-    make("div.chips", ...chips), tools);
-  card.id = "chooser";
-  return card;
+    press("All", "", () => show(everyone, true)), press("None", "", () => show(everyone, false)),
+    ...(several ? [choice("seeds", names, state, "seeds")] : []));
+  return section("Shown", "untick to hide everywhere below",
+    make("div#chooser", make("div.chips", ...chips), tools));
 }

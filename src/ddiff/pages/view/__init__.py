@@ -1,20 +1,6 @@
-"""Looking at samples: pictures, solids, meshes and pages. numpy, scikit-image and Pillow only."""
+"""Looking at samples: pictures, solids, meshes. numpy, scipy, scikit-image and Pillow only."""
 
 from ddiff.pages.view.meshes import isosurface, mesh_tensors, write_obj, write_ply
-from ddiff.pages.view.page import write_page
-from ddiff.pages.view.pictures import image_grid, save_png
-from ddiff.pages.view.shading import shade, volume_grid
-from ddiff.pages.view.still import picture
+from ddiff.pages.view.pictures import picture, save_png
 
-__all__ = [
-    "image_grid",
-    "isosurface",
-    "mesh_tensors",
-    "picture",
-    "save_png",
-    "shade",
-    "volume_grid",
-    "write_obj",
-    "write_page",
-    "write_ply",
-]
+__all__ = ["isosurface", "mesh_tensors", "picture", "save_png", "write_obj", "write_ply"]

@@ -3,15 +3,15 @@
 Vertices are (x, y, z) in voxels: voxel [k, j, i] of a [D, H, W] volume has its centre at (i, j, k).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from skimage.measure import marching_cubes
 
-from ddiff.pages.view.fields import interpolate, limited
 from ddiff.pages.view.rays import PAD, Scene
-from ddiff.pages.view.samples import as_volumes, one_volume
+from ddiff.pages.view.reading import as_volumes, one_volume
 from ddiff.system.files import replacing
 
 NUDGE = 1e-3  # values this near the level are moved off it: no triangle without area
@@ -34,12 +34,10 @@ def isosurface(volume: Any, level: float = 0.0) -> tuple[np.ndarray, np.ndarray]
     return np.ascontiguousarray(corners[:, ::-1] - 1, np.float32), faces.astype(np.int32)
 
 
-def smooth_normals(volume: Any, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def smooth_normals(scene: Scene, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Outward unit normals [V, 3] in (x, y, z), and [V] in [0, 1]: how open the sky is there."""
-    scene = Scene.of(one_volume(volume))
     points = vertices[:, ::-1].T + PAD
-    slope = interpolate(scene.slopes, points).T
-    normals = -slope / (np.linalg.norm(slope, axis=0) + 1e-6)
+    normals = scene.normals(points)
     return normals[::-1].T, scene.open_sky(points, normals)
 
 
@@ -76,12 +74,13 @@ def mesh_tensors(samples: Any, side: int = 64) -> tuple[np.ndarray, np.ndarray, 
     first.
     """
     meshes = [_painted(limited(volume, side)) for volume in as_volumes(samples)]
-    longest = [max(len(mesh[part]) for mesh in meshes) for part in range(3)]
-    padded = [
-        [np.pad(a, [(0, size - len(a)), (0, 0)], mode="edge") for a in parts]
-        for parts, size in zip(zip(*meshes, strict=True), longest, strict=True)
-    ]
-    vertices, faces, colours = (np.stack(parts) for parts in padded)
+
+    def stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+        longest = max(map(len, parts))
+        missing = [[(0, longest - len(part)), (0, 0)] for part in parts]
+        return np.stack([np.pad(*pair, mode="edge") for pair in zip(parts, missing, strict=True)])
+
+    vertices, faces, colours = map(stacked, zip(*meshes, strict=True))
     return vertices, faces, colours
 
 
@@ -89,7 +88,21 @@ def _painted(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     vertices, faces = isosurface(volume)
     if not len(faces):
         return np.zeros((1, 3), np.float32), np.zeros((1, 3), np.int32), np.zeros((1, 3), np.uint8)
-    _, sky = smooth_normals(volume, vertices)
+    _, sky = smooth_normals(Scene.of(volume), vertices)
     colours = np.rint(TINT * (0.4 + 0.6 * sky[:, None])).astype(np.uint8)
     middle = (np.array(volume.shape[::-1], np.float32) - 1) / 2
     return (vertices - middle) / (max(volume.shape) / 2), faces, colours
+
+
+def halved(volume: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 x 2 voxels; odd sizes repeat their last plane."""
+    volume = np.pad(volume, [(0, size % 2) for size in volume.shape], mode="edge")
+    depth, height, width = (size // 2 for size in volume.shape)
+    return volume.reshape(depth, 2, height, 2, width, 2).mean(axis=(1, 3, 5))
+
+
+def limited(volume: np.ndarray, side: int) -> np.ndarray:
+    """Halved until no side is longer than `side`."""
+    while max(volume.shape) > side:
+        volume = halved(volume)
+    return volume

@@ -13,22 +13,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddiff.pages.view.fields import halved, limited
-from ddiff.pages.view.meshes import isosurface, smooth_normals
-from ddiff.pages.view.pictures import to_pixels
-from ddiff.pages.view.rays import AZIMUTH, ELEVATION
-from ddiff.pages.view.samples import as_images, as_volumes, kind_of
-from ddiff.pages.view.shading import shade_rgba
+from ddiff.pages.view.meshes import halved, isosurface, limited, smooth_normals
+from ddiff.pages.view.pictures import shade_rgba, shadow, to_pixels
+from ddiff.pages.view.rays import AZIMUTH, ELEVATION, PAD, Scene
+from ddiff.pages.view.reading import as_images, as_volumes, kind_of
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import replacing
 
 SIDE = 96  # voxels: the longest side that is embedded
 FACES = 200_000  # triangles of one volume that are embedded
 THUMBNAIL = 160  # pixels
-SCRIPTS = {
-    "images": ("thumbnails.js", "images.js"),
-    "volumes": ("thumbnails.js", "stage.js", "solid.js", "volumes.js", "bench.js"),
-}
+SCRIPTS = {"images": ["images.js"], "volumes": ["stage.js", "volumes.js"]}
 Item = dict[str, Any]
 
 
@@ -44,19 +39,27 @@ def write_page(
 
     Volumes beyond 96 voxels a side or 200,000 triangles are halved, and the page says so.
     """
-    array = np.asarray(samples)
-    kind = kind_of(array.shape)
-    array = as_images(array) if kind == "images" else as_volumes(array)
+    kind = kind_of(np.shape(samples))
+    array = as_images(samples) if kind == "images" else as_volumes(samples)
     names = [f"#{i}" for i in range(len(array))] if captions is None else list(captions)
     if len(names) != len(array):
         raise DdiffError(f"{len(names)} captions for {len(array)} samples")
-    if kind == "images":
-        items = _image_items(array)
-    else:
-        items = [_volume_item(volume, azimuth, elevation) for volume in array]
-    for item, name in zip(items, names, strict=True):
-        item["caption"] = str(name)
     view = {"azimuth": azimuth, "elevation": elevation}
+    if kind == "images":
+        size = list(array.shape[2:])
+        items = [{"picture": png_uri(pixels), "size": size} for pixels in to_pixels(array)]
+    else:
+        items = [
+            {
+                "picture": png_uri(shade_rgba(volume, THUMBNAIL, **view)),
+                "size": list(volume.shape),
+                "filled": float((volume > 0).mean()),
+                "range": [float(volume.min()), float(volume.max())],
+                **solid_item(volume, SIDE, FACES),
+            }
+            for volume in array
+        ]
+    items = [{**item, "caption": str(name)} for item, name in zip(items, names, strict=True)]
     data = {"kind": kind, "view": view, "items": items}
     text = filled(title, kind, data, asset("page.css"), asset(*SCRIPTS[kind]))
     with replacing(Path(path), "w") as file:
@@ -85,61 +88,39 @@ def asset(*names: str) -> str:
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
-def _image_items(images: np.ndarray) -> list[Item]:
-    size = list(images.shape[2:])
-    return [{"picture": png_uri(pixels), "size": size} for pixels in to_pixels(images)]
-
-
-def _volume_item(volume: np.ndarray, azimuth: float, elevation: float) -> Item:
-    """A thumbnail, facts, and what `solid_item` says."""
-    facts = {
-        "picture": png_uri(shade_rgba(volume, THUMBNAIL, azimuth, elevation)),
-        "size": list(volume.shape),
-        "filled": float((volume > 0).mean()),
-        "range": [float(volume.min()), float(volume.max())],
-    }
-    return {**facts, **solid_item(volume, SIDE, FACES)}
-
-
 def solid_item(volume: np.ndarray, side: int, most: int, slices: bool = True) -> Item:
-    """A deflated blob: voxels, vertices, normals with sky, faces. Halved until it has at most
-    `side` voxels a side and `most` triangles; without `slices` a voxel is but solid or not."""
+    """A solid for stage.js. Halved until it has at most `side` voxels a side and `most` triangles;
+    without `slices` a voxel is but solid or not.
+
+    The blob is little-endian and made of differences, which deflate well: voxels uint8 [D, H, W],
+    vertices int16 [V, 3] in units of (longest side + 2) / 65534 voxels from the centre, normals
+    with sky int8 [V, 4], faces uint16 or uint32 [F, 3], shadow uint8 [H, W].
+    """
     coarse = limited(volume, side)
     vertices, faces = isosurface(coarse)
     while len(faces) > most:
         coarse = halved(coarse)
         vertices, faces = isosurface(coarse)
-    voxels = coarse if slices else np.where(coarse > 0, 1, -1)
-    blob = zlib.compress(_blob(coarse, voxels, vertices, faces), 9)
+    scene = Scene.of(coarse)
+    normals, sky = smooth_normals(scene, vertices)
+    values = np.clip(coarse, -1, 1) if slices else np.where(coarse > 0, 1, -1)
+    middle = (np.array(coarse.shape[::-1], np.float32) - 1) / 2
+    half = (max(coarse.shape) + 2) / 2
+    parts = (
+        np.rint((values + 1) * 127.5).astype(np.uint8).ravel(),
+        np.rint((vertices - middle) / half * 32767).astype("<i2"),
+        np.rint(np.column_stack([normals, sky]) * 127).astype(np.int8),
+        faces.astype("<u2" if len(vertices) <= 65536 else "<u4"),
+        (255 * shadow(scene)[2 * PAD : -2 * PAD, 2 * PAD : -2 * PAD]).astype(np.uint8).ravel(),
+    )
+    differences = (np.diff(part, axis=0, prepend=0 * part[:1]) for part in parts)
+    blob = zlib.compress(b"".join(part.tobytes() for part in differences), 9)
     return {
         "shown": list(coarse.shape),
         "vertices": len(vertices),
         "faces": len(faces),
         "blob": base64.b64encode(blob).decode(),
     }
-
-
-def _blob(volume: np.ndarray, values: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> bytes:
-    """Little-endian and as differences, which deflate well: uint8 [D H W], int16 [V, 3] in units of
-    (longest side + 2) / 65534 voxels from the centre, int8 [V, 4], uint16 or uint32 [F, 3]."""
-    voxels = np.rint((np.clip(values, -1, 1) + 1) * 127.5).astype(np.uint8).ravel()
-    middle = (np.array(volume.shape[::-1], np.float32) - 1) / 2
-    half = (max(volume.shape) + 2) / 2
-    places = np.rint((vertices - middle) / half * 32767).astype("<i2")
-    if len(faces):
-        normals, sky = smooth_normals(volume, vertices)
-    else:
-        normals, sky = np.zeros((0, 3)), np.zeros(0)
-    bent = np.rint(np.column_stack([normals, sky]) * 127).astype(np.int8)
-    corners = faces.astype("<u2" if len(vertices) <= 65536 else "<u4")
-    return b"".join(_differences(part).tobytes() for part in (voxels, places, bent, corners))
-
-
-def _differences(array: np.ndarray) -> np.ndarray:
-    """Row minus the row before, wrapping; the first row as it is."""
-    out = array.copy()
-    out[1:] = array[1:] - array[:-1]
-    return out
 
 
 def png_uri(pixels: np.ndarray) -> str:

@@ -141,8 +141,8 @@ def means(sums: Tensor) -> Tenths:
 
 def show(report: Report, trainer: Trainer, path: Path) -> None:
     """Scalars and a picture to the loggers, and the picture to `path`."""
+    from ddiff.pages.plotting import timesteps_picture
     from ddiff.pages.view import save_png
-    from ddiff.pages.view.timesteps import timesteps_picture
 
     scalars = {
         "timesteps/effective_sample_size": report.effective_sample_size,
