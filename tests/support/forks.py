@@ -31,7 +31,6 @@ PRELOADED = (  # what verbs import on their way, so that no child has to
     "ddiff.metrics.by_pairs",
     "ddiff.metrics.by_volumes",
     "ddiff.metrics.evaluation",
-    "ddiff.metrics.examination",
     "ddiff.pages.report.comparison",
     "ddiff.pages.report.page",
     "ddiff.pages.report.plots",
