@@ -84,7 +84,7 @@ def solve(
     plan: Plan,
     objective: Objective,
     x: Tensor,
-    noise: Callable[[int], Tensor],
+    noise: Callable[[int], Tensor] | None = None,
     clamp: float | None = None,
     y: Tensor | None = None,
     guidance: Guidance | None = None,
@@ -92,8 +92,8 @@ def solve(
     """Runs the plan from x ~ N(0, I) [B, C, *S], yielding every state; the last is the sample.
 
     The net is (x_t [B, C, *S], t - 1 [B], y [B] or None) -> pred [B, C, *S]. `noise(step)` returns
-    fresh noise shaped like x and is called only where the plan needs it. The weights of `guidance`
-    are the plan's, or its own where the plan has none.
+    fresh noise shaped like x and is called only where the plan needs it; None draws it by torch.
+    The weights of `guidance` are the plan's, or its own where the plan has none.
     """
     guidance = guidance or ClassifierFree()
     plan = plan.guided_by(guidance) if plan.weight is None else plan
@@ -111,7 +111,7 @@ def solve(
             if c != 0:
                 x = x + c * x_0_previous
             if d != 0:
-                x = x + d * noise(step)
+                x = x + d * (noise(step) if noise else torch.randn_like(x))
             x_0_previous = x_0
         yield State(x, x_0, times[step + 1])
 

@@ -17,7 +17,7 @@ class Plain3d(nn.Module):
         self,
         shape: Sequence[int],
         num_classes: int | None,
-        embedding: nn.Module,
+        embedding: nn.Module | None = None,
         channels: Count = 32,
     ):
         super().__init__()
@@ -40,7 +40,7 @@ class Simple2d(nn.Module):
         self,
         shape: Sequence[int],
         num_classes: int | None,
-        embedding: nn.Module,
+        embedding: nn.Module | None = None,
         channels: Count = 64,
     ):
         super().__init__()

@@ -77,9 +77,9 @@ class LogSNR(nn.Module):
 class Condition(nn.Module):
     """Time and, where there are classes, label. Row 0 of `labels` is "no label"."""
 
-    def __init__(self, embedding: nn.Module, num_classes: int | None):
+    def __init__(self, embedding: nn.Module | None, num_classes: int | None):
         super().__init__()
-        self.embedding = embedding
+        self.embedding = embedding = embedding or Sinusoidal(64)
         self.out_dim: int = embedding.out_dim  # pyright: ignore[reportAttributeAccessIssue]
         self.labels = None
         if num_classes is not None:

@@ -21,6 +21,7 @@ class UNet(nn.Module):
 
     shape: [C, *S]. channels: one number a level, the size halves from level to level.
     attention: sizes (the largest side) of the feature maps that get self-attention.
+    embedding: what the net is told of the time; None: `Sinusoidal(64)`.
     head_dim: channels of one attention head; None is a single head.
     patch_size: space to depth before the first convolution.
     input_skip: adds gain(t) x to the prediction, for stems narrower than their patches.
@@ -34,7 +35,7 @@ class UNet(nn.Module):
         shape: Sequence[int],
         num_classes: int | None,
         channels: Annotated[Sequence[Count], Filled()],
-        embedding: nn.Module,
+        embedding: nn.Module | None = None,
         num_blocks: Count = 2,
         attention: Sequence[Count] = (),
         head_dim: Count | None = None,

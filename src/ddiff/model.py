@@ -1,0 +1,138 @@
+"""A trained net in Python: loaded from a run, a checkpoint or an exported file, to sample from."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from omegaconf import DictConfig
+from torch import nn
+
+from ddiff.artifacts.loading import ArtifactNet
+from ddiff.artifacts.trained import Trained
+from ddiff.backends import Auto, Backend, Eager, device_of
+from ddiff.build import build, build_guidance, build_precision
+from ddiff.config.options import tree_of
+from ddiff.diffusion import ClassifierFree, Guidance, Objective, Plan, Schedule, solvers
+from ddiff.diffusion.guidance import guidance_from
+from ddiff.sampling.generation import Generation, labels_for
+from ddiff.system.errors import ConfigError, nearest
+
+SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
+
+
+def load(
+    source: str | Path, weights: Literal["ema", "net"] = "ema", accelerator: str = "auto"
+) -> "Model":
+    """The net of a run, a checkpoint or an exported file, on its device.
+
+    `weights`: the averaged ones, or the raw ones of the last step. `accelerator`: auto, cpu, gpu
+    or mps. Files are read as a stranger's: no pickle runs, and a damaged file is refused.
+    Raises `ddiff.system.errors.DdiffError`, with one line that says what is wrong.
+    """
+    return Model(Trained.load(str(source), weights, accelerator))
+
+
+class Model:
+    """A trained net with its schedule and objective."""
+
+    def __init__(self, trained: Trained) -> None:
+        self._trained = trained
+
+    @property
+    def net(self) -> nn.Module:
+        """The net (x [B, C, *S], t [B], y [B] or None) -> [B, C, *S], frozen, on its device."""
+        return self._trained.net
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._trained.schedule
+
+    @property
+    def objective(self) -> Objective:
+        return self._trained.objective
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample, [C, *S]."""
+        return tuple(self._trained.options.net.shape)
+
+    @property
+    def num_classes(self) -> int | None:
+        return self._trained.options.net.num_classes
+
+    @property
+    def step(self) -> int:
+        """Steps of the optimiser that the net was trained for."""
+        return self._trained.step
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options that the net was trained with, as in the run's config.yaml."""
+        return tree_of(self._trained.options)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return f"<Model {self._trained.options.name}, {shape}, step {self.step}>"
+
+    def sample(
+        self,
+        num_samples: int = 16,
+        y: int | Sequence[int] | Literal["auto", "each", "none"] | None = "auto",
+        *,
+        solver: str | Plan | None = None,
+        num_steps: int | None = None,
+        guidance: float | Guidance | Callable | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        clamp: float | None = 1.0,
+        backend: Backend | None = None,
+    ) -> np.ndarray:
+        """Samples, float32 [num_samples, C, *S] in [-1, 1].
+
+        What is None is as in the run. The samples are those of
+        `python -m ddiff.sample run=... seed=... solver=...`.
+
+        y: a label, a list of labels to repeat, "each" (equal shares), "none", or "auto": "each"
+            where the net has labels.
+        solver: a name in `ddiff.solvers` such as "dpmpp_2m", or a plan of your own.
+        num_steps: steps of the solver, which are evaluations of the net.
+        guidance: the weight of classifier-free guidance, or a callable of your own.
+        backend: None takes the fastest that this machine can run (`ddiff.backends`).
+        """
+        trained, device = self._trained, device_of(self.net)
+        if isinstance(self.net, ArtifactNet):
+            backend = Eager()
+        generation = Generation(
+            net=self.net,
+            shape=self.shape,
+            num_classes=self.num_classes,
+            objective=self.objective,
+            plan=self._plan(solver, num_steps),
+            guidance=self._guidance(guidance),
+            precision=build_precision(trained.options.precision, device),
+            seed=seed,
+            clamp=clamp,
+            backend=backend or Auto().on(device),
+        )
+        generation.guidance.check(self.num_classes, y)
+        labels = labels_for(y, num_samples, self.num_classes)
+        batches = generation.batches(num_samples, batch_size, labels)
+        return np.concatenate([batch.cpu().numpy() for batch in batches])
+
+    def _plan(self, solver: str | Plan | None, num_steps: int | None) -> Plan:
+        if isinstance(solver, Plan):
+            return solver
+        steps = {} if num_steps is None else {"num_steps": num_steps}
+        if solver is None:
+            return build(DictConfig({**self._trained.options.solver, **steps}))(self.schedule)
+        if solver not in SOLVERS:
+            raise ConfigError(f"solver: there is no {solver!r}{nearest(solver, [*SOLVERS])}")
+        return getattr(solvers, solver)(self.schedule, **steps)
+
+    def _guidance(self, guidance: float | Guidance | Callable | None) -> Guidance:
+        if guidance is None:
+            return build_guidance(self._trained.options.guidance)
+        if isinstance(guidance, int | float):
+            return ClassifierFree(float(guidance))
+        return guidance_from(guidance)
