@@ -1,10 +1,13 @@
 """`python -m ddiff <verb>` is `python -m ddiff.<verb>`."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import ddiff
 from ddiff.__main__ import VERBS
 
 
@@ -41,3 +44,33 @@ def test_a_wrong_verb_or_option_is_one_line() -> None:
     assert done.returncode == 2
     assert "seeed: no such option; did you mean 'seed'?" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_it_says_its_version() -> None:
+    assert run("--version").stdout == f"ddiff {ddiff.__version__}\n"
+
+
+def test_bash_completes_verbs_choices_and_options(tmp_path: Path) -> None:
+    """As bash calls the function that `ddiff completion bash` defines."""
+    (tmp_path / "ddiff").write_text(f'#!/bin/sh\nexec {sys.executable} -m ddiff "$@"\n')
+    (tmp_path / "ddiff").chmod(0o755)
+    script = """
+eval "$(ddiff completion bash)"
+try() {
+  COMP_LINE="$*"; COMP_WORDS=($COMP_LINE); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+  _ddiff
+  echo "${COMPREPLY[@]}"
+}
+try ddiff tr
+try ddiff train schedule=co
+try ddiff train experiment=digits_cfg net.patch
+"""
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.stderr == ""
+    verbs, choices, options = done.stdout.splitlines()
+    assert verbs == "train"
+    assert choices == "schedule=constant schedule=cosine"
+    assert options == "net.patch_size="

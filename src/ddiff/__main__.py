@@ -6,8 +6,24 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import ddiff
+
 VERBS = ("train", "sample", "evaluate", "report", "view", "benchmark", "importance", "export",
          "data")  # fmt: skip
+
+COMPLETION = f"""_ddiff() {{
+  local verb="${{COMP_WORDS[1]}}" word="${{COMP_WORDS[COMP_CWORD]}}" choices
+  local rest="${{COMP_LINE#*ddiff }}"
+  if [ "$COMP_CWORD" -le 1 ]; then
+    COMPREPLY=($(compgen -W "{" ".join(VERBS)}" -- "$word"))
+    return
+  fi
+  # Hydra's answer for this verb
+  choices=$(COMP_LINE="ddiff ${{rest#"$verb"}}" ddiff "$verb" -sc query=bash 2>/dev/null)
+  COMPREPLY=($(compgen -o nospace -o default -W "$choices" -- "$word"))
+}}
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//=}}
+complete -o nospace -o default -F _ddiff ddiff"""
 
 
 def main() -> None:
@@ -17,6 +33,12 @@ def main() -> None:
         print(help_text())
         return
     verb = words[0]
+    if verb == "--version":
+        print(f"ddiff {ddiff.__version__}")
+        return
+    if words == ["completion", "bash"]:
+        print(COMPLETION)
+        return
     if verb not in VERBS:
         from ddiff.system.errors import nearest
 
@@ -29,7 +51,8 @@ def help_text() -> str:
     """Every verb and the first line of what it says of itself, without importing any."""
     lines = ["ddiff <verb> key=value ...", ""]
     lines += [f"  {verb:<12}{_about(verb)}" for verb in VERBS]
-    return "\n".join([*lines, "", "ddiff <verb> --help explains every option."])
+    lines += ["", "ddiff <verb> --help explains every option."]
+    return "\n".join([*lines, 'eval "$(ddiff completion bash)" completes verbs and options.'])
 
 
 def _about(verb: str) -> str:

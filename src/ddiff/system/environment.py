@@ -13,11 +13,12 @@ PACKAGES = ("ddiff", "torch", "lightning", "hydra-core", "omegaconf", "torchmetr
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Versions, device, git commit of the working directory, command line."""
+    """Versions, device, git commit of ddiff's own source (None for a wheel), command line."""
+    ours = _git("ls-files", "--error-unmatch", __file__) is not None  # not the user's repository
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain") or ""),
+        "git_commit": _git("rev-parse", "HEAD") if ours else None,
+        "git_dirty": ours and bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version_of(name) for name in PACKAGES},
@@ -37,8 +38,10 @@ def version_of(name: str) -> str | None:
 
 
 def _git(*command: str) -> str | None:
+    """What git says where this file lies; None where it refuses."""
+    here = ["git", "-C", str(Path(__file__).parent)]
     try:
-        done = subprocess.run(["git", *command], capture_output=True, text=True, timeout=5)
+        done = subprocess.run([*here, *command], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
