@@ -1,6 +1,7 @@
 """Parts of a user's own, from a folder outside the repository, as docs/extending.md says."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -199,6 +200,27 @@ def test_its_samples_follow_its_solver_and_guidance(mine) -> None:
         a, b = abar[t].sqrt().float(), (1 - abar[t]).sqrt().float()
         x = abar[s].sqrt().float() * (a * x - b * v)
     assert np.abs(np.load(cwd / "drawn.npy") - x.numpy()).max() < 1e-4
+
+
+def test_what_the_page_shows_of_data_and_solvers_trains(mine, tmp_path: Path) -> None:
+    """The Python and the YAML of docs/extending.md, as they stand there."""
+    page = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
+    codes = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    parts = [code for code in codes if "class Waves" in code or "def renoised" in code]
+    assert len(parts) == 2
+    (tmp_path / "my_package.py").write_text("\n\n".join(parts))
+    for name in ("data/waves", "solver/renoised"):
+        (yaml,) = re.findall(rf"^```yaml\n# mine/{name}.yaml\n(.*?)^```$", page, re.M | re.S)
+        path = tmp_path / f"mine/{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(yaml)
+    done = ddiff("train", "--config-dir", "mine", "data=waves", "experiment=pictures",
+                 "module=conditional_ddpm", "net=unet_tiny", "schedule=cosine", "data.num=40",
+                 "solver=renoised", "solver.num_steps=3", "debug=smoke", "run_dir=run",
+                 cwd=tmp_path, DDIFF_TRUST="my_package", PYTHONPATH=str(tmp_path))  # fmt: skip
+    assert done.status == 0, done.err
+    assert np.load(next((tmp_path / "run/samples").glob("*.npy"))).shape[1:] == (1, 16, 16)
+    assert checkpoint(tmp_path / "run")["ddiff"]["config"]["net"]["num_classes"] == 2
 
 
 def test_bounds_and_trust_hold_for_them_too(mine) -> None:
