@@ -77,7 +77,7 @@ print(sorted(found[1:])[2])
 ROWS: dict[str, Runner] = {
     "training step, voxel_adaptive": benchmark("train", "voxel_adaptive", 8, 9),
     "training step, CIFAR net": benchmark("train", "cifar10_ddpm", 16, 3),
-    "sampling, voxel_adaptive": benchmark("sample", "voxel_adaptive", 8, 3),
+    "sampling, voxel_adaptive": benchmark("sample", "voxel_adaptive", 8, 3, "num_steps=20"),
     "sampling, CIFAR net": benchmark("sample", "cifar10_ddpm", 8, 2, "num_steps=10"),
     "trainer, voxel_baseline": training(60, "experiment=voxel_baseline"),
     "trainer, digits_ddpm": training(150, "experiment=digits_ddpm"),
