@@ -100,15 +100,19 @@ def checkout(revision: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
-def measure(before: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
-    found: dict[str, dict[str, list[float]]] = {n: {"before": [], "after": []} for n in ROWS}
+def measure(
+    before: Path, rows: dict[str, Runner], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {n: {"before": [], "after": []} for n in rows}
     for number in range(rounds):
         trees = {"before": before, "after": ROOT}
-        for name, run in ROWS.items():
+        for name, run in rows.items():
             for which in sorted(trees, reverse=bool(number % 2)):
                 with tempfile.TemporaryDirectory() as folder:
                     found[name][which].append(run(trees[which], Path(folder)))
-            print(number + 1, name, {k: f"{v[-1]:.4g} s" for k, v in found[name].items()})
+            print(
+                number + 1, name, {k: f"{v[-1]:.4g} s" for k, v in found[name].items()}, flush=True
+            )
     return found
 
 
@@ -135,9 +139,14 @@ def main() -> None:
     )
     parser.add_argument("revision", help="of git, to compare with")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="rows with these words in their name; writes no file")
     given = parser.parse_args()
+    rows = {name: run for name, run in ROWS.items() if not given.only or given.only in name}
     with checkout(given.revision) as before:
-        found = measure(before, given.rounds)
+        found = measure(before, rows, given.rounds)
+    if given.only:
+        print(table(given.revision, found))
+        return
     (HERE / "compare.json").write_text(json.dumps(found, indent=1) + "\n")
     (HERE / "compare.md").write_text(table(given.revision, found))
     print(table(given.revision, found))

@@ -27,7 +27,6 @@ QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
     "3D onnx": ("3D", "Onnx", "fp32", {}, 100),
 }
 SLOW = {
-    "2D aoti": ("2D", "Aoti", "fp32", {}, 100),
     "3D aoti": ("3D", "Aoti", "fp32", {}, 100),
     "2D onnx fp16 fixed": ("2D", "Onnx", "fp16", FIXED, 45),
     "3D onnx int8": ("3D", "Onnx", "int8", {}, 15),

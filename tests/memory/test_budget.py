@@ -50,9 +50,6 @@ def test_what_fits_is_said(capsys: pytest.CaptureFixture) -> None:
         (LARGE, 0.95, "net.checkpoint_levels=[0]"),  # what keeps the arithmetic comes first
         pytest.param(LARGE, 0.45, "trainer.accumulate_grad_batches=", marks=pytest.mark.slow),
         pytest.param(
-            (*LARGE, "budget.batch_size=1"), 0.5, "precision=bf16", marks=pytest.mark.slow
-        ),
-        pytest.param(
             (*LARGE, "budget.batch_size=1", "precision=bf16"),
             0.3,
             "net.patch_size=2",

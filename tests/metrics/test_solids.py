@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddiff.data.shapes import CLASS_NAMES, UNION, Shapes
-from ddiff.data.solids import SOLIDS
+from ddiff.data.shapes import SOLIDS
 from ddiff.metrics.solids import best_solid
 
 EACH = 5

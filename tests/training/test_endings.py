@@ -15,6 +15,12 @@ from tests.support.runs import TINY, checkpoint, ddiff, differences
 DIGITS = ("experiment=digits_ddpm", *TINY, "run_dir=run")
 
 
+def heed_signals() -> None:
+    """Undoes what nohup, or a shell that runs the tests in the background, lets children ignore."""
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> None:
     options = [*DIGITS, "budget.max_steps=100000", "budget.save_every=100000"]
@@ -25,6 +31,7 @@ def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> No
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_signals,
     )
     best = tmp_path / "run/checkpoints/best.ckpt"  # written after 8 steps
     deadline = time.monotonic() + 120

@@ -12,7 +12,7 @@ STEPS = 24
 VOLUMES = ("experiment=voxel_baseline", "data.size=16", "data.num=24", "net.patch_size=2")
 DIGITS = ("experiment=digits_cfg", "net=unet_tiny")
 CASES = {
-    "digits": (DIGITS, 10),
+    "digits": (DIGITS, 5),
     "digits with accumulation, dropout and fp32": (
         (*DIGITS, "trainer.accumulate_grad_batches=3", "net.dropout=0.2", "precision=fp32"),
         3,
