@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddiff.data.shapes import CLASS_NAMES, UNION, Shapes
-from ddiff.data.shapes import SOLIDS
+from ddiff.data.shapes import CLASS_NAMES, SOLIDS, UNION, Shapes
 from ddiff.metrics.solids import best_solid
 
 EACH = 5
