@@ -1,5 +1,6 @@
 """The tables and the picture of experiments/quality.py."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ def write(name: str, results: dict[str, Any], out: Path) -> None:
         "",
         f"*{results['question']}*",
         "",
-        f"Written by `python experiments/quality.py {name}` on {where['device_name']}, "
-        f"threads: {where['threads']}, torch {where['packages']['torch']}, {where['precision']}. "
-        "One training each; brackets are 95% intervals over samples (docs/evaluation.md).",
+        textwrap.fill(
+            f"Written by `python experiments/quality.py {name}` on {where['device_name']}, threads: "
+            f"{where['threads']}, torch {where['packages']['torch']}, {where['precision']}. "
+            "One training each; brackets are 95% intervals over samples (docs/evaluation.md).",
+            100,
+        ),
         "",
         verdict.read_text() if verdict.exists() else "",
         "![the study](study.png)",
@@ -84,7 +88,8 @@ def protocols(results: dict[str, Any]) -> list[str]:
             names = found.setdefault(how, [])
             if f["name"] not in names:
                 names.append(f["name"])
-    return [f"- {', '.join(names)}: {how}" for how, names in found.items()]
+    lines = (f"- {', '.join(names)}: {how}" for how, names in found.items())
+    return [textwrap.fill(line, 100, subsequent_indent="  ") for line in lines]
 
 
 def over_training(found: list[dict[str, Any]]) -> list[str]:

@@ -46,7 +46,7 @@ def trained_conv(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def trains(x: Tensor, weight: Tensor) -> bool:
-    """Whether it pays to use Winograd's algorithm with weights that change at every call."""
+    """Return True if Winograd's algorithm is faster here with weights that change at every call."""
     pays_at_all = x.is_cpu and pays(weight.shape, x.shape[2:], _chosen_dtype(x))
     return pays_at_all and tiles(x) >= LEAST
 
@@ -57,7 +57,7 @@ def tiles(x: Tensor) -> int:
 
 
 def _chosen_dtype(x: Tensor) -> torch.dtype:
-    """What autocast, if there is one, would compute in."""
+    """The number format that autocast computes in; that of x outside autocast."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
@@ -124,7 +124,7 @@ def _check(x: Tensor, weight: Tensor, inputs: int) -> None:
 
 
 def _strides(weight: Tensor) -> list[int]:
-    """Of outputs, inputs, and three axes of taps."""
+    """The strides of a weight: outputs, inputs, and three axes of taps (0 for an absent axis)."""
     outputs, inputs, *taps = weight.stride()
     return [outputs, inputs, *[0] * (3 - len(taps)), *taps]
 
@@ -151,7 +151,7 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
 
 
 def _direct(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
-    """As torch does it; transposed, x is an output's gradient, and there is no bias."""
+    """The convolution by torch. Where transposed, x is an output's gradient, without a bias."""
     ones, zeros = [1] * (x.ndim - 2), [0] * (x.ndim - 2)
     how = ones, ones, ones, False, zeros, 1
     if not transposed:

@@ -110,7 +110,7 @@ def rounded(points: Tensor, error: Tensor) -> Tensor:
 
 
 def pays(weight_shape: Sequence[int], spatial: Sequence[int], dtype: torch.dtype) -> bool:
-    """Whether this is faster on this CPU than oneDNN's convolution: notes.md."""
+    """Return True if tiles of 4 x 4 are faster on this CPU than oneDNN's convolution (notes.md)."""
     outputs, inputs, *kernel = weight_shape
     if set(kernel) != {3} or len(kernel) not in (2, 3) or min(outputs, inputs) < 32:
         return False

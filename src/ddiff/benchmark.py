@@ -12,7 +12,7 @@ from ddiff.config.shell import entry
 from ddiff.recipe import choose_recipe
 
 if TYPE_CHECKING:
-    from ddiff.benchmarking import Choice, Subject
+    from ddiff.benchmarking import Choice, NetUnderTest
     from ddiff.config.options import Benchmark
 
 
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     building and compiling. PSNR and max error compare the row's samples with eager float32's from
     the same noise, in [-1, 1]: above 40 dB a difference is hard to see, above 100 dB it is
     float32's rounding. A row that cannot run says why. More in docs/benchmark.md."""
-    from ddiff.benchmarking import Subject, checked, compare, sampling, training
+    from ddiff.benchmarking import NetUnderTest, checked, compare, sampling, training
     from ddiff.system.devices import keep_freed_memory
     from ddiff.system.threads import threads
 
@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         backends = [text if "/" in text or Path(text).suffix else chosen("backend", text)
                     for text in options.backends]  # fmt: skip
         precisions = [chosen("precision", text) for text in options.precisions]
-        subject = Subject.of(options, given)
+        subject = NetUnderTest.of(options, given)
         if options.mode == "train":
             contests = training.contests(subject, options.batch_sizes, backends, precisions)
         else:
@@ -63,7 +63,7 @@ def chosen(group: str, text: str, *fixed: str) -> "Choice":
     return Choice(text, cfg[group])
 
 
-def solvers_of(subject: "Subject", options: "Benchmark") -> "list[Choice]":
+def solvers_of(subject: "NetUnderTest", options: "Benchmark") -> "list[Choice]":
     """Those asked for, or the run's own."""
     from ddiff.benchmarking import Choice
 

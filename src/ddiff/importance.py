@@ -41,10 +41,10 @@ def main(cfg: DictConfig) -> None:
         rehearse(cfg, "importance")
 
     from ddiff.system.threads import threads
-    from ddiff.training.scoring import Subject, measure, report, write
+    from ddiff.training.scoring import ScoredNet, measure, report, write
 
     options = typed(Importance, cfg)
-    subject = Subject.of(options, trained)
+    subject = ScoredNet.of(options, trained)
     with threads(options.threads, options.accelerator):
         scores = measure(subject, options)
     write(scores, subject, options)

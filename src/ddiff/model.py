@@ -15,10 +15,14 @@ from ddiff.build import build, build_guidance, build_precision
 from ddiff.config.options import tree_of
 from ddiff.diffusion import ClassifierFree, Guidance, Objective, Plan, Schedule, solvers
 from ddiff.diffusion.guidance import guidance_from
-from ddiff.sampling.generation import Generation, labels_for
+from ddiff.sampling.generation import generation_by, labels_for
 from ddiff.system.errors import ConfigError, nearest
 
-SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
+SOLVERS: dict[str, Callable[..., Plan]] = {  # every function that makes a plan
+    name: function
+    for name, function in vars(solvers).items()
+    if getattr(function, "__annotations__", {}).get("return") is Plan
+}
 
 
 def load(
@@ -100,22 +104,18 @@ class Model:
         guidance: the weight of classifier-free guidance, or a callable of your own.
         backend: None takes the fastest that this machine can run (`ddiff.backends`).
         """
-        trained, device = self._trained, device_of(self.net)
-        if isinstance(self.net, ArtifactNet):
-            backend = Eager()
-        generation = Generation(
-            net=self.net,
-            shape=self.shape,
-            num_classes=self.num_classes,
-            objective=self.objective,
-            plan=self._plan(solver, num_steps),
-            guidance=self._guidance(guidance),
-            precision=build_precision(trained.options.precision, device),
-            seed=seed,
-            clamp=clamp,
-            backend=backend or Auto().on(device),
+        device = device_of(self.net)
+        exported = isinstance(self.net, ArtifactNet)  # it runs in one way only
+        generation = generation_by(
+            self._trained,
+            self._plan(solver, num_steps),
+            self._guidance(guidance),
+            build_precision(self._trained.options.precision, device),
+            Eager() if exported else backend or Auto().on(device),
+            seed,
+            clamp,
+            y,
         )
-        generation.guidance.check(self.num_classes, y)
         labels = labels_for(y, num_samples, self.num_classes)
         batches = generation.batches(num_samples, batch_size, labels)
         return np.concatenate([batch.cpu().numpy() for batch in batches])
@@ -128,7 +128,7 @@ class Model:
             return build(DictConfig({**self._trained.options.solver, **steps}))(self.schedule)
         if solver not in SOLVERS:
             raise ConfigError(f"solver: there is no {solver!r}{nearest(solver, [*SOLVERS])}")
-        return getattr(solvers, solver)(self.schedule, **steps)
+        return SOLVERS[solver](self.schedule, **steps)
 
     def _guidance(self, guidance: float | Guidance | Callable | None) -> Guidance:
         if guidance is None:

@@ -19,8 +19,8 @@ from ddiff.benchmarking import (
     Choice,
     Contest,
     Contestant,
+    NetUnderTest,
     Row,
-    Subject,
     checked,
     race,
     sampling,
@@ -71,10 +71,10 @@ def contest(*contestants: Contestant, batch_size: int = 1) -> Contest:
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def subject() -> NetUnderTest:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         cfg = compose("benchmark", [*OPTIONS])
-    return Subject.of(checked(cfg, ()), ())
+    return NetUnderTest.of(checked(cfg, ()), ())
 
 
 def test_rows_run_in_turn_and_ratios_are_taken_within_a_round(
@@ -168,7 +168,9 @@ def test_closeness_by_hand() -> None:
     assert closeness(a, a) == {"psnr": None, "max_error": 0.0}
 
 
-def test_the_first_row_is_plain_eager(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_row_is_plain_eager(
+    subject: NetUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What `solve` makes of torch's noise, without the backends' loop, in float32."""
     target = "ddiff.diffusion.solvers.ddpm"
     node = DictConfig({"_target_": target, "_partial_": True, "num_steps": 3})
@@ -198,11 +200,11 @@ def test_the_first_row_is_plain_eager(subject: Subject, monkeypatch: pytest.Monk
     assert torch.allclose(made, last.x, atol=1e-5)
 
 
-def test_fresh_nets_have_no_layer_that_hides_the_others(subject: Subject) -> None:
+def test_fresh_nets_have_no_layer_that_hides_the_others(subject: NetUnderTest) -> None:
     assert all(bool(parameter.any()) for parameter in subject.trained.net.parameters())
 
 
-def bare_loss(subject: Subject, work: Training) -> float:
+def bare_loss(subject: NetUnderTest, work: Training) -> float:
     """The last loss of the same steps, written out: AdamW, v, labels dropped, clipping."""
     seed, T = subject.options.seed, subject.trained.schedule.T
     x_0, y = work.batch()
@@ -229,7 +231,7 @@ def bare_loss(subject: Subject, work: Training) -> float:
     return loss.item()
 
 
-def test_training_steps_agree_with_a_bare_loop(subject: Subject) -> None:
+def test_training_steps_agree_with_a_bare_loop(subject: NetUnderTest) -> None:
     work = Training(subject, 4)
     timed = work.steps(EAGER, FP32)
     for _ in range(3):  # what was timed before leaves no trace
@@ -245,7 +247,7 @@ def test_training_steps_agree_with_a_bare_loop(subject: Subject) -> None:
     assert 0 < float(bf16["loss_difference"] or 0) < 0.05
 
 
-def test_an_untrainable_row_of_training(subject: Subject) -> None:
+def test_an_untrainable_row_of_training(subject: NetUnderTest) -> None:
     with pytest.raises(DdiffError, match="exported"):
         training.contests(subject, [2], ["model.onnx"], [FP32])
     (one,) = training.contests(subject, [2], [EAGER], [FP32, BF16])

@@ -37,7 +37,7 @@ def unit(x: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ssim_is_that_of_scikit_image(shape: tuple[int, ...]):
-    """Which leaves out the border too. Its window is int(3.5 sigma + 0.5) to either side."""
+    """Asked about intensities from 0 to 1, with the window that suits the size of the samples."""
     a, b = some_pairs(shape)
     wanted = [
         structural_similarity(

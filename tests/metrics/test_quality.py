@@ -1,5 +1,5 @@
-"""What a user gets is good: trained from nothing by a third of the recipe's steps, and measured by
-`evaluate`. experiments/ has the whole trainings."""
+"""What a user gets is good: trained from nothing, and measured by `evaluate`. Fewer steps than the
+recipes take are enough to tell; experiments/ has the whole trainings."""
 
 import json
 from pathlib import Path

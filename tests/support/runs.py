@@ -86,9 +86,9 @@ FORKS = Forks()  # of this process
 atexit.register(FORKS.close)
 
 
-def ddiff_many(jobs: list[dict[str, Any]], cwd: Path, forks: Forks = FORKS) -> list[Done]:
+def ddiff_many(jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
     """Like `ddiff`, for many commands in turn, in forks of one process."""
-    return forks.run(jobs, cwd)
+    return FORKS.run(jobs, cwd)
 
 
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:

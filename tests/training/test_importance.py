@@ -22,7 +22,7 @@ from ddiff.system.precision import Precision
 from ddiff.system.random import generator
 from ddiff.training.building import build_module, fill_in_data_facts
 from ddiff.training.modules import DDPM
-from ddiff.training.scoring import Scores, Subject, check_numbers, measure
+from ddiff.training.scoring import ScoredNet, Scores, check_numbers, measure
 from tests.support.runs import TINY, Done, checkpoint, ddiff_many, job
 
 OPTIONS = ("experiment=digits_cfg", *TINY, "precision=fp32", "trainer=cpu", "net.dropout=0.1",
@@ -242,7 +242,7 @@ def test_more_batches_at_least_than_at_most_are_refused() -> None:
 
 def test_a_net_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     cfg = typed(Importance, composed("importance", *OPTIONS, *FEW, f"out={tmp_path}/scores.json"))
-    subject = Subject.of(cfg)
+    subject = ScoredNet.of(cfg)
     for p in subject.module.net.parameters():
         p.data.fill_(torch.nan)
     with pytest.raises(DdiffError, match=r"score at t=101 is not a finite number \(float32\)"):

@@ -57,7 +57,7 @@ class Contest:
 
 @dataclass(eq=False)
 class Row:
-    """What a contestant did."""
+    """The measurements of one contestant."""
 
     backend: str
     precision: str

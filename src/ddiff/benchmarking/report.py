@@ -11,7 +11,7 @@ from rich.text import Text
 from ddiff.backends import device_of
 from ddiff.benchmarking.plot import in_words, milliseconds, picture, three_digits
 from ddiff.benchmarking.racing import MEMORY, Contest, Row, forget, race
-from ddiff.benchmarking.subject import Subject
+from ddiff.benchmarking.subject import NetUnderTest
 from ddiff.benchmarking.training import ALIKE
 from ddiff.config.options import Benchmark, tree_of
 from ddiff.pages.view import save_png
@@ -42,7 +42,7 @@ KEY = {  # the same beside the picture
 FIGURES = {"psnr": "PSNR", "max_error": "max error", "loss": "loss", "loss_difference": "off by"}
 
 
-def compare(subject: Subject, options: Benchmark, contests: Sequence[Contest]) -> None:
+def compare(subject: NetUnderTest, options: Benchmark, contests: Sequence[Contest]) -> None:
     """Every contest leaves its table when it is done, and is then in the file too."""
     folder = _folder(subject, options.out)
     check_outputs([folder / "benchmark.json", folder / "benchmark.png"], options.overwrite)
@@ -70,7 +70,7 @@ def compare(subject: Subject, options: Benchmark, contests: Sequence[Contest]) -
     console.print(f"picture     {folder / 'benchmark.png'}")
 
 
-def _folder(subject: Subject, out: str | None) -> Path:
+def _folder(subject: NetUnderTest, out: str | None) -> Path:
     """`out`, or a new folder by date and time in the run, or below benchmarks/<experiment>."""
     if out:
         return Path(out)
@@ -79,7 +79,7 @@ def _folder(subject: Subject, out: str | None) -> Path:
     return above / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _about(subject: Subject, options: Benchmark) -> dict[str, Any]:
+def _about(subject: NetUnderTest, options: Benchmark) -> dict[str, Any]:
     """All that it takes to do it again."""
     device = device_of(subject.trained.net)
     fast = Precision().on(device).dtype

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row, Run
-from ddiff.benchmarking.subject import Subject
+from ddiff.benchmarking.subject import NetUnderTest
 from ddiff.diffusion import solve
 from ddiff.metrics.pairs import pooled_psnr, psnr
 from ddiff.sampling.generation import EAGER as EAGER_NODE
@@ -28,7 +28,7 @@ class Sampling:
     """One plan and one batch size. `first` is the precision of the first row: float32, of an
     exported net its own."""
 
-    def __init__(self, subject: Subject, solver: Choice, batch_size: int) -> None:
+    def __init__(self, subject: NetUnderTest, solver: Choice, batch_size: int) -> None:
         self.subject, self.solver, self.batch_size = subject, solver, batch_size
         self.y = labels_for("auto", batch_size, subject.options.net.num_classes)
         self.first = _held(subject.trained) if subject.exported else FP32
@@ -106,7 +106,7 @@ def closeness(x: Tensor, reference: Tensor) -> Fidelity:
 
 
 def contests(
-    subject: Subject,
+    subject: NetUnderTest,
     solvers: Sequence[Choice],
     batch_sizes: Sequence[int],
     backends: Sequence[Choice | str],

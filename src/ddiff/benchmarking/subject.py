@@ -26,7 +26,7 @@ WOKEN = 0.02  # standard deviation of parameters that a recipe starts at 0
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class NetUnderTest:
     """`options` are the run's or the recipe's, with the benchmark's seed, solver and guidance."""
 
     trained: Trained
@@ -35,7 +35,7 @@ class Subject:
     fresh: bool = False
 
     @classmethod
-    def of(cls, options: Benchmark, given: Collection[str]) -> "Subject":
+    def of(cls, options: Benchmark, given: Collection[str]) -> "NetUnderTest":
         """`given` holds the options named on the command line."""
         return _from_run(options, given) if options.run else _from_recipe(options)
 
@@ -53,7 +53,7 @@ class Subject:
         return f"{options.name}, {shape}, {size}, {state}"
 
 
-def _from_run(options: Benchmark, given: Collection[str]) -> Subject:
+def _from_run(options: Benchmark, given: Collection[str]) -> NetUnderTest:
     strange = sorted({name for name in given if name not in OWN})
     if strange:
         words = ", ".join(f"{name}=" for name in strange)
@@ -65,10 +65,10 @@ def _from_run(options: Benchmark, given: Collection[str]) -> Subject:
     validate(DictConfig(tree_of(own)), bounds=False)
     if options.mode == "sample":
         build_guidance(own.guidance).check(own.net.num_classes)
-    return Subject(trained, own, options.weights)
+    return NetUnderTest(trained, own, options.weights)
 
 
-def _from_recipe(options: Benchmark) -> Subject:
+def _from_recipe(options: Benchmark) -> NetUnderTest:
     if options.mode == "sample":
         check_guidance(options)
     fill_in_data_facts(options, build(options.data))
@@ -87,7 +87,7 @@ def _from_recipe(options: Benchmark) -> Subject:
         digest=short_digest(net),
         spent={},
     )
-    return Subject(trained, options, options.weights, fresh=True)
+    return NetUnderTest(trained, options, options.weights, fresh=True)
 
 
 def _wake(net: nn.Module, seed: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddiff.backends import device_of
 from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row
 from ddiff.benchmarking.sampling import EAGER, FP32
-from ddiff.benchmarking.subject import Subject
+from ddiff.benchmarking.subject import NetUnderTest
 from ddiff.build import build_precision
 from ddiff.diffusion.loss import noised
 from ddiff.kernels import philox
@@ -83,7 +83,7 @@ class Steps:
 class Training:
     """Everything about a step but the backend and the precision."""
 
-    subject: Subject
+    subject: NetUnderTest
     batch_size: int
 
     def module(self, backend: Choice, precision: Choice) -> DDPM:
@@ -128,7 +128,7 @@ class Training:
 
 
 def contests(
-    subject: Subject,
+    subject: NetUnderTest,
     batch_sizes: Sequence[int],
     backends: Sequence[Choice | str],
     precisions: Sequence[Choice],

@@ -1,3 +1,3 @@
-from ddiff.profiling.profilers import Off, Simple, Subject, Torch, bytes_of
+from ddiff.profiling.profilers import Off, Profiled, Simple, Torch, bytes_of
 
-__all__ = ["Off", "Simple", "Subject", "Torch", "bytes_of"]
+__all__ = ["Off", "Profiled", "Simple", "Torch", "bytes_of"]

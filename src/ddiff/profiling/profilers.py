@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Profiled:
     """What is profiled, and where to write about it."""
 
     kind: Literal["training", "sampling"]
@@ -56,7 +56,7 @@ class Off:
 
     waits = 0  # steps before the first that is timed
 
-    def watching(self, subject: Subject) -> Watching:
+    def watching(self, subject: Profiled) -> Watching:
         return nullcontext()
 
 
@@ -73,7 +73,7 @@ class Simple:
     def waits(self) -> int:
         return self.warmup
 
-    def watching(self, subject: Subject) -> Watching:
+    def watching(self, subject: Profiled) -> Watching:
         return _watching(subject, self.warmup)
 
 
@@ -93,7 +93,7 @@ class Torch:
     def waits(self) -> int:
         return self.warmup + self.active + 1
 
-    def watching(self, subject: Subject) -> Watching:
+    def watching(self, subject: Profiled) -> Watching:
         return _watching(subject, self.warmup, self.active)
 
 
@@ -108,7 +108,7 @@ def bytes_of(module: nn.Module) -> int:
 
 
 @contextmanager
-def _watching(subject: Subject, warmup: int, active: int = 0) -> Iterator[Timeline]:
+def _watching(subject: Profiled, warmup: int, active: int = 0) -> Iterator[Timeline]:
     """Listens inside; writes and prints what there is at the end. Steps that torch.profiler
     records, and slows, are not timed."""
     profiler = recorder(subject.device) if active else None
@@ -128,7 +128,9 @@ def _watching(subject: Subject, warmup: int, active: int = 0) -> Iterator[Timeli
             timeline.annotate = None
             profiler.stop()
 
-    timed = lambda number: number > warmup + recorded  # noqa: E731
+    def timed(number: int) -> bool:
+        return number > warmup + recorded
+
     timeline = Timeline(clock_for(subject.device), timed, ended)
     try:
         with listening(timeline):
@@ -149,7 +151,7 @@ def _watching(subject: Subject, warmup: int, active: int = 0) -> Iterator[Timeli
 
 
 def _report(
-    subject: Subject,
+    subject: Profiled,
     timeline: Timeline,
     steps: dict[str, int],
     profiler: torch.profiler.profile | None,
@@ -192,7 +194,7 @@ def _report(
 
 
 def _to_board(
-    subject: Subject, timeline: Timeline, profile: dict[str, Any], memory: Memory | None
+    subject: Profiled, timeline: Timeline, profile: dict[str, Any], memory: Memory | None
 ) -> None:
     """Curves, tables as text, and the picture, which is written too."""
     board, last = subject.board(), subject.first_step + timeline.ledger.numbers[-1]

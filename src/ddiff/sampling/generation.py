@@ -170,25 +170,48 @@ def generation_of(
 ) -> Generation:
     """How to sample with a trained net. Solver, guidance, precision and backend are as configs
     choose them; `y` is the option of that name."""
-    device = device_of(trained.net)
-    if isinstance(trained.net, ArtifactNet):
-        trained.net.check_options(backend, precision)
+    net, device = trained.net, device_of(trained.net)
+    if isinstance(net, ArtifactNet):
+        net.check_options(backend, precision)
         built: Backend = Eager()
     else:
         built = build_backend(backend, device)
-    guide = build_guidance(guidance)
-    guide.check(trained.options.net.num_classes, y)
+    return generation_by(
+        trained,
+        build(solver)(trained.schedule),
+        build_guidance(guidance),
+        build_precision(precision, device),
+        built,
+        seed,
+        clamp,
+        y,
+    )
+
+
+def generation_by(
+    trained: Trained,
+    plan: Plan,
+    guidance: Guidance,
+    precision: Precision,
+    backend: Backend,
+    seed: int,
+    clamp: float | None,
+    y: object = "auto",
+) -> Generation:
+    """How to sample with a trained net by parts that are built already."""
+    net = trained.options.net
+    guidance.check(net.num_classes, y)
     return Generation(
         net=trained.net,
-        shape=tuple(trained.options.net.shape),
-        num_classes=trained.options.net.num_classes,
+        shape=tuple(net.shape),
+        num_classes=net.num_classes,
         objective=trained.objective,
-        plan=build(solver)(trained.schedule),
-        guidance=guide,
-        precision=build_precision(precision, device),
+        plan=plan,
+        guidance=guidance,
+        precision=precision,
         seed=seed,
         clamp=clamp,
-        backend=built,
+        backend=backend,
     )
 
 

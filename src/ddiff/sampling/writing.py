@@ -15,7 +15,7 @@ from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.build import build
 from ddiff.config.options import Draw, Sample
-from ddiff.profiling import Off, Subject, bytes_of
+from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
 from ddiff.system.console import console, progress
 from ddiff.system.errors import DdiffError
@@ -56,7 +56,7 @@ def _meshes(out: Path) -> list[Path]:
     return sorted(path for path in folder if name.fullmatch(path.name))
 
 
-def _subject(generation: Generation, out: Path) -> Subject:
+def _subject(generation: Generation, out: Path) -> Profiled:
     """What a profile of the sampling is of, and where it goes: beside the samples."""
     folder = out.with_name(out.name + "_profile")
 
@@ -68,7 +68,7 @@ def _subject(generation: Generation, out: Path) -> Subject:
     def held() -> dict[str, int]:
         return {"weights": bytes_of(generation.net)}
 
-    return Subject("sampling", device_of(generation.net), folder, board, held)
+    return Profiled("sampling", device_of(generation.net), folder, board, held)
 
 
 def draw(trained: Trained, generation: Generation, options: Draw, npy: Path) -> dict[str, Any]:

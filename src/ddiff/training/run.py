@@ -18,7 +18,7 @@ from ddiff.build import build_backend, build_plan, build_precision, check_guidan
 from ddiff.config.options import Train, tree_of
 from ddiff.config.resuming import ResumePoint
 from ddiff.config.targets import build
-from ddiff.profiling import Off, Subject, bytes_of
+from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
 from ddiff.sampling.writing import sampled
 from ddiff.system.console import console
@@ -206,7 +206,7 @@ class Run:
         generative = isinstance(self.module, DDPM)
         return ordered([*callbacks, *build_callbacks(options.callbacks, offered, generative)])
 
-    def _subject(self) -> Subject:
+    def _subject(self) -> Profiled:
         """What a profile of the training is of, and where it goes."""
 
         def held() -> dict[str, int]:
@@ -219,7 +219,7 @@ class Run:
                 ),
             }
 
-        return Subject(
+        return Profiled(
             "training",
             self.device,
             self.path / "profile",

@@ -37,7 +37,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ScoredNet:
     """What is measured: a net in its module, and the data it learns from."""
 
     module: DDPM  # on its device, the net in eval mode
@@ -45,7 +45,7 @@ class Subject:
     weights: str
 
     @classmethod
-    def of(cls, options: Importance, trained: Trained | None = None) -> "Subject":
+    def of(cls, options: Importance, trained: Trained | None = None) -> "ScoredNet":
         """The net of a validated config: untrained, as training would begin, or that of a run.
 
         Fills in the facts of the data. Raises for what would only show after the measurement.
@@ -103,7 +103,7 @@ class Scores:
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def measure(subject: Subject, options: Importance) -> Scores:
+def measure(subject: ScoredNet, options: Importance) -> Scores:
     """Scores on one training batch after another, until the error of every bin is small enough."""
     module, started = subject.module, time.perf_counter()
     device = module.device
@@ -159,7 +159,7 @@ def score_file(options: Importance) -> Path:
     return path.with_suffix(".json") if path.suffix in ("", ".json", ".png") else path
 
 
-def write(scores: Scores, subject: Subject, options: Importance) -> None:
+def write(scores: Scores, subject: ScoredNet, options: Importance) -> None:
     """The file that timesteps=precomputed_topk reads, and a picture of it."""
     from ddiff.pages.plotting import score_picture
     from ddiff.pages.view import save_png
@@ -191,7 +191,7 @@ def write(scores: Scores, subject: Subject, options: Importance) -> None:
     save_png(grid, path.with_suffix(".png"))
 
 
-def report(scores: Scores, subject: Subject, options: Importance, words: list[str]) -> None:
+def report(scores: Scores, subject: ScoredNet, options: Importance, words: list[str]) -> None:
     """A table by tenths of t, and what to do next. `words`: the training's own options."""
     path, T = score_file(options), len(scores.bins.of)
     sampler, corrected = (
