@@ -15,8 +15,8 @@ def write(name: str, results: dict[str, Any], out: Path) -> None:
         f"*{results['question']}*",
         "",
         textwrap.fill(
-            f"Written by `python experiments/quality.py {name}` on {where['device_name']}, threads: "
-            f"{where['threads']}, torch {where['packages']['torch']}, {where['precision']}. "
+            f"Written by `python experiments/quality.py {name}` on {where['device_name']}, "
+            f"threads: {where['threads']}, torch {where['packages']['torch']}, {where['precision']}. "
             "One training each; brackets are 95% intervals over samples (docs/evaluation.md).",
             100,
         ),
