@@ -16,7 +16,8 @@ def write(name: str, results: dict[str, Any], out: Path) -> None:
         "",
         textwrap.fill(
             f"Written by `python experiments/quality.py {name}` on {where['device_name']}, "
-            f"threads: {where['threads']}, torch {where['packages']['torch']}, {where['precision']}. "
+            f"threads: {where['threads']}, torch {where['packages']['torch']}, "
+            f"{where['precision']}. "
             "One training each; brackets are 95% intervals over samples (docs/evaluation.md).",
             100,
         ),
