@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format types gpu wheel bench clean
+.PHONY: help demo test test-fast lint format types docs gpu wheel bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ format: .venv/dev.stamp ## write the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/docs.stamp ## build the documentation into build/site; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+
 gpu: ## on a machine with a GPU and ddiff installed: the tests on it, then every benchmark, into OUT
 	$(PYTHON) -m pytest tests/gpu tests/kernels tests/backends -v
 	$(PYTHON) experiments/gpu/measure.py $(OUT)
@@ -58,3 +61,7 @@ clean: ## remove the environment and what was built (runs and data stay)
 	$(PIP) install -q -c constraints.txt "setuptools>=77"
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@ .venv/run.stamp
+
+.venv/docs.stamp: .venv/dev.stamp
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[docs]'
+	@touch $@

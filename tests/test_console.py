@@ -3,7 +3,8 @@
 import pytest
 from rich.console import Console
 
-from ddiff.system.console import show_table
+from ddiff.system import console
+from ddiff.system.console import progress, show_table
 
 LONG = "a name " * 40 + "[0.5, 0.9]"
 
@@ -44,3 +45,20 @@ def test_a_narrow_terminal_folds_cells_and_loses_nothing(
     assert max(map(len, lines[2:])) <= 30
     words = " ".join(lines[2:]).replace("0.25", "").split()
     assert words == LONG.split()
+
+
+def test_a_log_says_how_much_time_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Of a training of 1,000 steps, resumed at 400, that takes half a second a step."""
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: clock[0])
+    with progress("training", 1000) as meter:
+        for step in range(400, 500, 10):
+            meter(step, f"loss {step / 1000}")
+            clock[0] += 5
+    assert capsys.readouterr().out.splitlines() == [
+        "training 430/1000  15 s, 4.8 min left  loss 0.43",
+        "training 460/1000  30 s, 4.5 min left  loss 0.46",
+        "training 490/1000  45 s, 4.2 min left  loss 0.49",
+    ]

@@ -16,6 +16,7 @@ from ddiff.config.validation import check_given
 from ddiff.data.folders import PICTURES
 from ddiff.recipe import choose_recipe
 from ddiff.sampling.from_run import offer_run
+from tests.support.runs import ddiff_many, job
 
 REPOSITORY = Path(__file__).parents[1]
 RUN = REPOSITORY / "tests/old_runs/pictures"
@@ -87,6 +88,45 @@ def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     local = [link.partition("#")[0] for link in links if "://" not in link and link[0] != "#"]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+SMALL = {  # what makes a command of the tutorial take a second
+    "train": (
+        "debug=smoke",
+        "evaluation.num_samples=20",
+        "budget.max_steps=4",
+        "net.channels=[8,16]",
+    ),
+    "sample": ("solver.num_steps=2",),
+    "evaluate": ("num_samples=20", "batch_size=20", "solver.num_steps=2"),
+    "export": ("solver.num_steps=2",),
+}
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of ddiff in it, in its order, small; then its Python."""
+    text = (REPOSITORY / "docs/tutorial.md").read_text(encoding="utf-8")
+    lines = "".join(blocks(text)).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("python -m ddiff.")]
+    assert [verb for verb, *_ in commands] == [
+        "ddiff.train", "ddiff.train", "ddiff.train", "ddiff.sample", "ddiff.sample", "ddiff.train",
+        "ddiff.evaluate", "ddiff.train", "ddiff.report", "ddiff.export", "ddiff.sample",
+    ]  # fmt: skip
+    for module, *words in commands:
+        verb = module.removeprefix("ddiff.")
+        small = [] if words in (["--help"], ["ckpt_path=runs/first"]) else SMALL.get(verb, ())
+        (done,) = ddiff_many([job(verb, *words, *small)], tmp_path)
+        finished = words == ["ckpt_path=runs/first"]  # nothing is left of the training
+        assert done.status == (2 if finished else 0), (words, done.err)
+    for name in ("runs/first/samples/digits.png", "runs/first/samples/fast.npy",
+                 "report/report.html", "digits.pt2"):  # fmt: skip
+        assert (tmp_path / name).is_file(), name
+    assert len(list((tmp_path / "runs/objectives").glob("*/metrics.json"))) == 4
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(text, "python")
+    names: dict = {}
+    exec(code, names)
+    assert names["x"].shape == (20, 1, 8, 8)
 
 
 def test_the_readme_is_short() -> None:
