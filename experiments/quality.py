@@ -1,4 +1,4 @@
-"""What the recipes are worth, measured by `python -m ddiff.evaluate`.
+"""Quality of the recipes, measured by `python -m ddiff.evaluate`.
 
     python experiments/quality.py digits_guidance       # or another study; --help names them
 
@@ -183,7 +183,7 @@ def newer(out: Path, than: Path) -> bool:
 
 
 def over_training(runs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    """What was measured while training, by run."""
+    """The evaluations made during training, by run."""
     return {
         name: [json.loads(path.read_text()) for path in found]
         for name, run in runs.items()

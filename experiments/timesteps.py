@@ -1,4 +1,4 @@
-"""What does each way of choosing timesteps buy, at equal steps and at equal wall-clock?
+"""Gain of each way of choosing timesteps, at equal steps and at equal wall-clock.
 
     python experiments/timesteps.py voxel            # writes experiments/timesteps_voxel/
     python experiments/timesteps.py digits           # writes experiments/timesteps_digits/
@@ -6,8 +6,8 @@
     python experiments/timesteps.py overhead         # writes experiments/timesteps_overhead/
 
 Every training is a run of `python -m ddiff.train`, two side by side on a thread each; runs that
-are finished are kept in --runs, so that the command can be stopped and repeated. What a method
-costs is measured apart: all samplers take turns, step by step, in one training (medians), so that
+are finished are kept in --runs, so that the command can be stopped and repeated. The cost of a
+method is measured apart: all samplers take turns, step by step, in one training (medians), so that
 no noise of the machine falls on one of them. A method that costs c steps is trained for c steps
 less where wall-clock is equal. Judged on averaged weights, on noise that is the same for all.
 """
@@ -85,7 +85,7 @@ def judge_spheres(samples: np.ndarray, run: Path) -> dict[str, float]:
 
 
 def judge_digits(samples: np.ndarray, run: Path) -> dict[str, float]:
-    """By the classifier that was trained beside the run."""
+    """Share of digits that the classifier trained beside the run reads as asked."""
     reader, _, _ = load_net(find_checkpoint(str(run.parent / "classifier")))
     asked = torch.arange(len(samples)) * 10 // len(samples)
     read = reader(torch.from_numpy(samples)).argmax(1)
@@ -172,7 +172,7 @@ def alone(*words: str) -> None:
 
 
 def overhead(out: Path) -> None:
-    """What samplers that cost no scoring add to a step, in the experiments as users run them."""
+    """Measure the time that samplers without scoring add to a step, as users run them."""
     names = [name for name in MEASURED if "exact" not in name]
     times = {
         "`voxel_baseline`, 64^3, batch of 8": costs(list(OLD_SPHERES), names, 20),

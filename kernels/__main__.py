@@ -159,7 +159,7 @@ def report_cuda(path: Path, names: list[str]) -> None:
 
 
 def span(values: Sequence[int]) -> str:
-    """Over the GPUs."""
+    """Range of a kernel's usage over the GPUs, in words."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
 

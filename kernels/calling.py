@@ -1,4 +1,4 @@
-"""How philox, solver_step and add_noise check their tensors and call their libraries."""
+"""Checks of the tensors of philox, solver_step and add_noise, and calls of their libraries."""
 
 import functools
 from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_void_p

@@ -16,7 +16,7 @@ OLDEST = ["sm_75", "sm_80", "sm_89", "sm_90"]  # and all from sm_100 on
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes of one GPU: bytes, but for the registers of a thread."""
+    """Resources that one kernel uses on one GPU: bytes, except the registers of a thread."""
 
     source: str
     kernel: str
@@ -85,7 +85,10 @@ def parse(output: str, source: str) -> Iterator[Usage]:
 
 
 def _plain(mangled: list[str]) -> list[str]:
-    """As in the source, without the arguments, where c++filt is at hand."""
+    """Return the kernels' names as in the source, without arguments.
+
+    Without c++filt they stay mangled.
+    """
     if not mangled or not (filt := shutil.which("c++filt")):
         return mangled
     _, output = compilers.run([filt, "--no-params", *mangled], timeout=60)

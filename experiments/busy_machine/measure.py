@@ -59,7 +59,7 @@ def training() -> Callable[[], None]:
 
 @contextmanager
 def programs(count: int, nice: int) -> Iterator[None]:
-    """So many processes that keep a core busy each, while the block runs."""
+    """Context in which `count` other processes keep a core busy each."""
     command = ["nice", "-n", str(nice), sys.executable, "-c", BUSY]
     started = [subprocess.Popen(command) for _ in range(count)]
     time.sleep(0.5)  # until the system has moved them to their cores

@@ -94,7 +94,7 @@ def ways(cfg: Train, candidates: int, device: torch.device) -> dict[str, Run]:
 
 
 def vmap_of_grad(net: nn.Module, loss: Loss, t: Tensor) -> Tensor:
-    """What one would write first: torch.func alone, all candidates at once."""
+    """The straightforward way: torch.func alone, all candidates at once."""
     parameters = {name: p.detach() for name, p in net.named_parameters()}
 
     def norm(at: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def timed(run: Run, device: torch.device) -> float:
 
 
 def with_memory(run: Run, device: torch.device) -> tuple[Tensor, float | None]:
-    """What a run returns, and the MB it takes on top of what was there, where the system tells."""
+    """Return the result of a run, and the MB it takes on top of what was there (None: unknown)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,11 +1,11 @@
-"""How well could the radii of 64^3 spheres follow their law, if the net were perfect?
+"""Radii of 64^3 spheres from a perfect net: how well could they follow their law?
 
     python experiments/exact_spheres/measure.py        # two minutes on one core
 
 A sphere about the middle is known by its radius, so E[x_0 | x_t] has a closed form: a mean over
 radii, weighted by the likelihood of x_t, which needs only the mean of x_t over each shell of equal
 distance. Every plan of ddiff.diffusion runs on these shells with the exact denoiser in the net's
-place; what is then missing from the law is the solver's doing.
+place. Any remaining difference from the law is then due to the solver.
 """
 
 import json
@@ -51,7 +51,7 @@ class Shells:
         return torch.softmax(likelihood + self.prior.log(), 1) @ self.x_0
 
     def sample(self, schedule: Schedule, plan: Plan) -> np.ndarray:
-        """Which sphere each sample is, as the interval of its radius [N, 2]."""
+        """Sample by the plan; returns the interval of each sphere's radius, [N, 2]."""
         g = torch.Generator().manual_seed(0)
 
         def noise() -> torch.Tensor:

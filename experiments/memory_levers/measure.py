@@ -1,10 +1,11 @@
-"""What each lever of memory saves and costs, at 64^3 and at 128^3, alone and together.
+"""Savings and costs of each lever of memory, at 64^3 and at 128^3, alone and together.
 
     python experiments/memory_levers/measure.py                 # half an hour on two quiet cores
     python experiments/memory_levers/measure.py --rounds 1 --sizes 64
     python experiments/memory_levers/measure.py --device cuda   # the allocator's peak, under a cap
 
-A process a row, and every round is one step of each. Writes results.json, README.md and levers.png.
+Each row has a process of its own, and every round is one step of each. Writes results.json,
+README.md and levers.png.
 """
 
 import argparse
@@ -44,7 +45,7 @@ class Worker:
 
 
 def measured(size: int, limit: float, rounds: int, device: str) -> list[dict[str, Any]]:
-    """Of every row: what was predicted, and, where that is below `limit` bytes, what was."""
+    """Predict the memory of every row, and measure it if the prediction is below `limit` bytes."""
     every = rows(size)
     found = [{"size": size, "name": row.name, "options": list(row.options)} for row in every]
     workers = [Worker(row, device) for row in every]

@@ -1,4 +1,4 @@
-"""Is this tree as fast as an earlier one?
+"""Comparison of this tree's speed with an earlier one's.
 
     python experiments/numbers/compare.py bf566b8 --rounds 3    # half an hour, on a quiet machine
 

@@ -32,7 +32,7 @@ HERE, RUN = Path(__file__).parent, Path("runs/numbers/voxel_adaptive")
 
 @dataclass(frozen=True)
 class Demo:
-    """From `python -m ddiff.train` to its end, and what its samples are worth."""
+    """Result of a whole `python -m ddiff.train`: its duration, and the quality of its samples."""
 
     minutes: float
     validity: float

@@ -24,18 +24,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it does at best: products [1/s] by number format, bytes copied [1/s]."""
+    """The machine's best rates: products [1/s] by number format, bytes copied [1/s]."""
 
     flops: dict[str, float]
     copy: float
 
     def seconds(self, flops: float, dtype: str = "bfloat16", parameters: int = 0) -> float:
-        """What arithmetic and the optimiser's update cannot go below."""
+        """Least seconds that arithmetic and the optimiser's update can take."""
         return flops / self.flops[dtype] + parameters * UPDATE_BYTES / self.copy
 
 
 class Studies:
-    """What the studies found: on `machine`, a folder of their own, where they were run there."""
+    """Results of the studies, from the folder of `machine` where a study was run there."""
 
     def __init__(self, machine: str | None = None) -> None:
         self.machine = machine
@@ -47,7 +47,7 @@ class Studies:
         return json.loads(file.read_text())
 
     def folder(self, study: str, *path: str) -> str:
-        """Of experiments/, that has this file."""
+        """The folder of experiments/ that has this file."""
         own = STUDIES.joinpath(study, self.machine or "", *path)
         return f"{study}/{self.machine}" if self.machine and own.is_file() else study
 

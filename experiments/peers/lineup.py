@@ -1,4 +1,4 @@
-"""Who is compared with whom: the rows of every contest, as options of ddiff's own config.
+"""Rows of every contest with the peers, as options of ddiff's own config.
 
 The peers' nets are built, trained and sampled by ddiff's code around them, so that all but the
 net is the same arithmetic.

@@ -102,7 +102,10 @@ def compared(args: argparse.Namespace, python: Path) -> dict[str, Any]:
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """What was not measured again stays; a contest carries its own environment."""
+    """Merge new results into old ones; what was not measured again stays.
+
+    A contest carries its own environment.
+    """
     return {**old, **{part: {**old.get(part, {}), **found} for part, found in new.items()}}
 
 

@@ -82,7 +82,7 @@ def targets(contests: dict[str, Any]) -> list[str]:
 
 
 def work(nets: dict[str, Any]) -> list[str]:
-    """Who does what: equal work stated exactly."""
+    """Section on the work that each net does, stated exactly."""
     lines = [
         "## Who does what work",
         "",
@@ -150,7 +150,7 @@ def quartiles(seconds: list[float]) -> list[float]:
 
 
 def quality(found: dict[str, Any]) -> list[str]:
-    """What each net has learnt in the same wall-clock."""
+    """Section on the quality of each net after training for the same wall-clock time."""
     names = list(found["rows"][0]["figures"])
     lines = [
         f"## After {found['minutes']:g} minutes of training each",

@@ -36,7 +36,7 @@ def judged(
 
 
 def fastest(rows: list[dict[str, Any]], group: str) -> dict[str, Any]:
-    """By samples a second, of those that `ddiff.train` can run as they are."""
+    """The row with most samples a second, of those that `ddiff.train` can run as they are."""
     able = [r for r in rows if r["group"] == group and r["seconds"] and not r["contiguous"]]
     return max(able, key=lambda r: r["batch"] / statistics.median(r["seconds"]))
 

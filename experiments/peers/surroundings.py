@@ -37,7 +37,7 @@ def prepared() -> Path:
 
 
 def versions(python: Path) -> dict[str, str | None]:
-    """Of what matters here, in the environment of this interpreter."""
+    """Versions of the relevant packages, in the environment of this interpreter."""
     done = subprocess.run([python, "-c", LOOK], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -114,7 +114,7 @@ def jacobian(stop: dict[str, list[float]]) -> list[float]:
 
 
 def seen(stops: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
-    """Without the bins that no draw had met at the first stop."""
+    """The stops without the bins that no draw had hit at the first stop."""
     met = [value > 0 for value in stops[0]["proxy"]]
     return [{name: list(compress(each, met)) for name, each in stop.items()} for stop in stops]
 

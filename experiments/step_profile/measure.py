@@ -92,8 +92,7 @@ def summary(clocks: list[Clock]) -> dict[str, Any]:
 
 
 def peaks(rounds: int, now: Callable[[], float]) -> dict[str, float]:
-    """What this machine does at best: GFLOP/s of a bf16 product of matrices or a convolution,
-    GB/s of a copy."""
+    """The machine's best rates: GFLOP/s of a bf16 matrix product or convolution, GB/s of a copy."""
     a, b = (torch.randn(1024, 1024).bfloat16() for _ in range(2))
     x = torch.randn(16, 256, 16, 16).bfloat16().to(memory_format=torch.channels_last)
     weight = torch.randn(256, 256, 3, 3).bfloat16().to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ SKIPS = ("cat", "split")
 
 
 class Clock(TorchDispatchMode):
-    """Of what runs inside: seconds, FLOPs (of the plain algorithm) and bytes, by kind."""
+    """Counter of seconds, FLOPs (of the plain algorithm) and bytes of what runs inside, by kind."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()

@@ -110,7 +110,7 @@ def configured(data: str, batch: int, workers: int) -> Loader:
 
 
 def images(batch: int, workers: int) -> Loader:
-    """Of the size of CIFAR-10, as its data set keeps them."""
+    """Loader of random images of CIFAR-10's size, stored as its data set stores them."""
     source = Stored(torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8), None)
     return loader(TrainBatches(source, batch, 0, flip=True), CountFrom(0), workers, False)
 

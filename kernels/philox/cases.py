@@ -1,4 +1,4 @@
-"""What `python -m ddiff.kernels` checks and times."""
+"""Cases of philox that `python -m ddiff.kernels` checks and times."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What `python -m ddiff.kernels` checks and times."""
+"""Cases of solver_step and add_noise that `python -m ddiff.kernels` checks and times."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""From a validated, resolved config to objects."""
+"""Building of objects from a validated, resolved config."""
 
 from typing import Any
 

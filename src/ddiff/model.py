@@ -28,32 +28,37 @@ SOLVERS: dict[str, Callable[..., Plan]] = {  # every function that makes a plan
 def load(
     source: str | Path, weights: Literal["ema", "net"] = "ema", accelerator: str = "auto"
 ) -> "Model":
-    """The net of a run, a checkpoint or an exported file, on its device.
+    """Load a trained model from a run, a checkpoint or an exported file.
 
-    `weights`: the averaged ones, or the raw ones of the last step. `accelerator`: auto, cpu, gpu
-    or mps. Files are read as a stranger's: no pickle runs, and a damaged file is refused.
-    Raises `ddiff.system.errors.DdiffError`, with one line that says what is wrong.
+    - `source`: the folder of a run, a checkpoint or an exported file.
+    - `weights`: "ema", the averaged weights, or "net", the raw weights of the last step.
+    - `accelerator`: "auto", "cpu", "gpu" or "mps".
+
+    Files are treated as untrusted: no pickle is executed, and a damaged file is refused.
+    Raises `ddiff.system.errors.DdiffError` with one line that says what is wrong.
     """
     return Model(Trained.load(str(source), weights, accelerator))
 
 
 class Model:
-    """A trained net with its schedule and objective."""
+    """A trained net with its schedule and objective, made by `ddiff.load`."""
 
     def __init__(self, trained: Trained) -> None:
         self._trained = trained
 
     @property
     def net(self) -> nn.Module:
-        """The net (x [B, C, *S], t [B], y [B] or None) -> [B, C, *S], frozen, on its device."""
+        """The net, frozen and on its device: (x [B, C, *S], t [B], y [B] or None) -> [B, C, *S]."""
         return self._trained.net
 
     @property
     def schedule(self) -> Schedule:
+        """The noise schedule that the net was trained with."""
         return self._trained.schedule
 
     @property
     def objective(self) -> Objective:
+        """The objective, which says what the net predicts."""
         return self._trained.objective
 
     @property
@@ -63,11 +68,12 @@ class Model:
 
     @property
     def num_classes(self) -> int | None:
+        """The number of classes; None for a net without labels."""
         return self._trained.options.net.num_classes
 
     @property
     def step(self) -> int:
-        """Steps of the optimiser that the net was trained for."""
+        """The number of optimiser steps that the net was trained for."""
         return self._trained.step
 
     @property
@@ -92,20 +98,23 @@ class Model:
         clamp: float | None = 1.0,
         backend: Backend | None = None,
     ) -> np.ndarray:
-        """Samples, float32 [num_samples, C, *S] in [-1, 1].
+        """Draw samples, float32 [num_samples, C, *S] in [-1, 1].
 
-        What is None is as in the run. The samples are those of
-        `python -m ddiff.sample run=... seed=... solver=...`.
+        They equal the samples of `python -m ddiff.sample run=... seed=... solver=...`.
 
-        y: a label, a list of labels to repeat, "each" (equal shares), "none", or "auto": "each"
-            where the net has labels.
-        solver: a name in `ddiff.solvers` such as "dpmpp_2m", or a plan of your own.
-        num_steps: steps of the solver, which are evaluations of the net.
-        guidance: the weight of classifier-free guidance, or a callable of your own.
-        backend: None takes the fastest that this machine can run (`ddiff.backends`).
+        - `y`: a label, a list of labels to repeat, "each" (equal shares), "none", or "auto": "each"
+          if the net has labels, else "none".
+        - `solver`: a name in `ddiff.solvers` such as "dpmpp_2m", or a plan of your own; None takes
+          the run's.
+        - `num_steps`: steps of the solver, which are evaluations of the net; None takes the run's
+          number, or the default of a solver given by name.
+        - `guidance`: the weight of classifier-free guidance, or a callable of your own; None takes
+          the run's.
+        - `clamp`: bound on the absolute value of every estimate of x_0; None sets no bound.
+        - `backend`: None takes the fastest that this machine can run (`ddiff.backends`).
         """
         device = device_of(self.net)
-        exported = isinstance(self.net, ArtifactNet)  # it runs in one way only
+        exported = isinstance(self.net, ArtifactNet)  # takes no backend: it runs as exported
         generation = generation_by(
             self._trained,
             self._plan(solver, num_steps),

@@ -85,7 +85,10 @@ def _recipe(known: str, root: Any, labels: Any, module_is_free: bool) -> list[st
 
 
 def _class_folders(endings: tuple[str, ...], root: Any, labels: Any) -> bool:
-    """Whether the data will have labels; what is wrong with a folder is said when it is read."""
+    """Return True if the data will have labels.
+
+    Anything wrong with a folder is reported later, when it is read.
+    """
     if not endings or isinstance(labels, bool):
         return bool(endings and labels)
     try:

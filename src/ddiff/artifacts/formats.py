@@ -67,8 +67,11 @@ class FoldedUpsample(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """What a format writes: `batch` None is any size (where a largest must be named, that of the
-    example), `calibration` makes inputs that the net meets when it samples."""
+    """Input of a format: the net, an example of its input, the precision and the batch size.
+
+    `batch` None is any size (where a largest must be named, that of the example). `calibration`
+    makes inputs that the net meets when it samples.
+    """
 
     net: ExportWrapper
     example: Inputs
@@ -224,7 +227,7 @@ class TensorRT(Format):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without remarks on torch's own code that nobody here can act on."""
+    """Context without warnings about torch's own code, on which users cannot act."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # asked for, and here
         warnings.filterwarnings("ignore", category=TracerWarning)  # shapes are checked

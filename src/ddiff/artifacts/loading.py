@@ -28,7 +28,7 @@ FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "ne
 
 
 def is_artifact(source: str | Path) -> bool:
-    """By its name: `run=` takes runs, checkpoints and artifacts."""
+    """Return True for the name of an artifact: `run=` takes runs, checkpoints and artifacts."""
     return str(source).endswith(ARTIFACTS)
 
 
@@ -129,7 +129,10 @@ class ArtifactNet(nn.Module):
             return self.run(*inputs)
 
     def check_options(self, backend: DictConfig, precision: DictConfig) -> None:
-        """What decides how a net is executed was decided when it was exported."""
+        """Raise ConfigError if a backend or another precision is asked for.
+
+        Both were fixed when the net was exported.
+        """
         if backend["_target_"] not in AS_IT_IS:
             raise ConfigError(f"backend: {self.path} runs as it was exported; leave backend out")
         if precision.dtype != self.dtype:

@@ -102,7 +102,7 @@ def _library(name: str) -> Any:
 
 @contextmanager
 def _only_errors(name: str) -> Iterator[None]:
-    """Without the advice that this logger gives."""
+    """Context in which this logger reports errors only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

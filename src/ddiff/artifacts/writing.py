@@ -170,14 +170,17 @@ def example(
 def check(
     run: Callable[..., Tensor], net: nn.Module, cases: Iterable[Inputs], precision: str
 ) -> dict[str, Any]:
-    """How near `run` is to the float32 net; DdiffError where not near enough."""
+    """Compare `run` with the float32 net; raises DdiffError if it is not close enough.
+
+    Returns the PSNR, the largest error and how they were measured.
+    """
     pairs = [(run(*inputs).double(), net(*inputs).double()) for inputs in cases]
     found = torch.cat([a.flatten() for a, _ in pairs])
     wanted = torch.cat([b.flatten() for _, b in pairs])
     error = (found - wanted).abs()
     rms, span = float(error.square().mean().sqrt()), float(wanted.max() - wanted.min())
     psnr = BEST_PSNR if rms == 0 else 20 * math.log10(max(span, 1e-12) / rms)
-    if not psnr >= LEAST_PSNR[precision]:  # nor NaN
+    if not psnr >= LEAST_PSNR[precision]:  # "not >=" also rejects NaN
         raise DdiffError(
             f"the artifact is not the net: PSNR {psnr:.1f} dB and largest error "
             f"{float(error.max()):.3g} in {precision}, where {LEAST_PSNR[precision]:g} dB is the "

@@ -1,4 +1,4 @@
-"""What a backend makes of a net for sampling: the small interface they all share."""
+"""The interface of backends: each turns a net into an execution for sampling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,11 +42,11 @@ class Backend(Protocol):
     def add_noise(self) -> Callable[..., tuple[Tensor, Tensor]] | None: ...
 
     def prepare(self, net: nn.Module) -> None:
-        """For training: changes how `net` executes, in place, never its keys."""
+        """Change, for training, how `net` executes: in place, but never its keys."""
         ...
 
     def execution(self, net: nn.Module, precision: Precision) -> Execution:
-        """For sampling: `net` itself stays what it is."""
+        """Return an execution of `net` for sampling; `net` itself does not change."""
         ...
 
 
@@ -55,7 +55,7 @@ def device_of(net: nn.Module) -> torch.device:
 
 
 def graphs(wanted: bool | None, device: torch.device) -> bool:
-    """Whether steps are captured in a CUDA graph; None: where there is a GPU."""
+    """Return True if steps are captured in a CUDA graph; `wanted` None: if there is a GPU."""
     if wanted and device.type != "cuda":
         raise ConfigError(f"backend.graph: a CUDA graph needs a GPU, and this runs on {device}")
     return device.type == "cuda" if wanted is None else wanted

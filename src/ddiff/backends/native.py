@@ -44,8 +44,11 @@ class Native:
 
 
 def _upsampled(layer: Upsample, x: Tensor) -> Tensor:
-    """As the layer is defined, where a plain convolution is faster than a transposed one. In 3D
-    the transposed one multiplies less often than this one saves."""
+    """Repeat, then convolve, where that is faster than one transposed convolution.
+
+    In 3D it never is: the transposed convolution saves more multiplications than Winograd's
+    algorithm.
+    """
     if x.ndim == 4 and winograd.trains(x, layer.conv.weight):
         return layer.conv(F.interpolate(x, scale_factor=2.0))
     return Upsample.forward(layer, x)
@@ -87,12 +90,12 @@ def _replace_convolutions(parent: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _fits(part: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether it is a convolution that Winograd's algorithm can pay for at some size."""
+    """Return True for a convolution that Winograd's algorithm can speed up at some size."""
     return _is_plain(part) and winograd.pays(part.weight.shape, (64, 64), dtype)
 
 
 def _is_plain(part: nn.Module) -> TypeGuard[nn.Conv2d | nn.Conv3d]:
-    """Whether it is a convolution with a kernel of 3 whose output is as large as its input."""
+    """Return True for a convolution with a kernel of 3 whose output is as large as its input."""
     if not isinstance(part, nn.Conv2d | nn.Conv3d):
         return False
     ones = {*part.stride, *part.padding, *part.dilation, part.groups}

@@ -100,6 +100,6 @@ def milliseconds(seconds: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """That count, or all before the point."""
+    """A number with three significant digits, or with all digits before the point."""
     decimals = next((d for d in range(4) if value >= 10 ** (2 - d)), 4)
     return f"{value:.{decimals}f}"

@@ -75,7 +75,7 @@ class Row:
 
     @property
     def quartiles(self) -> tuple[float, ...]:
-        """Of the seconds of a batch or a training step."""
+        """Quartiles of the seconds of a batch or a training step."""
         return tuple(np.quantile(self.seconds, (0.25, 0.5, 0.75)).tolist())
 
     @property
@@ -97,7 +97,7 @@ class Row:
         return max(0.0, self.first - self.quartiles[1])
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in benchmark.json."""
+        """The row as in benchmark.json."""
         name = {"backend": self.backend, "precision": self.precision}
         if self.trouble:
             return {**name, "cannot_run": self.trouble}
@@ -189,7 +189,7 @@ class Memory:
             self.others_reserved = torch.cuda.memory_reserved(device) - shared
 
     def peak_of(self, run: Run) -> tuple[Tensor, dict[str, int]]:
-        """What the run made, and the bytes: empty where they cannot be told."""
+        """Return the result of the run, and its peak memory in bytes ({} if unknown)."""
         give_back_freed(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -48,7 +48,7 @@ class Sampling:
         )
 
     def plain(self) -> Run:
-        """What one writes with ddiff.diffusion alone, the noise drawn by torch."""
+        """Sampling as one would write it with ddiff.diffusion alone, with noise from torch."""
         generation = self.generation(EAGER, self.first)
         net, device = generation.net, device_of(generation.net)
         size = (self.batch_size, *generation.shape)
@@ -66,7 +66,7 @@ class Sampling:
         return run
 
     def executed(self, backend: Choice, precision: Choice, trained: Trained | None = None) -> Run:
-        """As ddiff.sample does it."""
+        """Sampling as ddiff.sample does it."""
         generation = self.generation(backend, precision, trained)
         indices, y = range(self.batch_size), self.y
 

@@ -1,4 +1,4 @@
-"""What is measured: the net of a run, or one with fresh weights of a recipe."""
+"""The net that is measured: the net of a run, or one with fresh weights of a recipe."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ class NetUnderTest:
 
     @property
     def exported(self) -> bool:
-        """Whether the net is an artifact, which runs in one way only."""
+        """True if the net is an artifact, which runs in one way only."""
         return isinstance(self.trained.net, ArtifactNet)
 
     def __str__(self) -> str:

@@ -1,5 +1,7 @@
-"""What makes a training smaller: the one list, for a budget that is too small and for a device
-that ran out of memory."""
+"""Levers: options that make a training need less memory.
+
+This one list serves a budget that is too small and a device that ran out of memory.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ class Notch:
 
 
 def checkpointings(options: Train) -> list[Setting]:
-    """As it is, then ever more levels from the largest maps on."""
+    """Settings of checkpoint_levels: the present one, then more and more, largest maps first."""
     if "checkpoint_levels" not in options.net:
         return [{}]
     now = set(options.net.checkpoint_levels)
@@ -66,7 +68,7 @@ def notches(options: Train, checkpointing: Setting) -> Iterator[Notch]:
 
 
 def changes(options: Train, dtype: str, native: bool) -> Iterator[Setting]:
-    """What changes the arithmetic, or the net: none first, the net's patches last."""
+    """Settings that change the arithmetic or the net: first none, last the net's patches."""
     kernels = [{}] if native else [{}, {"backend": "native"}]
     bf16 = [{}] if dtype in ("bfloat16", "float16") else [{}, {"precision": "bf16"}]
     patches: list[Setting] = [{}]
@@ -88,7 +90,7 @@ def applied(options: Train, setting: Setting) -> Train:
 
 
 def pasted(setting: Setting) -> str:
-    """As on the command line."""
+    """The setting as words of the command line."""
     return " ".join(
         f"{name}={str(value).lower() if isinstance(value, bool) else str(value).replace(' ', '')}"
         for name, value in setting.items()

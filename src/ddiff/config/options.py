@@ -103,7 +103,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """How samples are drawn from a trained net."""
+    """Options for drawing samples from a trained net."""
 
     solver: Group
     guidance: Group

@@ -240,8 +240,10 @@ def _config_dir(argv: list[str]) -> Path | None:
 
 
 def help_text(config_name: str, doc: str) -> str:
-    """What the verb does, its options with their comments, and each group's choices, from the YAML
-    itself: the files are the only place where an option is described."""
+    """Help of a verb: its purpose, its options with their comments, and each group's choices.
+
+    Options are read from the YAML files, the only place where they are described.
+    """
     conf = files("ddiff.conf")
     text = (conf / f"{config_name}.yaml").read_text()
     body = text.split("# options", 1)[-1].strip("\n")
@@ -271,7 +273,7 @@ def _choices(group: Traversable) -> Iterator[str]:
 
 
 def _below(lines: list[str]) -> list[str]:
-    """What stands under the first key where that is all there is, as in a group of many."""
+    """Return the lines below the first key if there are no others, as in a group of many."""
     return lines[1:] if all(line.startswith(" ") for line in lines[1:]) else lines
 
 

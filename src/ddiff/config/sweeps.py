@@ -34,8 +34,11 @@ class JobFailed(DdiffError):
 
 
 def job(main: Callable[[DictConfig], Any], cfg: DictConfig, config_name: str) -> Any:
-    """What the job returns. A failure is printed, noted in the job's directory and raised as
-    JobFailed, after which the sweep goes on; a signal ends the sweep."""
+    """Run a job of a sweep and return its result.
+
+    A failure is printed, noted in the job's directory and raised as JobFailed, after which the
+    sweep goes on. A signal ends the sweep.
+    """
     from ddiff.config.shell import explain, fail
 
     hydra = HydraConfig.get()

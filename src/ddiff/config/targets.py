@@ -1,4 +1,4 @@
-"""From the name in `_target_` to the class or function, and to what it makes.
+"""Targets: from the name in `_target_` to the class or function, and to the object it makes.
 
 A config out of a checkpoint is a stranger's, so targets come only from the packages below.
 Your own classes join with DDIFF_TRUST=my_package in the environment, never through a file.
@@ -20,7 +20,7 @@ from ddiff.system.errors import nearest
 
 @dataclass(frozen=True)
 class Place:
-    """Where the targets of a group live."""
+    """Packages that the targets of a group come from, and the arguments supplied to them."""
 
     packages: tuple[str, ...]
     supplied: tuple[str, ...] = ()  # arguments that the code supplies, where a target names them
@@ -87,13 +87,13 @@ def locate(target: Any, packages: tuple[str, ...]) -> Any:
 
 
 def build_asking(group: str, node: DictConfig, offered: Mapping[str, Any]) -> Any:
-    """Like `build`, supplying what the target's arguments name of what is offered."""
+    """Build the node; of what is offered, the target gets the arguments that it names."""
     asked = inspect.signature(locate(node["_target_"], GROUPS[group].packages)).parameters
     return build(node, **{name: value for name, value in offered.items() if name in asked})
 
 
 def build(node: DictConfig, **supplied: Any) -> Any:
-    """What the node's `_target_` makes, from its options and what the code supplies.
+    """Build the object of the node's `_target_` from its options and what the code supplies.
 
     Supplied objects do not pass through Hydra, which would take our dataclasses for configs.
     """

@@ -141,9 +141,10 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def origin(cfg: Any) -> dict[str, Any]:
-    """What scores of timesteps belong to: schedule, objective, net and data, as flat options.
+    """Options that scores of timesteps depend on: schedule, objective, net and data, flat.
 
-    Resolved, the data's facts filled in. How data are split and loaded does not matter.
+    The config must be resolved, with the data's facts filled in. How data are split and loaded does
+    not matter.
     """
     return identity(flat({g: getattr(cfg, g) for g in ("schedule", "objective", "net", "data")}))
 

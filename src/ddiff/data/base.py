@@ -1,4 +1,4 @@
-"""The contract of every data set, and the loaders they share."""
+"""Base classes of the data sets, and their loaders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -32,8 +32,10 @@ Fraction = Annotated[float, At(least=0, below=1)]
 
 @dataclass(eq=False, repr=False)
 class Data(LightningDataModule, ABC):
-    """A data set: its options are the fields of a dataclass. Subclasses write `sources`,
-    `prepare_data` where there is a download, and `__post_init__` for what follows from the options.
+    """Base class of data sets; the options are the fields of a dataclass.
+
+    Subclasses write `sources`, `prepare_data` if there is a download, and `__post_init__` for what
+    follows from the options.
 
     Known once constructed: `shape` [C, *S], `num_classes`, `class_names`.
     Known after `setup`: `train` and `val`.
@@ -58,14 +60,14 @@ class Data(LightningDataModule, ABC):
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
-        """Training and validation set."""
+        """Return the training and the validation set."""
 
     def default_workers(self) -> int:
-        """Loader processes where `num_workers` is null: none for what is already in memory."""
+        """Number of loader processes if `num_workers` is null: 0 for data in memory."""
         return 0
 
     def setup(self, stage: str) -> None:
-        if not hasattr(self, "train"):  # Lightning asks once per stage
+        if not hasattr(self, "train"):  # Lightning calls it once per stage
             self.train, self.val = self.sources()
 
     @property
@@ -73,12 +75,12 @@ class Data(LightningDataModule, ABC):
         return batches_per_epoch(len(self.train), self.batch_size, self._place()[1])
 
     def train_dataloader(self) -> Loader:
-        """Endless; starts at `position`."""
+        """Endless loader of training batches that starts at batch `position`."""
         batches = TrainBatches(self.train, self.batch_size, self.seed, *self._place(), self.flip)
         return loader(batches, CountFrom(self.position), self._workers(), self._pinned())
 
     def val_dataloader(self) -> Loader:
-        """In order; rank r of W takes batches r, r + W, ..."""
+        """Loader of validation batches in order; rank r of W takes batches r, r + W, ..."""
         rank, world_size = self._place()
         batches = ValBatches(self.val, self.batch_size)
         mine = range(rank, len(batches), world_size)
@@ -111,8 +113,8 @@ def at_least(smallest: float, **options: float) -> None:
 class FolderData(Data):
     """Files below `root`, decoded to one `size`.
 
-    Folders directly below root are the classes (`labels`: null finds out). The decoded set is
-    kept in memory where it takes at most `cache_gb` and no worker processes are asked for.
+    Folders directly below root are the classes (`labels` null: see `listing`). The decoded set is
+    kept in memory if it takes at most `cache_gb` and no worker processes are asked for.
     """
 
     root: str
@@ -137,13 +139,16 @@ class FolderData(Data):
 
     @abstractmethod
     def bytes_of_a_sample(self) -> int:
-        """In memory, once decoded."""
+        """Return the bytes that a decoded sample takes in memory."""
 
     def default_workers(self) -> int:
         return 0 if self.keep else min(cpu_count(), 8)
 
     def decoded_by(self, decode: Callable[[Path], Tensor]) -> tuple[FolderSource, FolderSource]:
-        """Training and validation set of the files."""
+        """Return the training and the validation set of the files.
+
+        decode: path -> [C, *S], uint8 or float32 in [-1, 1].
+        """
         train, val = self.listing.split(self.val_fraction)
         return (
             FolderSource(self.listing, train, decode, self.keep),

@@ -70,7 +70,7 @@ class CIFAR10(Data):
 
 
 def read_records(path: Path) -> Tensor:
-    """[N, 3073] uint8."""
+    """Read the records of a file, [N, 3073] uint8. Raises DdiffError for a damaged file."""
     raw = bytearray(path.read_bytes())
     if not raw or len(raw) % RECORD:
         raise DdiffError(
@@ -83,7 +83,7 @@ def read_records(path: Path) -> Tensor:
 
 
 def unpack(tar: Path, folder: Path) -> None:
-    """Only the files we read, by name, each whole or not at all."""
+    """Extract only the files that are read, by name, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(tar) as archive:

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come with scikit-learn: real images, always at hand."""
+"""The 1,797 handwritten digits that come with scikit-learn: real images without a download."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,10 @@ class Digits(Data):
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """8 x 8 pixels of 0..16 to float32 of any size: bilinear to larger, area to smaller ones."""
+    """Scale images of 8 x 8 pixels of 0..16 to float32 in [-1, 1] of any size.
+
+    Larger images are bilinear, smaller ones are area averages.
+    """
     x = images.float().div_(8).sub_(1)
     if size == NATIVE:
         return x

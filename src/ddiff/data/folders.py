@@ -1,6 +1,7 @@
-"""A folder of files as a data set: what is in it, its classes, its validation part.
+"""A folder of files as a data set: its files, its classes, its validation part.
 
-Without torch, so that a recipe can be chosen by what a folder holds before anything is imported.
+This module does not import torch, so that a recipe can be chosen by what a folder holds before
+anything heavy is imported.
 """
 
 import json
@@ -17,6 +18,8 @@ VOLUMES = (".npy", ".npz")
 
 @dataclass(frozen=True)
 class Listing:
+    """Files of a folder, and their classes."""
+
     root: Path
     files: list[str]  # relative to root, with forward slashes, sorted
     class_names: list[str] | None  # None: not labelled
@@ -26,9 +29,10 @@ class Listing:
         return self.class_names.index(file.split("/")[0])
 
     def split(self, val_fraction: float) -> tuple[list[str], list[str]]:
-        """(train, val) by a hash of each name, so that adding files moves none.
+        """Split the files into (train, val) by a hash of each name.
 
-        Where that leaves one of them empty, it gets one file; a single file is both.
+        Adding files thus moves none. If one of them would be empty, it gets one file; a single file
+        is in both.
         """
         from ddiff.system.random import key
 
@@ -41,11 +45,16 @@ class Listing:
 
 
 def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listing:
-    """All files below root with one of these suffixes; hidden ones are left out.
+    """List all files below root with one of these suffixes; hidden ones are left out.
 
-    labels: whether the first folder below root is the class; None: where every file is in a
-    folder and there are at least two. The order of the classes is that of `dataset.json`
-    (written by `python -m ddiff.data`) where there is one, else alphabetical.
+    labels: True if the first folder below root is the class. None: True if every file is in a
+        folder and there are at least two folders.
+
+    The order of the classes is that of `dataset.json` (written by `python -m ddiff.data`) if there
+    is one, else alphabetical.
+
+    Raises DdiffError if there is nothing to read, ConfigError if labels are wanted and a file is in
+    no folder.
     """
     if not root.is_dir():
         raise DdiffError(f"the data folder {root} does not exist")
@@ -63,7 +72,7 @@ def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listi
 
 def _walk(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     found = []
-    above = {str(root): {os.path.realpath(root)}}  # a folder's own true place and all above it
+    above = {str(root): {os.path.realpath(root)}}  # real path of a folder and of all above it
     for folder, folders, names in os.walk(root, followlinks=True):
         places = {n: os.path.realpath(os.path.join(folder, n)) for n in folders if n[0] != "."}
         folders[:] = [name for name, place in places.items() if place not in above[folder]]

@@ -16,13 +16,13 @@ from ddiff.system.errors import ConfigError
 from ddiff.system.readers import open_picture
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-FEW_FILES, FEW_BYTES = 20_000, 1e8  # decoded before training starts: seconds
+FEW_FILES, FEW_BYTES = 20_000, 1e8  # up to so much is decoded before training starts: seconds
 MANY_FILES = 200_000  # up to so many, the headers are read before training starts
 
 
 @dataclass(eq=False, repr=False)
 class Images(FolderData):
-    """Pictures, the shorter side resized to `size`, then the centre cut out."""
+    """Pictures: the shorter side is resized to `size`, then the centre is cut out."""
 
     size: Pixels
     channels: int = 3
@@ -40,10 +40,11 @@ class Images(FolderData):
         return self.channels * self.size**2
 
     def sources(self) -> tuple[FolderSource, FolderSource]:
-        """Names a file that cannot be read before training starts, as far as that costs seconds.
+        """Return the training and the validation set.
 
-        All files of a small set are decoded, of a larger one the headers are read; what is broken
-        further in is named when training meets it.
+        Files that cannot be read are named before training starts, as far as that costs seconds.
+        All files of a small set are decoded; of a larger one only the headers are read. A file that
+        is broken further in is named when training reads it.
         """
         decode = partial(read_image, size=self.size, channels=self.channels)
         train, val = self.decoded_by(decode)
@@ -56,13 +57,13 @@ class Images(FolderData):
 
 
 def look_at(path: Path) -> int:
-    """The bytes of a picture whose header can be read."""
+    """Return a file's bytes after reading its header. Raises DdiffError if it is broken."""
     with open_picture(path):
         return path.stat().st_size
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """[channels, size, size] uint8."""
+    """Read a picture as [channels, size, size] uint8."""
     with open_picture(path) as file:
         image = to_mode(ImageOps.exif_transpose(file), MODES[channels])
     short = min(image.size)

@@ -1,6 +1,6 @@
 """The training stream: micro-batch n is a pure function of (seed, n, rank, world size).
 
-That is what makes resuming exact: to continue after n batches is to start counting at n.
+This makes resuming exact: to continue after n batches is to start counting at n.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,16 @@ Batch = tuple[Tensor, Tensor | None]
 
 
 def batches_per_epoch(length: int, batch_size: int, world_size: int = 1) -> int:
-    """The last incomplete batch is dropped; a set smaller than one batch is repeated to fill it."""
+    """Number of batches in an epoch.
+
+    The last incomplete batch is dropped; a set smaller than one batch is repeated to fill it.
+    """
     return max(1, length // (batch_size * world_size))
 
 
 @dataclass(eq=False)
 class TrainBatches(Dataset[Batch]):
-    """Item n is the n-th whole batch of this rank, for n = 0, 1, 2, ... without end."""
+    """Endless sequence of training batches: item n is the n-th whole batch of this rank."""
 
     source: Source
     batch_size: int
@@ -48,7 +51,7 @@ class TrainBatches(Dataset[Batch]):
         return x, y
 
     def indices(self, n: int) -> Tensor:
-        """Which samples batch n holds, [batch_size] int64."""
+        """Indices of the samples in batch n, [batch_size] int64."""
         epoch, k = divmod(n, batches_per_epoch(len(self.source), self.batch_size, self.world_size))
         start = (k * self.world_size + self.rank) * self.batch_size
         if epoch != self._epoch:
@@ -59,7 +62,7 @@ class TrainBatches(Dataset[Batch]):
 
 @dataclass(eq=False)
 class ValBatches(Dataset[Batch]):
-    """All samples in order; the last batch may be smaller."""
+    """Batches of all samples in order; the last one may be smaller."""
 
     source: Source
     batch_size: int
@@ -74,7 +77,7 @@ class ValBatches(Dataset[Batch]):
 
 
 class CountFrom(Sampler[int]):
-    """start, start + 1, ... without end, and again from start each time it is iterated."""
+    """Sampler of start, start + 1, ... without end, again from start each time it is iterated."""
 
     def __init__(self, start: int) -> None:
         self.start = start

@@ -108,12 +108,15 @@ class FashionMNIST(MNIST):
 
 
 def bordered(images: Tensor) -> Tensor:
-    """With two pixels of background on every side."""
+    """Images with two pixels of background on every side, float32 in [-1, 1]."""
     return to_unit(pad(images, (2, 2, 2, 2)))
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
-    """The uint8 tensor of `dims` axes in an IDX file: 00 00 08 <dims>, big-endian sizes, data."""
+    """Read the uint8 tensor of `dims` axes in an IDX file. Raises DdiffError for a damaged file.
+
+    The file holds 00 00 08 <dims>, big-endian sizes, data; it may be gzipped.
+    """
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw

@@ -1,8 +1,8 @@
 """Rotated solids of six classes: labelled volumes for conditional models.
 
-Each of the five solids is a function of its own frame that says who is inside. `dims` [n, 3] are
-half extents (a, b, c), z is the axis of revolution; every solid drawn by `unit_dims` fits in the
-unit ball about the origin and touches it.
+Each of the five solids is a function of coordinates in its own frame, which is True inside. `dims`
+[n, 3] are half extents (a, b, c), z is the axis of revolution. Every solid drawn by `unit_dims`
+fits in the unit ball about the origin and touches it.
 """
 
 import math
@@ -33,13 +33,13 @@ def cylinder(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -
 
 
 def torus(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a: from the axis to the middle of the tube; c: radius of the tube."""
+    """Torus: a is from the axis to the middle of the tube, c is the radius of the tube."""
     ring = (x.square() + y.square()).sqrt_() - a
     return ring.square_() + z.square() <= c.square()
 
 
 def cone(x: Tensor, y: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Base of radius a at z = -c, apex at z = c."""
+    """Cone with a base of radius a at z = -c and its apex at z = c."""
     width = (c - z) * (a / (2 * c))
     return (x.square() + y.square() <= width.square()) & (z.abs() <= c)
 
@@ -48,7 +48,10 @@ SOLIDS: tuple[Solid, ...] = (cube, ellipsoid, cylinder, torus, cone)
 
 
 def unit_dims(kind: Tensor, u: Tensor) -> Tensor:
-    """Proportions from u [n, 2], uniform in [0, 1): dims [n, 3] of solids of bounding radius 1."""
+    """Return dims [n, 3] of solids of bounding radius 1, with proportions from u [n, 2] in [0, 1).
+
+    kind: [n], index into SOLIDS.
+    """
     one, u0, u1 = torch.ones_like(u[:, 0]), u[:, 0], u[:, 1]
     slope = torch.deg2rad(35 + 20 * u0)  # of the diagonal; flat to tall
     tube = 0.2 + 0.12 * u0
@@ -64,7 +67,7 @@ def unit_dims(kind: Tensor, u: Tensor) -> Tensor:
 
 
 def rotations(num: int, random: torch.Generator) -> Tensor:
-    """Uniform rotations [num, 3, 3], from unit quaternions."""
+    """Draw uniform rotations [num, 3, 3], from unit quaternions."""
     q = normalize(torch.randn(num, 4, generator=random), dim=1)
     w, v = q[:, :1, None], q[:, 1:]
     cross = torch.linalg.cross(torch.eye(3)[None], v[:, None])  # cross @ u = v x u
@@ -87,7 +90,10 @@ class Pieces:
 
 
 class ShapeSource:
-    """+1 inside, -1 outside; drawn anew each time, only where the ball around a shape reaches."""
+    """Source of volumes: +1 inside a shape, -1 outside.
+
+    A volume is computed anew each time, only where the ball around its shape reaches.
+    """
 
     def __init__(self, size: int, label: Tensor, ball: Tensor, pieces: Pieces) -> None:
         self.size, self.label, self.ball, self.pieces = size, label, ball, pieces
@@ -110,7 +116,7 @@ class ShapeSource:
         return x, self.label[indices]
 
     def _inside(self, rows: Tensor) -> Tensor:
-        """[b, w, w, w], in the windows at `corner`."""
+        """Return the voxels inside the shapes, bool [b, w, w, w], in the windows at `corner`."""
         inside = torch.zeros(len(rows), *(self.window,) * 3, dtype=torch.bool)
         for slot in range(2):
             kinds = self.pieces.kind[rows, slot]
@@ -122,7 +128,7 @@ class ShapeSource:
         return inside
 
     def _local(self, rows: Tensor, slot: int) -> list[Tensor]:
-        """The windows' voxels in the solid's frame, R^T (voxel - centre): three [b, w, w, w]."""
+        """Voxels of the windows in the solid's frame, R^T (voxel - centre): three [b, w, w, w]."""
         axis = torch.arange(self.window) + self.corner[rows][..., None]  # [b, 3, w]
         offset = axis - self.pieces.centre[rows, slot][..., None]
         turned = self.pieces.rotation[rows, slot].mT[..., None] * offset[:, None]  # [b, 3, 3, w]
@@ -159,7 +165,7 @@ class Shapes(SolidData):
 
 
 def draw_pieces(label: Tensor, radius: Tensor, middle: Tensor, random: torch.Generator) -> Pieces:
-    """One solid in the whole ball, or two in overlapping balls of 0.72 of its radius."""
+    """Draw one solid in the whole ball, or two in overlapping balls of 0.72 of its radius."""
     num, union = len(label), label == UNION
     first = torch.randint(UNION, (num,), generator=random)
     second = (first + torch.randint(1, UNION, (num,), generator=random)) % UNION

@@ -1,4 +1,4 @@
-"""What a data set is to everything else: something that turns indices into a batch."""
+"""Sources: the interface of a data set, which turns indices into a batch."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,24 +13,26 @@ from ddiff.data.folders import Listing
 from ddiff.system.devices import cpu_count
 
 T = TypeVar("T")
-AT_ONCE = 64  # files decoded in one go where all are looked at
+AT_ONCE = 64  # files decoded in one go by `look`
 
 
 class Source(Protocol):
+    """Interface of a data set: its length, and batches by index."""
+
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """indices [B] int64 -> x [B, C, *S] float32 in [-1, 1], y [B] int64 or None."""
+        """Return x [B, C, *S] float32 in [-1, 1] and y [B] int64 or None, for indices [B] int64."""
         ...
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1], both ends exact; float32 in [-1, 1] passes through."""
+    """Scale uint8 0..255 to float32 in [-1, 1], both ends exact; float32 passes through."""
     return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """The nearest uint8 to what `to_unit` would have come from."""
+    """Round float32 in [-1, 1] to uint8 0..255, the inverse of `to_unit`."""
     return x.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -51,7 +53,7 @@ class Stored:
 
 
 class FolderSource:
-    """Files decoded when asked for, and kept in memory afterwards where `keep` says so."""
+    """Files decoded when asked for, and kept in memory afterwards if `keep` is True."""
 
     def __init__(
         self, listing: Listing, files: list[str], decode: Callable[[Path], Tensor], keep: bool
@@ -73,7 +75,7 @@ class FolderSource:
         return to_unit(torch.stack(samples)), None if self.labels is None else self.labels[indices]
 
     def look(self) -> None:
-        """Decodes every file once, so that a broken one is named before anything is made of it."""
+        """Decode every file once, so that a broken one is named before the work begins."""
         for rows in torch.arange(len(self)).split(AT_ONCE):
             self._samples(rows.tolist())
 

@@ -1,4 +1,4 @@
-"""Solid spheres in a cube of voxels: the toy volume whose law is known exactly."""
+"""Solid spheres in a cube of voxels: a toy data set whose law is known exactly."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,9 +16,9 @@ Centre = Literal["fixed", "random"]
 
 @dataclass(eq=False)
 class SphereSource:
-    """Voxel (i, j, k) is +1 where |(i, j, k) - centre| <= radius, else -1; made anew each time.
+    """Source of spheres: voxel (i, j, k) is +1 if |(i, j, k) - centre| <= radius, else -1.
 
-    Only the parameters are kept: drawing a voxel again is faster than unpacking its bit.
+    Only the parameters are kept: computing a voxel again is faster than unpacking its bit.
     """
 
     size: int
@@ -45,11 +45,13 @@ class SphereSource:
 
 @dataclass(eq=False, repr=False)
 class SolidData(Data):
-    """Solids drawn from the seed, each in a ball that the volume holds: the radii are uniform in
-    [radius_min, radius_max] x size, and so are the places where the whole ball stays inside.
+    """Base class of solids drawn from the seed, each in a ball that lies in the volume.
 
-    Voxel i is the cube of side 1 around coordinate i, so the volume fills [-0.5, size - 0.5]^3,
-    and its middle is (size - 1) / 2 on each axis.
+    The radii are uniform in [radius_min, radius_max] x size. The centres are uniform where the
+    whole ball stays inside.
+
+    Voxel i is the cube of side 1 around coordinate i, so the volume fills [-0.5, size - 0.5]^3, and
+    its middle is (size - 1) / 2 on each axis.
     """
 
     size: VoxelCount = 64
@@ -70,12 +72,12 @@ class SolidData(Data):
         self.radius_range = (self.radius_min * self.size, self.radius_max * self.size)
 
     def radii(self, num: int, random: torch.Generator) -> Tensor:
-        """[num]"""
+        """Draw radii in voxels, [num]."""
         low, high = self.radius_range
         return low + (high - low) * torch.rand(num, generator=random)
 
     def places(self, radius: Tensor, random: torch.Generator) -> Tensor:
-        """Centres [N, 3] of balls of these radii."""
+        """Draw centres [N, 3] for balls of these radii [N]."""
         room = self.size / 2 - radius[:, None]
         offset = room * (2 * torch.rand(len(radius), 3, generator=random) - 1)
         return (self.size - 1) / 2 + offset
@@ -83,7 +85,7 @@ class SolidData(Data):
 
 @dataclass(eq=False, repr=False)
 class Spheres(SolidData):
-    """Solid spheres; `fixed` centres are the middle of the volume."""
+    """Solid spheres; a `fixed` centre is the middle of the volume."""
 
     centre: Centre = "random"
 

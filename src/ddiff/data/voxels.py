@@ -23,10 +23,10 @@ Values = Literal["auto", "unit", "signed", "bytes"]
 
 @dataclass(eq=False, repr=False)
 class Voxels(FolderData):
-    """`.npy` or `.npz` volumes [D, H, W] or [1, D, H, W], all of size^3.
+    """Volumes [D, H, W] or [1, D, H, W] in `.npy` or `.npz` files, all of size^3.
 
     `values` says what the numbers mean: `unit` 0..1 (also bool), `signed` -1..1, `bytes` 0..255.
-    `auto` looks at all files, says what it saw, and refuses a mixture.
+    `auto` looks at all files, prints what it found, and refuses a mixture.
     """
 
     size: VoxelCount
@@ -54,9 +54,10 @@ class Voxels(FolderData):
 
 
 def guess(files: list[Path]) -> tuple[str, str]:
-    """What the numbers in all files mean, and the words that say so.
+    """Guess what the numbers in all files mean.
 
-    Raises DdiffError for a mixture. A volume of zeros goes with any.
+    Returns the name of the range, and words that say so. Raises DdiffError for a mixture. A volume
+    of zeros goes with any.
     """
     ranges = each(range_of, files)
     found: dict[str, str] = {}  # the first file of each kind
@@ -81,13 +82,16 @@ def guess(files: list[Path]) -> tuple[str, str]:
 
 
 def range_of(path: Path) -> tuple[float, float]:
-    """The smallest and the largest number in a file; both are nan where one is."""
+    """Return the smallest and the largest number in a file; both are nan if one is."""
     array = read_array(path, "the volume", mapped=False)
     return float(array.min()), float(array.max())
 
 
 def decode_volume(path: Path, size: int, values: str) -> Tensor:
-    """[1, size, size, size]: uint8 where the file held integers 0..1 or 0..255, else float32."""
+    """Read a volume as [1, size, size, size], uint8 if the file holds integers 0..1 or 0..255.
+
+    Otherwise it is float32 in [-1, 1]. Raises DdiffError for values outside the range.
+    """
     volume = read_volume(path, size)
     low, high = RANGES[values]
     least, most = float(volume.min()), float(volume.max())
@@ -103,13 +107,13 @@ def decode_volume(path: Path, size: int, values: str) -> Tensor:
 
 
 def read_volume(path: Path, size: int) -> np.ndarray:
-    """[size, size, size] as it is in the file."""
+    """Read a volume [size, size, size], as it is in the file."""
     check_volume(path, size)
     return read_array(path, "the volume", mapped=False).reshape((size,) * 3)
 
 
 def check_volume(path: Path, size: int) -> np.dtype:
-    """The kind of numbers in a file whose header announces a volume of this size."""
+    """Return the dtype of a file. Raises DdiffError unless it holds a volume of this size."""
     header = read_header(path, "the volume")
     if header.shape not in ((size,) * 3, (1, *(size,) * 3)):
         raise DdiffError(f"{path} has shape {header.shape}, but size={size} means {(size,) * 3}")

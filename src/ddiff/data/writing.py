@@ -1,4 +1,4 @@
-"""A data set to disk, in files that `images` and `voxels` read again."""
+"""Writing of a data set to disk, in files that `images` and `voxels` read again."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,11 +18,11 @@ Split = Literal["train", "val"]
 
 
 def write(data: Data, out: str | Path, num: int | None = None, split: Split = "train") -> int:
-    """Writes the first `num` samples of a split (null: all) below `out`; returns how many.
+    """Write the first `num` samples of a split (null: all) below `out`; returns how many.
 
-    Volumes become `vox_0000.npy` [D, H, W]: uint8 0/1 where every voxel is -1 or 1, else float32
-    in [0, 1]. Images become `00000.png`. Labelled samples go in one folder a class, and
-    `dataset.json`, written last, says what it all is.
+    Volumes become `vox_0000.npy` [D, H, W]: uint8 0/1 if every voxel is -1 or 1, else float32 in
+    [0, 1]. Images become `00000.png`. Labelled samples go in one folder a class, and
+    `dataset.json`, written last, describes the data set. Raises ConfigError and DdiffError.
     """
     if split not in get_args(Split):
         raise ConfigError(f"split is {split!r}{nearest(str(split), list(get_args(Split)))}")
@@ -65,7 +65,7 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
 
 
 def save_voxels(path: Path, x: Tensor) -> None:
-    """x [1, D, H, W]."""
+    """Save x [1, D, H, W] in [-1, 1] as .npy."""
     volume = x[0].numpy()
     binary = bool((np.abs(volume) == 1).all())
     volume = (volume > 0).astype(np.uint8) if binary else (volume + 1) / 2
@@ -74,7 +74,7 @@ def save_voxels(path: Path, x: Tensor) -> None:
 
 
 def save_image(path: Path, x: Tensor) -> None:
-    """x [1 or 3 or 4, H, W]."""
+    """Save x [1 or 3 or 4, H, W] in [-1, 1] as .png."""
     pixels = to_bytes(x).permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
     with replacing(path) as file:

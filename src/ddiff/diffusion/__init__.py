@@ -1,3 +1,5 @@
+"""Diffusion in plain torch: schedules, objectives, the loss, solvers and guidance."""
+
 from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree, Guidance, Step
 from ddiff.diffusion.loss import Losses, loss
 from ddiff.diffusion.objectives import X0, Eps, Objective, V

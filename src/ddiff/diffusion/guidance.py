@@ -1,4 +1,4 @@
-"""Guidance: how predictions with and without a label become one."""
+"""Guidance: combines the net's predictions with and without a label into one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ NO_LABEL = -1
 
 
 class Step(NamedTuple):
-    """The step of a plan that a net is asked in: its number from 0, and its weight of guidance."""
+    """One step of a plan, as guidance sees it: its number from 0, and its weight of guidance."""
 
     number: int
     weight: float
@@ -27,26 +27,34 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance(ABC):
-    """A callable (net, x, t, y, step) -> prediction, and the weight that it has in every step."""
+    """Base class of guidance: a callable (net, x, t, y, step) -> prediction, and its weights."""
 
     @abstractmethod
     def __call__(self, net: Net, x: Tensor, t: Tensor, y: Tensor | None, step: Step) -> Tensor:
-        """The prediction [B, C, *S] for x [B, C, *S] at t [B] with labels y [B] or None."""
+        """Return the guided prediction [B, C, *S] for x [B, C, *S] at t [B].
+
+        The net is (x, t, y) -> prediction. y [B] holds the labels; None: no labels.
+        """
 
     def weights(self, plan: "Plan") -> Tensor:
         """The weight of guidance in each of the plan's N steps, [N] float64."""
         return torch.zeros(len(plan), dtype=torch.float64)
 
     def check(self, num_classes: int | None, y: object = "auto") -> None:  # noqa: B027
-        """Raises where there is nothing to guide towards. `y` is the option of that name."""
+        """Raise ConfigError if there are no labels to guide towards.
+
+        - `num_classes`: the net's number of classes; None if it has no labels.
+        - `y`: the option of that name.
+        """
 
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
-    """(1 + w) pred(x, t, y) - w pred(x, t, none), w = `scale` (Ho and Salimans 2022).
+    """Classifier-free guidance (Ho and Salimans 2022): (1 + w) pred(x, t, y) - w pred(x, t, none).
 
-    Every prediction is affine in eps with the same x, so this equals guiding eps. Both halves go
-    through the net in one batch; w = 0, or no labels, costs one evaluation.
+    The weight w is `scale`. Every prediction is affine in eps with the same x, so this equals
+    guiding eps. Both predictions come from one batch through the net. With w = 0, or without
+    labels, a step costs one evaluation.
     """
 
     scale: NotNegative = 0.0
@@ -81,7 +89,7 @@ class ClassifierFree(Guidance):
 
 @dataclass(frozen=True)
 class Own(Guidance):
-    """A plain function of the user's as guidance."""
+    """Guidance by a plain function of the user."""
 
     function: Callable[[Net, Tensor, Tensor, Tensor | None, Step], Tensor]
 
@@ -90,24 +98,25 @@ class Own(Guidance):
 
 
 def guidance_from(built: Any) -> Guidance:
-    """Return guidance itself, or wrap a plain function as guidance."""
+    """Return a guidance as it is; wrap a plain function as a guidance."""
     return built if isinstance(built, Guidance) else Own(built)
 
 
 def doubled(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One batch [2B] of the samples with their labels, then without."""
+    """Return one batch [2B]: the samples with their labels, then the same ones without."""
     return torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, torch.full_like(y, NO_LABEL)])
 
 
 def combines_two(guidance: Guidance) -> bool:
     """Return True if a prediction is (1 + w) labelled - w unlabelled, with w from the plan's row.
 
-    Backends then combine the two inside the solver's step; any other guidance they call.
+    Backends then combine the two inside the solver's step. They call any other guidance as a
+    function.
     """
     return type(guidance).__call__ is ClassifierFree.__call__
 
 
 def without_some(y: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Labels y [B], each replaced by "no label" with probability `share`."""
+    """Return labels y [B], each replaced by NO_LABEL with probability `share`."""
     drop = torch.rand(y.shape, generator=generator, device=y.device) < share
     return torch.where(drop, NO_LABEL, y)

@@ -17,10 +17,10 @@ AddNoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Losses(NamedTuple):
-    """The loss of a batch, and what it is made of."""
+    """The loss of a batch, and its parts."""
 
-    total: Tensor  # []: what is minimised
-    each: Tensor  # [B]: the plain mean square error of every sample
+    total: Tensor  # []: the value to minimise
+    each: Tensor  # [B]: the unweighted mean square error of every sample
     t: Tensor  # [B]: the timesteps that were drawn
 
 
@@ -38,13 +38,17 @@ def loss(
     rank: int = 0,
     world_size: int = 1,
 ) -> Losses:
-    """The loss of a batch x_0 [B, C, *S] with labels y [B] or None.
+    """Return the loss of a batch x_0 [B, C, *S] with labels y [B] or None.
 
-    total = mean over the batch of  weight(t) w(t) |net(x_t, t - 1, y) - target|^2,
-    with `weight` from the law that draws t, and w from the objective.
+        total = mean over the batch of  weight(t) w(t) |net(x_t, t - 1, y) - target|^2,
 
-    Labels are dropped with probability `p_uncond`. `add_noise` replaces the noise that is drawn
-    from `generator` by noise of its own. `rank` and `world_size`: of processes that draw together.
+    with `weight` from the law that draws t, w from the objective, and |.|^2 the mean square.
+
+    - `p_uncond`: the probability with which each label is dropped.
+    - `add_noise`: a function that noises the batch with its own random numbers; None takes the
+      noise from `generator`.
+    - `rank`, `world_size`: this process's number, and the number of processes that draw one batch
+      together.
     """
     with phase("timesteps"):
         t, weight = timesteps.sample(len(x_0), generator, rank, world_size)
@@ -65,14 +69,14 @@ def loss(
 def noised(
     x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule, objective: Objective
 ) -> tuple[Tensor, Tensor]:
-    """x_t, and what the net should say of it, [B, C, *S] both."""
+    """Return x_t, and the net's target for it, both [B, C, *S]."""
     return schedule.add_noise(x_0, t, eps), objective.target(schedule, x_0, eps, t)
 
 
 def errors(
     net: Net, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The plain mean square error of every sample [B], and the prediction [B, C, *S]."""
+    """Return every sample's unweighted mean square error [B], and the prediction [B, C, *S]."""
     with phase("forward"):
         pred = net(x_t, t - 1, y)
     with phase("loss"):

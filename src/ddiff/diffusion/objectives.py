@@ -1,6 +1,6 @@
-"""What the net predicts, and how each timestep's loss is weighted.
+"""Objectives: the quantity that the net predicts, and the weight of each timestep's loss.
 
-Every objective is one line, pred = e eps + s x_0, with e and s from a = sqrt(abar_t) and
+Every objective predicts pred = e eps + s x_0, where e and s depend on a = sqrt(abar_t) and
 b = sqrt(1 - abar_t). With x_t = a x_0 + b eps, all conversions follow from (e, s):
 
     x_0  = p x_t + q pred,    p = e / (e a - s b),   q = -b / (e a - s b)
@@ -24,10 +24,11 @@ Weighting = Literal["none", "min_snr", "p2"]
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """`weighting` none keeps the plain mean square error of the net's own prediction.
+    """Base class of objectives: what the net predicts, and how its loss is weighted.
 
-    min_snr (Hang et al. 2023) is declared on x_0: min(SNR, gamma). p2 (Choi et al. 2022) is
-    declared on eps: 1 / (p2_k + SNR)^p2_gamma. Both are converted to this objective's prediction.
+    `weighting` none keeps the unweighted mean square error of the prediction. min_snr (Hang et al.
+    2023) is defined on x_0: min(SNR, gamma). p2 (Choi et al. 2022) is defined on eps:
+    `1 / (p2_k + SNR)^p2_gamma`. Both are converted to this objective's prediction.
     """
 
     weighting: Weighting = "none"
@@ -48,31 +49,32 @@ class Objective(ABC):
 
     @abstractmethod
     def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """(e, s) of pred = e eps + s x_0."""
+        """Return (e, s) of pred = e eps + s x_0, from a = sqrt(abar_t) and b = sqrt(1 - abar_t)."""
 
     def target(self, schedule: Schedule, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the net should have said."""
+        """Return the net's target e eps + s x_0, for x_0 and eps [B, C, *S] at t [B]."""
         e, s = self.mix(*schedule.signal_and_noise(t, x_0))
         return e * eps + s * x_0
 
     def to_x_0(self, schedule: Schedule, x_t: Tensor, pred: Tensor, t: Tensor) -> Tensor:
+        """Return the x_0 [B, C, *S] of a prediction for x_t [B, C, *S] at t [B]: p x_t + q pred."""
         p, q = self.coefficients(*schedule.signal_and_noise(t, x_t))
         return p * x_t + q * pred
 
     def to_eps(self, schedule: Schedule, x_t: Tensor, pred: Tensor, t: Tensor) -> Tensor:
-        """eps = (s x_t - a pred) / (s b - a e)."""
+        """Return the eps [B, C, *S] of a prediction: (s x_t - a pred) / (s b - a e)."""
         a, b = schedule.signal_and_noise(t, x_t)
         e, s = self.mix(a, b)
         return (s * x_t - a * pred) / (s * b - a * e)
 
     def coefficients(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """(p, q) of x_0 = p x_t + q pred."""
+        """Return (p, q) of x_0 = p x_t + q pred."""
         e, s = self.mix(a, b)
         det = e * a - s * b
         return e / det, -b / det
 
     def check(self, schedule: Schedule) -> None:
-        """Raises where the schedule holds a noise level this objective cannot express."""
+        """Raise ConfigError if the schedule has a t at which x_0 cannot be recovered from pred."""
         a, b = schedule.abar[1:].sqrt(), (1 - schedule.abar[1:]).sqrt()
         e, s = self.mix(a, b)
         if bool((e * a - s * b == 0).any()):
@@ -82,11 +84,11 @@ class Objective(ABC):
             )
 
     def weights_at(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """`weights` at t [B], [B] float32 on the device of t."""
+        """Return `weights` at the timesteps t [B]: [B] float32, on the device of t."""
         return _weights(self, schedule, t.device)[t]
 
     def weights(self, schedule: Schedule) -> Tensor:
-        """Weight of this objective's mean square error for every t, [T + 1] (0 at t = 0)."""
+        """Return the weight of this objective's loss for every t, [T + 1] (0 at t = 0)."""
         weights = torch.zeros_like(schedule.abar)
         abar = schedule.abar[1:]
         if self.weighting == "none":
@@ -109,21 +111,21 @@ def _weights(objective: Objective, schedule: Schedule, device: torch.device) -> 
 
 
 class Eps(Objective):
-    """The noise (Ho et al. 2020)."""
+    """Predicts the noise eps (Ho et al. 2020)."""
 
     def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(a), torch.zeros_like(b)
 
 
 class X0(Objective):
-    """The data itself; right where the net is too narrow to carry noise."""
+    """Predicts the data x_0. Suits nets that are too narrow to carry noise."""
 
     def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(a), torch.ones_like(b)
 
 
 class V(Objective):
-    """v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022)."""
+    """Predicts v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022)."""
 
     def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return a, -b

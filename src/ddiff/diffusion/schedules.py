@@ -16,10 +16,11 @@ Beta = Annotated[float, At(above=0, below=1)]
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A float64 table abar[0..T] with abar[0] = 1, strictly falling, abar[T] >= 0.
+    """A noise schedule: the float64 table abar[0..T].
 
-    A value, checked when it is built; neither module nor buffer, so that no averaging and no
-    half precision ever touches it.
+    It falls strictly from abar[0] = 1 to abar[T] >= 0. The table is checked when the schedule is
+    built; ConfigError if it is wrong. A schedule is neither a module nor a buffer, so that no
+    averaging of weights and no half precision changes it.
     """
 
     abar: Tensor  # [T + 1] float64, on the CPU
@@ -41,15 +42,22 @@ class Schedule:
 
     @property
     def T(self) -> int:
+        """The number of timesteps: t runs from 1 to T."""
         return len(self.abar) - 1
 
     @property
     def log_snr(self) -> Tensor:
-        """log(abar / (1 - abar)), [T + 1]: +inf at t = 0, -inf where abar_T = 0."""
+        """The log signal-to-noise ratio, log(abar / (1 - abar)), [T + 1].
+
+        It is +inf at t = 0, and -inf at t = T if abar_T = 0.
+        """
         return torch.log(self.abar) - torch.log1p(-self.abar)
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(abar_t) and sqrt(1 - abar_t) for t [B], to broadcast over `like` [B, C, *S]."""
+        """Return sqrt(abar_t) and sqrt(1 - abar_t) for t [B], [B, 1, ...] in the type of `like`.
+
+        They broadcast over `like` [B, C, *S].
+        """
         where = (t.device, like.dtype)
         if where not in self._on_device:
             table = torch.stack([self.abar.sqrt(), (1 - self.abar).sqrt()])
@@ -58,7 +66,7 @@ class Schedule:
         return a, b
 
     def add_noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        """Return x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, all [B, C, *S], for t [B]."""
         a, b = self.signal_and_noise(t, x_0)
         return a * x_0 + b * eps
 
@@ -66,14 +74,16 @@ class Schedule:
 def linear(
     T: Times = 1000, beta_1: Beta = 1e-4, beta_T: Beta = 0.02, rescale: bool = True
 ) -> Schedule:
-    """Ho et al. 2020: betas rise linearly. `rescale` multiplies them by 1000 / T, so that another T
-    ends at the same noise level."""
+    """Linear schedule (Ho et al. 2020): beta_t rises linearly from beta_1 to beta_T.
+
+    `rescale` multiplies all betas by 1000 / T, so that every T ends at the same noise level.
+    """
     scale = 1000 / _steps(T) if rescale else 1.0
     return _from_betas(torch.linspace(beta_1 * scale, beta_T * scale, T, dtype=torch.float64))
 
 
 def cosine(T: Times = 1000, offset: NotNegative = 0.008, max_beta: Beta = 0.999) -> Schedule:
-    """Nichol and Dhariwal 2021, Eq. 17, with beta_t clipped at `max_beta`."""
+    """Cosine schedule (Nichol and Dhariwal 2021, Eq. 17), with beta_t clipped at `max_beta`."""
     u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return _from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
@@ -82,7 +92,10 @@ def cosine(T: Times = 1000, offset: NotNegative = 0.008, max_beta: Beta = 0.999)
 def sigmoid(
     T: Times = 1000, start: float = -3.0, end: float = 3.0, tau: Positive = 1.0
 ) -> Schedule:
-    """Jabri et al. 2023 (Algorithm 1), with betas clipped at 0.999 so that abar_T > 0."""
+    """Sigmoid schedule (Jabri et al. 2023, Algorithm 1), with betas clipped at 0.999.
+
+    The clipping keeps abar_T above 0.
+    """
     if not start < end:
         raise ConfigError(f"sigmoid schedule: start {start} must be below end {end}")
     u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
@@ -92,15 +105,18 @@ def sigmoid(
 
 
 def constant(T: Times = 100, beta: Beta = 0.1) -> Schedule:
-    """One beta for every step; beta 0.1 with T = 100 is the toy schedule of early voxel work."""
+    """Constant schedule: the same beta in every step.
+
+    beta = 0.1 with T = 100 is the toy schedule of early voxel models.
+    """
     return _from_betas(torch.full((_steps(T),), beta, dtype=torch.float64))
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    """Lin et al. 2024 (Algorithm 1): shift and scale sqrt(abar) so that abar_T = 0 exactly and
-    abar_1 stays.
+    """Return the schedule shifted and scaled to zero terminal SNR (Lin et al. 2024, Algorithm 1).
 
-    Only for objectives that can predict from pure noise: x0 and v.
+    sqrt(abar) is changed so that abar_T = 0 exactly and abar_1 stays. Only for objectives that can
+    predict from pure noise: x0 and v.
     """
     if schedule.T < 2:
         raise ConfigError("a schedule with zero terminal SNR needs T >= 2 steps")
@@ -111,10 +127,12 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 
 def shifted(schedule: Schedule, snr_factor: Positive) -> Schedule:
-    """Every SNR times `snr_factor` (Hoogeboom et al. 2023, simple diffusion, Eq. 4).
+    """Return the schedule with every SNR multiplied by `snr_factor`.
 
-    Many pixels or voxels that agree outvote the noise: what a sample is gets decided at SNR about
-    1 / (number that agree), which the schedules made for 32 x 32 pixels pass in their last steps.
+    This is Eq. 4 of simple diffusion (Hoogeboom et al. 2023). In large images and volumes many
+    neighbouring values agree, and their mean shows through the noise. The content of a sample is
+    then decided at an SNR of about 1 / (number of values that agree). Schedules made for 32 x 32
+    pixels reach such an SNR only near t = T.
     """
     if not 0 < snr_factor < math.inf:
         raise ConfigError(f"schedule.snr_factor must be above 0, not {snr_factor}")

@@ -1,10 +1,10 @@
-"""The reverse process. A solver fills a table (a Plan); one loop executes every plan:
+"""Solvers of the reverse process. A solver fills a table (a Plan); one loop executes every plan:
 
     pred = guidance of the net's predictions, w      w: the weight of guidance in this step
     x_0  = clamp(p x + q pred)                       p, q: from the objective at this t
     x'   = a x + b x_0 + c x_0_previous + d noise    a, b, c, d: from the solver at this t
 
-With sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t) and lambda_t = log(alpha_t / sigma_t).
+Notation: sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t), lambda_t = log(alpha_t / sigma_t).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,16 +26,18 @@ Spacing = Literal["linear", "trailing", "quadratic", "logsnr"]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Times T >= times[0] > ... > times[N] = 0, the four coefficients of each of the N steps, and
-    the weight of guidance in each."""
+    """A solver's table: times, and for each of N steps four coefficients and a guidance weight.
+
+    Step i goes from times[i] to times[i + 1], with T >= times[0] > ... > times[N] = 0.
+    """
 
     schedule: Schedule
     times: Tensor  # [N + 1] int64
-    x: Tensor  # [N] float64, and so are the others
-    x_0: Tensor
-    x_0_previous: Tensor
-    noise: Tensor
-    weight: Tensor | None = None  # None: 0 in every step
+    x: Tensor  # a, [N] float64; the other columns have the same shape and type
+    x_0: Tensor  # b
+    x_0_previous: Tensor  # c
+    noise: Tensor  # d
+    weight: Tensor | None = None  # w; None: 0 in every step
 
     def __post_init__(self) -> None:
         assert self.times[-1] == 0
@@ -55,15 +57,19 @@ class Plan:
         return torch.zeros_like(self.x) if self.weight is None else self.weight
 
     def guided_by(self, guidance: Guidance) -> "Plan":
-        """This plan with the weights of a guidance."""
+        """Return this plan with the weights of `guidance`."""
         return replace(self, weight=guidance.weights(self))
 
     @property
     def stochastic(self) -> bool:
+        """True if any step adds noise."""
         return bool((self.noise != 0).any())
 
     def table(self, objective: Objective) -> Tensor:
-        """[N, 7] float64, a row a step: p, q, a, b, c, d, w."""
+        """Return the table for this objective, [N, 7] float64, a row per step: p, q, a, b, c, d, w.
+
+        Raises ConfigError if the objective does not suit the schedule.
+        """
         objective.check(self.schedule)
         abar = self.schedule.abar[self.times[:-1]]
         p, q = objective.coefficients(abar.sqrt(), (1 - abar).sqrt())
@@ -72,7 +78,7 @@ class Plan:
 
 
 class State(NamedTuple):
-    """After a step: the new x, the estimate of x_0 it was made from, and the time reached."""
+    """The state after a step: the new x, the estimate of x_0 used for it, and the time reached."""
 
     x: Tensor
     x_0: Tensor
@@ -89,11 +95,14 @@ def solve(
     y: Tensor | None = None,
     guidance: Guidance | None = None,
 ) -> Iterator[State]:
-    """Runs the plan from x ~ N(0, I) [B, C, *S], yielding every state; the last is the sample.
+    """Run the plan from x ~ N(0, I) [B, C, *S] and yield every state; the last is the sample.
 
-    The net is (x_t [B, C, *S], t - 1 [B], y [B] or None) -> pred [B, C, *S]. `noise(step)` returns
-    fresh noise shaped like x and is called only where the plan needs it; None draws it by torch.
-    The weights of `guidance` are the plan's, or its own where the plan has none.
+    - `net`: (x_t [B, C, *S], t - 1 [B], y [B] or None) -> pred [B, C, *S].
+    - `noise`: `noise(step)` returns fresh noise shaped like x; called only for steps that need it.
+      None draws it with torch.
+    - `clamp`: bound on the absolute value of every estimate of x_0; None sets no bound.
+    - `y`: labels [B]; None: no labels.
+    - `guidance`: its own weights apply where the plan has none; None: no guidance.
     """
     guidance = guidance or ClassifierFree()
     plan = plan.guided_by(guidance) if plan.weight is None else plan
@@ -117,11 +126,15 @@ def solve(
 
 
 def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
-    """num_steps + 1 strictly falling times from T to 0.
+    """Return num_steps + 1 strictly falling times from T to 0, [num_steps + 1] int64.
 
-    linear: evenly from T to 1, then 0. trailing: T - i T / N. quadratic: dense near the data.
-    logsnr: T, then even in log SNR down to 1, then 0; one step crosses what lies below -10 (where
-    the linear schedule ends), for there is nothing to see there.
+    - `linear`: evenly from T to 1, then 0.
+    - `trailing`: T - i T / N.
+    - `quadratic`: dense near the data.
+    - `logsnr`: T, then evenly in log SNR down to 1, then 0. One step crosses all log SNR below -10
+      (where the linear schedule ends), because x_t is almost pure noise there.
+
+    Raises ConfigError unless 1 <= num_steps <= T.
     """
     T = schedule.T
     if not 1 <= num_steps <= T:
@@ -144,7 +157,7 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
             f"solver.spacing: {spacing!r} is not one of linear, trailing, quadratic, logsnr"
         )
     times = torch.cat([times.round().long(), torch.zeros(1, dtype=torch.int64)])
-    # rounding may repeat a time: keep at least one below each, at most what is left above
+    # rounding may repeat a time: leave room for the later steps, then make the times fall strictly
     index = torch.arange(num_steps + 1)
     times = torch.maximum(times, num_steps - index)
     times[0] = T
@@ -157,7 +170,11 @@ def ddpm(
     variance: Literal["beta", "posterior"] = "posterior",
     spacing: Spacing = "trailing",
 ) -> Plan:
-    """Ho et al. 2020, Eq. 7, with sigma^2 = beta or beta tilde; num_steps None visits all T."""
+    """DDPM sampling (Ho et al. 2020, Eq. 7).
+
+    - `num_steps`: None visits all T times.
+    - `variance`: sigma^2 is beta ("beta") or beta tilde ("posterior").
+    """
     times = spaced(schedule, schedule.T if num_steps is None else num_steps, spacing)
     abar_t, abar_s = schedule.abar[times[:-1]], schedule.abar[times[1:]]
     alpha = abar_t / abar_s
@@ -175,8 +192,10 @@ def ddpm(
 def ddim(
     schedule: Schedule, num_steps: Count = 50, eta: Share = 0.0, spacing: Spacing = "trailing"
 ) -> Plan:
-    """Song et al. 2021, Eq. 12 and 16. eta = 0 is deterministic, eta = 1 has the DDPM posterior
-    variance."""
+    """DDIM sampling (Song et al. 2021, Eq. 12 and 16).
+
+    eta = 0 is deterministic; eta = 1 has the DDPM posterior variance.
+    """
     _check_eta(eta)
     times = spaced(schedule, num_steps, spacing)
     abar_t, abar_s = schedule.abar[times[:-1]], schedule.abar[times[1:]]
@@ -189,7 +208,7 @@ def ddim(
 
 
 def dpmpp_2m(schedule: Schedule, num_steps: Count = 25, spacing: Spacing = "logsnr") -> Plan:
-    """Lu et al. 2022 (DPM-Solver++, Algorithm 2): second-order multistep, deterministic."""
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second-order multistep, deterministic."""
     times = spaced(schedule, num_steps, spacing)
     alpha, sigma, h, ratio = _log_snr_steps(schedule, times)
     gain = -alpha[1:] * torch.expm1(-h)
@@ -207,7 +226,10 @@ def dpmpp_2m(schedule: Schedule, num_steps: Count = 25, spacing: Spacing = "logs
 def dpmpp_2m_sde(
     schedule: Schedule, num_steps: Count = 25, eta: Share = 1.0, spacing: Spacing = "logsnr"
 ) -> Plan:
-    """SDE-DPM-Solver++(2M), midpoint form. eta = 0 is its deterministic limit."""
+    """SDE-DPM-Solver++(2M), midpoint form: second-order multistep, with noise.
+
+    eta = 0 is its deterministic limit.
+    """
     _check_eta(eta)
     times = spaced(schedule, num_steps, spacing)
     alpha, sigma, h, ratio = _log_snr_steps(schedule, times)
@@ -220,8 +242,11 @@ def dpmpp_2m_sde(
 
 
 def _log_snr_steps(schedule: Schedule, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """alpha, sigma [N + 1]; h = lambda_s - lambda_t [N]; h / h_previous [N], and 0 in the first
-    step, in the last (h is infinite), and after an infinite one: those are first order."""
+    """Return alpha and sigma [N + 1], h = lambda_s - lambda_t [N], and h / h_previous [N].
+
+    The ratio is 0 in the first step, in the last (h is infinite) and after an infinite h: those
+    steps are first order.
+    """
     abar = schedule.abar[times]
     h = torch.diff(schedule.log_snr[times] / 2)
     ratio = torch.zeros_like(h)

@@ -1,4 +1,4 @@
-"""Whether a training fits into memory_budget_gb, and what would make it fit."""
+"""Check that a training fits into memory_budget_gb, and search for a setting that makes it fit."""
 
 from dataclasses import dataclass
 

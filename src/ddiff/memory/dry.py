@@ -46,9 +46,10 @@ def _look_up_tables(module: DDPM, device: torch.device) -> None:
 
 
 def drive(options: Train, module: Learner, plan: Plan | None, batch: Batch, tally: Tally) -> None:
-    """What a run does with a module, on one batch, phase by phase.
+    """Go through the phases of a run with a module, on one batch.
 
-    Not in it: the gradient scaler of float16 (a few numbers); compiled nets count as eager.
+    Two things differ from a real run: the gradient scaler of float16 (a few numbers) is left out,
+    and compiled nets count as eager.
     """
     device = batch[0].device
     tally.name("weights", [*module.parameters(), *module.buffers()])
@@ -191,7 +192,7 @@ class _Values(TorchDispatchMode):
 
 
 class _Alone:
-    """As much of a trainer as a module asks for."""
+    """Stand-in for a trainer, with the attributes that a module reads."""
 
     world_size, global_rank, global_step = 1, 0, 1
 

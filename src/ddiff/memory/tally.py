@@ -23,8 +23,10 @@ class Peak:
 
 
 class Tally(TorchDispatchMode):
-    """While it is on, sees what every operation returns, in forward and backward, of tensors real
-    and fake alike. What an operation takes and gives back inside itself it does not see.
+    """Record of the memory of tensors: while it is on, it sees what every operation returns.
+
+    It works in forward and backward, on real and fake tensors. Memory that an operation takes and
+    frees inside itself is not seen.
 
     `granule`: the allocator hands out multiples of so many bytes (512 on CUDA).
     """

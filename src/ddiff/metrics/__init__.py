@@ -1,5 +1,7 @@
-"""What samples are worth, in figures that carry their protocol. The names load when first used, so
-that a training that measures nothing need not wait for scipy."""
+"""Metrics of samples: figures that carry their protocol.
+
+The names load when first used, so that a training that measures nothing need not wait for scipy.
+"""
 
 from importlib import import_module
 from typing import Any

@@ -1,4 +1,4 @@
-"""Metrics of features: two sets of samples as two clouds of points, and what a classifier reads.
+"""Metrics of features: distances between two sets of samples, and a classifier's labels.
 
 Functions of features come first; the metrics, which take a `Case`, stand below them.
 """
@@ -23,11 +23,12 @@ from ddiff.system.errors import ConfigError
 def kid(
     a: Tensor, b: Tensor, subset_size: int, subsets: int = 100, seed: int = 0
 ) -> tuple[float, float]:
-    """Binkowski et al. 2018 of features [N, D] and [M, D]: mean and standard deviation over
-    subsets, each drawn without replacement, in float64.
+    """Kernel Inception distance (Binkowski et al. 2018) of features [N, D] and [M, D], in float64.
 
-    Unbiased, so below 0 about as often as above for two sets of one law. The subsets overlap: the
-    deviation tells of the size of the subsets more than of the error of the mean.
+    Returns mean and standard deviation over subsets, each drawn without replacement. The distance
+    is unbiased, so it is below 0 about as often as above for two sets of one law. The subsets
+    overlap: the deviation depends more on their size than on the error of the mean. Raises
+    ConfigError for a subset size that does not fit.
     """
     fewest = min(len(a), len(b))
     if not 2 <= subset_size <= fewest:
@@ -45,22 +46,28 @@ def kid(
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Kynkaanniemi et al. 2019, where each set is the union of balls that reach to the k-th
-    neighbour: which of the generated [M] lie in a ball of the real [N, D], and which of the real
-    [N] in a ball of the generated [M, D]."""
+    """Improved precision and recall (Kynkaanniemi et al. 2019) of every sample, bool [M] and [N].
+
+    Each set is the union of balls that reach to the k-th neighbour. Precision says which of the
+    generated [M, D] lie in a ball of the real [N, D]; recall says which of the real lie in a ball
+    of the generated.
+    """
     precise = _inside(generated, real, _squared_radii(real, k))[0] > 0
     return precise, _inside(real, generated, _squared_radii(generated, k))[0] > 0
 
 
 def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-    """Naeem et al. 2020: how many balls of the real hold each of the generated, over k [M], 1 on
-    average where the laws agree; and which balls of the real hold any of the generated [N]."""
+    """Density [M] and coverage [N] (Naeem et al. 2020) of real [N, D] and generated [M, D].
+
+    Density is the number of balls of the real that hold each generated sample, over k: 1 on average
+    if the laws agree. Coverage says which balls of the real hold any generated sample.
+    """
     balls, covered = _inside(generated, real, _squared_radii(real, k))
     return balls / k, covered
 
 
 def _squared_radii(x: Tensor, k: int) -> Tensor:
-    """Squared distance from each of [N, D] to its k-th nearest other, [N]."""
+    """Squared distance of each point of x [N, D] to its k-th nearest other, [N]."""
     if not 1 <= k < len(x):
         raise ConfigError(f"k={k} neighbours of each of {len(x)} samples: k must lie in 1..N - 1")
     nearest = torch.full((len(x), k), torch.inf, dtype=torch.float64)
@@ -72,7 +79,10 @@ def _squared_radii(x: Tensor, k: int) -> Tensor:
 
 
 def _inside(points: Tensor, centres: Tensor, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-    """How many balls hold each point, and which balls hold any."""
+    """Return the number of balls that hold each point [N], and which balls hold any [M].
+
+    points [N, D]; centres [M, D]; squared_radii [M].
+    """
     balls = torch.zeros(len(points), dtype=torch.int64)
     occupied = torch.zeros(len(centres), dtype=torch.bool)
     for rows, columns, squared in distance_blocks(points, centres):
@@ -83,18 +93,22 @@ def _inside(points: Tensor, centres: Tensor, squared_radii: Tensor) -> tuple[Ten
 
 
 def classifier_score(probabilities: np.ndarray) -> float:
-    """exp(mean KL(p(y|x) || p(y))) of [N, K], as the Inception score (Salimans et al. 2016) with
-    any classifier: 1 where samples cannot be told apart, K where each is surely of one class and
-    all classes are equally many. Published scores are means over ten parts of the samples."""
+    """Inception score (Salimans et al. 2016) of a classifier's probabilities [N, K].
+
+    It is exp(mean KL(p(y|x) || p(y))): 1 if samples cannot be told apart, K if each is surely of
+    one class and all classes are equally frequent. Published scores are means over ten parts of the
+    samples.
+    """
     p = np.asarray(probabilities, dtype=np.float64)
     return float(np.exp(rel_entr(p, p.mean(0)).sum(1).mean()))
 
 
 def total_variation(labels: np.ndarray, law: np.ndarray) -> float:
-    """Half the summed difference between how often labels [N] occur and their wanted law [K],
-    which need not be normalised.
+    """Half the summed difference between the frequencies of labels [N] and their wanted law [K].
 
-    N true samples do not reach 0 but about sum_k sqrt(law_k (1 - law_k) / (2 pi N)).
+    The law need not be normalised. N true samples do not reach 0 but about
+
+        sum_k sqrt(law_k (1 - law_k) / (2 pi N)).
     """
     counts, wanted = _counts(labels, law)
     return float(np.abs(counts - wanted).sum() / (2 * len(labels)))
@@ -110,7 +124,7 @@ def class_law_p(labels: np.ndarray, law: np.ndarray) -> float:
 
 
 def _counts(labels: np.ndarray, law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Found and expected, [K]."""
+    """Found and expected counts of every label, [K] each."""
     law = np.asarray(law, dtype=np.float64)
     return np.bincount(labels, minlength=len(law)), len(labels) * law / law.sum()
 
@@ -119,7 +133,7 @@ def _counts(labels: np.ndarray, law: np.ndarray) -> tuple[np.ndarray, np.ndarray
 class FID:
     """Frechet distance of the features' Gaussians; with Inception, the FID of Heusel et al. 2017.
 
-    Its bias is of order 1 / n: only figures of equal n compare.
+    Its bias is of order 1 / n: compare only figures of equal n.
     """
 
     repeats: Annotated[int, At(least=0)] = 100
@@ -140,9 +154,9 @@ class FID:
 class KID:
     """Kernel distance (Binkowski et al. 2018), without bias in n.
 
-    The mean over subsets of m, at most half of the n samples. Their deviation, that of a sample of
-    m from a population of n, says how far n samples may be off: as sqrt(m / n) of it, over the
-    sqrt(1 - m / n) that drawing without replacement takes away.
+    It is the mean over subsets of m samples, at most half of all n. Their deviation is that of a
+    sample of m from a population of n. The interval scales it to n samples by sqrt(m / n), and
+    divides by sqrt(1 - m / n) because the subsets are drawn without replacement.
     """
 
     subset_size: Annotated[int, At(least=2)] = 1000
@@ -184,8 +198,11 @@ class PrecisionRecall:
 
 
 class Labels:
-    """What the classifier reads: whether it is what was asked for; else, whether the classes are as
-    frequent as in the reference; and the Inception score's formula."""
+    """Metrics of the classes that a classifier reads from the samples.
+
+    If labels were asked for: the share of samples that have them. Otherwise: whether the classes
+    are as frequent as in the reference. In both cases, the Inception score's formula.
+    """
 
     def obstacle(self, case: Case) -> str | None:
         return case.no_features

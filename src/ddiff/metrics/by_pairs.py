@@ -1,4 +1,4 @@
-"""Metrics that set each sample beside one other."""
+"""Metrics that compare each sample with one other."""
 
 import math
 from dataclasses import dataclass
@@ -15,13 +15,15 @@ from ddiff.metrics.samples import Stack
 from ddiff.metrics.sets import iou_distances, packed
 from ddiff.system.bounds import Count
 
-MOST_COPIES = 0.1  # of the held-out samples: a copier scores 0.95 or more
+MOST_COPIES = 0.1  # of the held-out samples; below it, a model that copies scores 0.95 or more
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """PSNR and SSIM: of sample i and reference i, as early tools measured, or of each sample and
-    the nearest of the reference."""
+    """PSNR and SSIM of sample i and reference i, or of each sample and its nearest reference.
+
+    Pairs by index are what early tools measured.
+    """
 
     by: Literal["index", "nearest"] = "index"
     most: Count = 1000
@@ -67,11 +69,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Is a sample nearer to its nearest training sample than one held out is to its own?
+    """The probability that a sample is nearer to the training set than a held-out sample is.
 
-    `closer_to_train` is 0.5 where nothing is remembered, towards 1 for copies. A held-out sample
-    that equals a training sample ties with a copy, so copies score 1 - `held_out_copies` / 2 at
-    most. Where more than MOST_COPIES of the held-out ones are such, there is no verdict.
+    `closer_to_train` is 0.5 if nothing is memorised, and near 1 for copies. A held-out sample that
+    equals a training sample ties with a copy, so copies score 1 - `held_out_copies` / 2 at most. If
+    more than MOST_COPIES of the held-out samples are such, there is no verdict.
     """
 
     most: Count = 1000
@@ -101,7 +103,7 @@ class Memorisation:
             )
         else:
             share, low, high = closer_share(ours, held_out, case.seed)
-            # of copies, those of training samples that are not looked through count as fresh ones
+            # copies of training samples that are not looked through count as new samples
             seen, told = used / len(case.train), 1 - copies / len(held_out) / 2
             copies_score = round(seen * told + (1 - seen) / 2, 2)
             bound = {} if copies_score == 1 else {"copies_score": copies_score}
@@ -115,8 +117,11 @@ class Memorisation:
 
 
 def nearest_in(samples: Stack, others: Stack, most: int, most_others: int) -> tuple[Tensor, Tensor]:
-    """For each of the first `most` samples its nearest of the first `most_others`: which, and how
-    far. Volumes by 1 - IoU, images by the root mean square difference."""
+    """Index of each sample's nearest of the others, and its distance.
+
+    Only the first `most` samples and the first `most_others` others count. Volumes are compared by
+    1 - IoU, images by the root mean square difference.
+    """
     if len(samples.shape) == 4:
         least = iou_distances(packed(samples, most), packed(others, most_others)).min(1)
         return least.indices, least.values
@@ -127,10 +132,10 @@ def nearest_in(samples: Stack, others: Stack, most: int, most_others: int) -> tu
 def closer_share(
     samples: np.ndarray, held_out: np.ndarray, seed: int = 0, repeats: int = 1000
 ) -> tuple[float, float, float]:
-    """The probability that a sample lies nearer to its nearest training item than one held out
-    does, ties one half, and its 95% interval, from both distances [S] and [H] to the nearest.
+    """Probability that a sample is nearer to the training set than a held-out one; 95% interval.
 
-    0.5: the model remembers no training item; towards 1: it copies.
+    samples [S], held_out [H]: distances to the nearest training item. Ties count one half. 0.5: the
+    model memorises no training item; near 1: it copies.
     """
     random = np.random.default_rng([seed, 1])  # not the numbers that bootstrap draws
     samples, held_out = np.asarray(samples), np.asarray(held_out)
@@ -142,7 +147,7 @@ def closer_share(
 
 
 def _closer(samples: np.ndarray, held_out: np.ndarray) -> float:
-    """Mann and Whitney's U, as a share."""
+    """Mann-Whitney U, as a share of all pairs."""
     order = np.sort(held_out)
     below, up_to = (np.searchsorted(order, samples, side) for side in ("left", "right"))
     return float(1 - (below + up_to).mean() / (2 * len(order)))

@@ -1,5 +1,4 @@
-"""Metrics of solids: is each one of its kind, do all of them follow the law, how near are two
-sets."""
+"""Metrics of solids: validity, tests of their law, and distances between two sets."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -34,8 +33,11 @@ DIRECTIONS = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)
 
 @dataclass(frozen=True)
 class SphereLaw:
-    """Validity (IoU with the best-fitting sphere at least `threshold`), and the laws of radius and
-    centre of the valid ones against the data's, by Kolmogorov and Smirnov: D and p."""
+    """Validity of spheres, and Kolmogorov-Smirnov tests (D and p) of their law.
+
+    A valid sphere has an IoU of at least `threshold` with the best-fitting sphere. The radii and
+    centres of the valid ones are tested against the data's law.
+    """
 
     threshold: Share = 0.9
 
@@ -50,7 +52,7 @@ class SphereLaw:
         for solid in case.samples.solids():
             fit = spheres.best_sphere(solid)
             fits.append(fit)
-            # where the centre is known, the radius is best known about it
+            # a known centre gives the best estimate of the radius
             about = spheres.best_sphere(solid, middle) if fixed else fit
             intervals.append(spheres.radius_interval(solid.shape, about.centre, about.radius))
         iou = np.array([fit.iou for fit in fits])
@@ -79,8 +81,10 @@ class SphereLaw:
 
 @dataclass(frozen=True)
 class SolidFit:
-    """Validity of labelled solids: IoU with the best-fitting solid of the kind asked for. Unions
-    are left out."""
+    """Validity of labelled solids: IoU with the best-fitting solid of the kind asked for.
+
+    Unions are left out.
+    """
 
     threshold: Share = 0.85
     most: Count = 100
@@ -109,9 +113,12 @@ class SolidFit:
 
 @dataclass(frozen=True)
 class Sets:
-    """Minimum matching distance (of each reference to the nearest sample, Achlioptas et al. 2018),
-    coverage and 1-NN accuracy (0.5 is best) of equally many samples and held-out volumes, by
-    1 - IoU and by the Chamfer distance of points on the surface."""
+    """Distances between equally many samples and held-out volumes.
+
+    They are the minimum matching distance (of each reference to the nearest sample, Achlioptas et
+    al. 2018), coverage, and 1-NN accuracy (0.5 is best), by 1 - IoU and by the Chamfer distance of
+    points on the surface.
+    """
 
     most: Annotated[int, At(least=2)] = 500
     points: Count = 256
@@ -144,7 +151,11 @@ class Sets:
         return figures
 
     def _clouds(self, stack: Stack, n: int, seed: int) -> Tensor:
-        """[n, points, 3]; drawn alike from each, so that equal volumes have distance 0."""
+        """Return points on the surfaces, [n, points, 3].
+
+        They are drawn with the same random numbers from each, so that equal volumes have distance
+        0.
+        """
         clouds = []
         for x, _ in stack.chunks(n):
             for volume in x[:, 0]:
@@ -155,7 +166,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class Pieces:
-    """How many samples are one piece; volume and surface against the held-out ones' law."""
+    """Share of samples that are one piece; tests of volume and surface against the held-out law."""
 
     most: Count = 1000
 
@@ -179,19 +190,24 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Topology:
+    """Pieces, volume and surface of a solid."""
+
     components: int  # 26-connected: voxels that share a corner belong together
     volume: int  # voxels
     surface: float  # faces of voxels
 
 
 def topology(solid: np.ndarray) -> Topology:
-    """Of a boolean volume [D, H, W], beyond which all is empty."""
+    """Count the pieces, voxels and surface of a boolean volume [D, H, W].
+
+    Everything outside the volume is empty.
+    """
     _, components = label(solid, structure=np.ones((3, 3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     return Topology(int(components), int(solid.sum()), surface_area(solid))
 
 
 def surface_area(solid: np.ndarray) -> float:
-    """Crofton's formula: twice the mean over directions of how often lines cross the surface.
+    """Surface by Crofton's formula: twice the mean over directions of how often lines cross it.
 
     With 13 directions a ball comes out right within 2%, a turned box 4% and a face along the axes
     7% too small. Marching cubes turn voxels into a staircase, 8.7% too large for any ball.

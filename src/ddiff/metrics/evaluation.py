@@ -1,4 +1,4 @@
-"""From samples and data to figures: what `evaluate` does, and what a training measures."""
+"""Evaluation: from samples and data to figures, for `evaluate` and for a training."""
 
 import json
 from collections.abc import Mapping
@@ -77,8 +77,10 @@ def evaluate(options: Evaluate) -> None:
 
 
 class Examination:
-    """How good a net in training is: its samples, drawn and measured now and then. Built before the
-    training: what cannot be measured is said then."""
+    """Evaluation of a net in training: draws samples now and then, and measures them.
+
+    It is built before the training, so that a metric that cannot be measured is reported then.
+    """
 
     def __init__(self, options: Train, data: Data) -> None:
         self.options = options
@@ -105,7 +107,7 @@ def case_for(
     data: Data | None,
     reference: Stack | None,
 ) -> Case:
-    """The samples against a stranger's reference, or else against the data."""
+    """Build the case: the samples against a reference of the user, or else against the data."""
     train, held_out = None, reference
     if held_out is None:
         assert data is not None
@@ -130,8 +132,10 @@ def case_for(
 
 
 def suited(nodes: DictConfig, case: Case) -> tuple[list[Metric], dict[str, str]]:
-    """The metrics that can be measured, and why the others cannot: under `auto` these are left
-    out, else the first is an error."""
+    """Return the metrics that can be measured, and the reasons why the others cannot.
+
+    With metrics=auto the others are left out; otherwise the first of them raises ConfigError.
+    """
     if not nodes:
         raise ConfigError("metrics: none chosen; metrics=auto, or a list like [fid,labels]")
     metrics: dict[str, Metric] = {
@@ -146,7 +150,7 @@ def suited(nodes: DictConfig, case: Case) -> tuple[list[Metric], dict[str, str]]
 
 
 def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
-    """{"figures": [...], "omitted": {metric or figure: why}}."""
+    """Measure the case: {"figures": [...], "omitted": {metric or figure: why}}."""
     metrics, omitted = suited(nodes, case)
     found = [one for metric in metrics for one in metric(case)]
     omitted |= {one.name: one.why for one in found if isinstance(one, Omitted)}
@@ -154,7 +158,7 @@ def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
 
 
 def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
-    """How the samples in `npy` were made, if nothing that decides them differs; {} otherwise."""
+    """Return how the samples in `npy` were made if nothing that decides them differs, else {}."""
     beside = npy.with_suffix(".json")
     made = _object(beside)
     if not npy.is_file() or not isinstance(made.get("options"), dict):
@@ -168,14 +172,14 @@ def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
 
 
 def _before(out: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The figures that `out` holds of these very samples, None where it holds anything else."""
+    """Return the figures in `out` if they are of these very samples, else None."""
     found, facts = _object(out), json.loads(json.dumps(_facts(made)))
     same = all(found.get(name) == value for name, value in facts.items())
     return found if same and isinstance(found.get("figures"), list) else None
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, {} where there is none that can be read."""
+    """Return the object in a JSON file; {} if it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -184,8 +188,11 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _opened(path: Path, options: Evaluate, data: Data | None) -> dict[str, Stack]:
-    """Samples and, where there is one, reference, of one shape: the data's, or else that of a
-    folder of volumes, or of an array. What was assumed of them is printed."""
+    """Open the samples and, if there is one, the reference, with one shape for both.
+
+    The shape is the data's, or else that of a folder of volumes, or else that of an array. Prints
+    what was assumed of them.
+    """
     shape = tuple(data.shape) if data else None
     places = {"samples": (path, "signed" if options.run else options.value_range)}
     if options.reference:
@@ -205,7 +212,7 @@ def _opened(path: Path, options: Evaluate, data: Data | None) -> dict[str, Stack
 
 
 def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the samples come from, for reports."""
+    """Return where the samples come from, for reports."""
     if not made:
         return dict.fromkeys(("step", "images_seen", "train_seconds", "sampling"))
     options, spent = made["options"], made["spent"]
@@ -236,7 +243,7 @@ def _target(options: Evaluate, trained: Trained | None, path: Path) -> Path:
 
 
 def print_figures(title: str, found: Mapping[str, Any]) -> None:
-    """A table whose last column names the protocol, and the protocols below it."""
+    """Print the figures as a table, with the protocols that its last column numbers below it."""
     protocols: list[str] = []
     rows = []
     for f in found["figures"]:

@@ -1,4 +1,4 @@
-"""What images (and volumes) are compared by: features of a net that is named and hashed."""
+"""Features by which images and volumes are compared, from a net that is named and hashed."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -20,19 +20,20 @@ from ddiff.system.errors import DdiffError
 from ddiff.system.files import regular, replacing
 from ddiff.system.readers import BROKEN_ARRAY
 
-KEPT = 10_000  # samples of which features are kept, for all that is not a mean or a covariance
+KEPT = 10_000  # samples whose features are kept, for more than mean and covariance
 
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K], on the CPU, by a net on a device.
+    """Feature extractor: x [B, C, *S] in [-1, 1] -> features [B, D], logits [B, K], on the CPU.
 
-    One of your own needs `name`, `labels`, `at_once` and the call.
+    The net runs on `device`. An extractor of your own needs `name`, `labels`, `at_once` and the
+    call.
     """
 
     net: Callable[[Tensor], tuple[Tensor, Tensor]]
     name: str  # with the first digits of its hash: part of every protocol
-    labels: bool  # whether the logits are of the data's own classes
+    labels: bool  # True if the logits are of the data's own classes
     at_once: int  # samples
     device: torch.device
 
@@ -49,8 +50,11 @@ def classifier(
     run: str | None,
     runs: str,
 ) -> Extractor:
-    """A classifier that ddiff trained: `run`, or the newest below `runs` that learned from these
-    data."""
+    """Build the extractor from a classifier that ddiff trained.
+
+    It is `run`, or the newest below `runs` that learned from these data. Raises DdiffError if there
+    is none or it does not fit.
+    """
     path = find_checkpoint(run) if run else _newest(Path(runs), data)
     if path is None:
         raise DdiffError(
@@ -84,7 +88,7 @@ def inception(
     root: str,
     download: bool,
 ) -> Extractor:
-    """The net of the FID; see `load_inception`."""
+    """Build the extractor from the net of the FID; see `load_inception`."""
     if len(shape) != 3:
         raise DdiffError("Inception reads images, and these are volumes: extractor=classifier")
     net = load_inception(weights, root, download)
@@ -92,7 +96,7 @@ def inception(
 
 
 def _newest(runs: Path, data: Mapping[str, Any]) -> Path | None:
-    """The newest best.ckpt of a classifier of these data."""
+    """Return the newest best.ckpt of a classifier of these data, or None."""
     wanted = identity(flat({"data": data}))
     best = sorted(runs.glob("**/checkpoints/best.ckpt"), key=lambda p: -p.stat().st_mtime)
     for path in best:
@@ -107,7 +111,10 @@ def _newest(runs: Path, data: Mapping[str, Any]) -> Path | None:
 
 @dataclass(eq=False)
 class Features:
-    """Of a whole stack: moments of all features; of the first KEPT the features and the logits."""
+    """Features of a whole stack.
+
+    Moments are of all samples; features and logits are kept for the first KEPT.
+    """
 
     moments: Moments
     kept: Tensor  # [n, D] float32
@@ -130,7 +137,10 @@ class Features:
 
     @classmethod
     def cached(cls, stack: Stack, extractor: Extractor, folder: Path | None) -> "Features":
-        """Kept under the hash of the samples and the name of the extractor, or made and kept."""
+        """Return the features from the cache in `folder`, or compute and store them.
+
+        The key is the hash of the samples and the name of the extractor. None: no cache.
+        """
         if folder is None:
             return cls.of(stack, extractor)
         key = hashlib.sha256(f"{stack.digest()} {extractor.name}".encode()).hexdigest()[:24]
@@ -148,7 +158,7 @@ class Features:
 
     @classmethod
     def load(cls, path: Path) -> "Features":
-        """The same bits that were saved."""
+        """Load features, the same bits that were saved. Raises DdiffError for a broken file."""
         try:
             with open(regular(path), "rb") as opened, np.load(opened) as file:
                 mean, scatter, kept, logits = (

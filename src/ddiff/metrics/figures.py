@@ -1,5 +1,7 @@
-"""What a metric takes, a case, and what it gives: figures, each with its interval and the
-protocol without which it means nothing."""
+"""Input and output of a metric: a case, and figures with their interval and protocol.
+
+A figure means nothing without its protocol.
+"""
 
 import hashlib
 import json
@@ -22,8 +24,10 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Figure:
-    """`low` and `high` bound 95%. Two figures may stand in one column only if name and protocol
-    agree; `n` is the number of samples measured."""
+    """A measured value of `n` samples; `low` and `high` bound its 95% interval.
+
+    Two figures may stand in one column only if name and protocol agree.
+    """
 
     name: str
     value: float
@@ -35,7 +39,7 @@ class Figure:
 
     @property
     def protocol_id(self) -> str:
-        """Six hexadecimal digits of what must agree."""
+        """Six hexadecimal digits, a hash of name, n and protocol, which must agree in a column."""
         text = json.dumps([self.name, self.n, dict(self.protocol)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:6]
 
@@ -53,21 +57,24 @@ class Omitted:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """`train` is what the model learned from, `held_out` what it never saw; of a stranger's
-    reference there is only the latter. `paired`: sample i belongs to held_out i."""
+    """Input of a metric: the samples, and what they are compared with.
+
+    `train` is what the model learned from, `held_out` what it never saw. A reference of the user is
+    `held_out`; `train` is then None. `paired`: sample i belongs to held_out i.
+    """
 
     samples: Stack
     train: Stack | None
     held_out: Stack
     make_extractor: Callable[[], Extractor]
-    data: Data | None = None  # whose law may be known
+    data: Data | None = None  # its law may be known
     paired: bool = False
     cache: Path | None = None  # of the features of references
     seed: int = 0
 
     @property
     def reference(self) -> Stack:
-        """What distributions are compared with: the training set, as is custom."""
+        """The stack that distributions are compared with: the training set, else `held_out`."""
         return self.train or self.held_out
 
     @property
@@ -76,7 +83,7 @@ class Case:
 
     @property
     def y(self) -> Tensor | None:
-        """What the samples were asked to be, [N]."""
+        """The labels that were asked for, [N]; None without labels."""
         return self.samples.labels
 
     @cached_property
@@ -85,7 +92,7 @@ class Case:
 
     @cached_property
     def no_features(self) -> str | None:
-        """Why there are none; None: there are."""
+        """The reason why there are no features; None if there are."""
         try:
             _ = self.extractor
         except DdiffError as error:
@@ -105,7 +112,7 @@ class Metric(Protocol):
     """One measurement; `metrics=` is a list of them."""
 
     def obstacle(self, case: Case) -> str | None:
-        """Why this case cannot be measured; None: it can."""
+        """Return the reason why this case cannot be measured; None if it can."""
         ...
 
     def __call__(self, case: Case) -> Sequence[Figure | Omitted]: ...
@@ -118,8 +125,11 @@ def bootstrap(
     repeats: int = 1000,
     centred: bool = False,
 ) -> tuple[float, float]:
-    """The 95% percentile interval of a statistic of `values` [N, ...] drawn N times with
-    replacement; `centred` about the statistic itself, for one whose bias every repeat adds."""
+    """The 95% percentile interval of a statistic of `values` [N, ...], by bootstrap.
+
+    The values are drawn N times with replacement. `centred` centres the interval on the statistic
+    itself, for a statistic whose bias is added again by every repeat.
+    """
     values, random = np.asarray(values), np.random.default_rng(seed)
     n = len(values)
     drawn = [float(statistic(values[random.integers(0, n, n)])) for _ in range(repeats)]
@@ -130,7 +140,7 @@ def bootstrap(
 
 
 def wilson(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927), of values 0 and 1, or probabilities between."""
+    """The 95% interval of a share (Wilson 1927), from values 0 and 1, or probabilities between."""
     n, p, z = len(values), float(np.mean(values)), 1.959964
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
@@ -140,7 +150,10 @@ def wilson(values: np.ndarray) -> tuple[float, float]:
 def mean_figure(
     name: str, values: np.ndarray, how: Mapping[str, Any], better: Better | None, seed: int
 ) -> Figure:
-    """The mean of one number a sample, with its bootstrap interval; none where a number is inf."""
+    """Figure of the mean of a number per sample, with its bootstrap interval.
+
+    There is no interval if a number is infinite.
+    """
     low, high = bootstrap(values, seed=seed) if np.isfinite(values).all() else (None, None)
     return Figure(name, float(values.mean()), len(values), how, low, high, better)
 
@@ -148,10 +161,10 @@ def mean_figure(
 def share_figure(
     name: str, values: np.ndarray | Tensor, how: Mapping[str, Any], better: Better | None
 ) -> Figure:
-    """The share of samples for which something holds, with Wilson's interval. `values` are 0 or 1
-    a sample, or its probability where ties leave that open.
+    """Figure of the share of samples for which something holds, with Wilson's interval.
 
-    A bootstrap of only ones or zeros would be a point, as if a share of 100 were known exactly.
+    `values` are 0 or 1 per sample, or its probability where ties leave that open. A bootstrap of
+    only ones or zeros would have no width, as if a share of 100 samples were known exactly.
     """
     values = np.asarray(values, dtype=np.float64)
     assert ((values >= 0) & (values <= 1)).all(), name
@@ -170,6 +183,6 @@ def median_figure(
 def law_figures(
     name: str, test: tuple[float, float], n: int, how: Mapping[str, Any]
 ) -> list[Figure]:
-    """D and p of a test whether numbers follow their law."""
+    """Figures D and p of a test of whether numbers follow their law."""
     d, p = test
     return [Figure(f"{name}_d", d, n, how, better="lower"), Figure(f"{name}_p", p, n, how)]

@@ -1,5 +1,7 @@
-"""Inception-v3 of 2015-12-05 (Szegedy et al. 2015), whose features the FID is defined with
-(Heusel et al. 2017): the TensorFlow graph with its quirks, under the public PyTorch weights."""
+"""Inception-v3 of 2015-12-05 (Szegedy et al. 2015), which defines the FID (Heusel et al. 2017).
+
+It is the TensorFlow graph with its peculiarities, under the public PyTorch weights.
+"""
 
 import hashlib
 from pathlib import Path
@@ -43,8 +45,10 @@ AT_8: Branches = {
 
 
 def load_inception(weights: str | None, root: str | Path, download: bool = True) -> "Inception":
-    """From the file `weights`; where that is None from `root` or torch's cache, or downloaded into
-    `root`. Raises DdiffError."""
+    """Load Inception with the weights in the file `weights`.
+
+    None: takes them from `root` or torch's cache, or downloads them into `root`. Raises DdiffError.
+    """
     path = Path(weights) if weights is not None else _find(Path(root), download)
     if not path.is_file():
         raise DdiffError(f"there is no file {path} with the weights of Inception")
@@ -75,10 +79,10 @@ def _find(root: Path, download: bool) -> Path:
 
 
 class Inception(nn.Module):
-    """Images [B, 1 or 3, H, W] in [-1, 1] -> pool3 features [B, 2048], logits [B, 1008] without
-    their bias, as the Inception score takes them.
+    """The net: images [B, 1 or 3, H, W] in [-1, 1] -> pool3 features [B, 2048], logits [B, 1008].
 
-    The children, in order, are the graph; their names are those of the weights.
+    The logits are without their bias, as the Inception score takes them. The children, in order,
+    are the graph; their names are those of the weights.
     """
 
     name = "inception-2015-12-05"
@@ -103,7 +107,7 @@ class Inception(nn.Module):
         self.Mixed_6e = Mixed(768, average(), at_17(192), pool_to=192)
         self.Mixed_7a = Mixed(768, nn.MaxPool2d(3, 2), TO_8, stride=2)
         self.Mixed_7b = Mixed(1280, average(), AT_8, pool_to=192)
-        last_pool = nn.MaxPool2d(3, 1, padding=1)  # sic: only here not the average
+        last_pool = nn.MaxPool2d(3, 1, padding=1)  # as in the original: only here not the average
         self.Mixed_7c = Mixed(2048, last_pool, AT_8, pool_to=192)
         self.fc = nn.Linear(2048, 1008)
         self.requires_grad_(False)
@@ -112,7 +116,7 @@ class Inception(nn.Module):
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             shape = tuple(x.shape[1:])
             raise DdiffError(f"Inception takes images [1 or 3, H, W], not samples of shape {shape}")
-        x = resize(to_bytes(x.float()).float(), 299)  # of the bytes that a saved image has
+        x = resize(to_bytes(x.float()).float(), 299)  # the values of a saved image
         x = ((x - 128) / 128).expand(-1, 3, -1, -1)
         *graph, _ = self.children()
         with torch.autocast(x.device.type, enabled=False):
@@ -141,9 +145,9 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Chains of convolutions from one input, and a pool of it, side by side.
+    """Block of parallel branches: chains of convolutions, and a pool, of one input.
 
-    A chain's last convolutions, and the pool, have the block's stride.
+    The last convolutions of a chain, and the pool, have the block's stride.
     """
 
     def __init__(
@@ -188,13 +192,15 @@ def at_17(n: int) -> Branches:
 
 
 def average() -> nn.Module:
-    """TensorFlow's: the border is not part of the mean."""
+    """Average pooling as in TensorFlow: the border is not part of the mean."""
     return nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """Bilinear as in TensorFlow 1: output i is read at i * (in / out), without half a pixel's
-    shift and without smoothing. [B, C, H, W] -> [B, C, size, size]."""
+    """Resize [B, C, H, W] to [B, C, size, size], bilinearly as in TensorFlow 1.
+
+    Output i is read at i * (in / out), without a shift of half a pixel and without smoothing.
+    """
     for dim in (3, 2):
         scale = torch.tensor(x.shape[dim] / size, device=x.device)  # float32, as TensorFlow's
         at = torch.arange(size, device=x.device) * scale

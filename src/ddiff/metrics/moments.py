@@ -17,7 +17,7 @@ _zero = partial(torch.zeros, (), dtype=torch.float64)
 
 @dataclass(eq=False)
 class Moments:
-    """What a Gaussian needs to know of features that arrive in pieces, in float64.
+    """Number, mean and scatter of features that arrive in pieces, in float64.
 
     Scatter is sum (x - mean)(x - mean)^T. Mean and scatter are 0-dimensional before the first
     piece.
@@ -28,7 +28,7 @@ class Moments:
     scatter: Tensor = field(default_factory=_zero)  # [D, D]
 
     def update(self, features: Tensor, counts: Tensor | None = None) -> None:
-        """Take in features [B, D], of which number i stands for `counts[i]` equal samples.
+        """Add features [B, D]; row i stands for `counts[i]` equal samples (None: for one).
 
         Chan, Golub and LeVeque 1979: pieces are centred on their own mean before they are squared.
         """
@@ -46,7 +46,7 @@ class Moments:
         self.n = total
 
     def covariance(self) -> Tensor:
-        """Unbiased, [D, D]."""
+        """Unbiased covariance, [D, D]. Raises for fewer than 2 samples or infinite features."""
         if self.n < 2:
             raise ConfigError(f"a covariance needs at least 2 samples, not {self.n}")
         if not self.scatter.isfinite().all():
@@ -55,11 +55,11 @@ class Moments:
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """The Frechet distance of Heusel et al. 2017 between two Gaussians (the square of a metric):
+    """Frechet distance of Heusel et al. 2017 between two Gaussians (the square of a metric):
 
-    |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2.
+        |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2.
 
-    Biased upwards, by about 1/n: compare only figures of one number of samples.
+    It is biased upwards, by about 1/n: compare only figures of one number of samples.
     """
     return _distance(a.mean, _root(a.covariance()), b.mean, _root(b.covariance()))
 
@@ -67,10 +67,10 @@ def frechet(a: Moments, b: Moments) -> float:
 def frechet_bootstrap(
     features: Tensor, reference: Moments, seed: int = 0, repeats: int = 100
 ) -> tuple[float, float]:
-    """A 95% interval for the Frechet distance that N samples of this law have on average.
+    """The 95% interval of the Frechet distance that N samples of this law have on average.
 
-    Drawing features [N, D] with replacement repeats the bias by 1/N, which raises every repeat;
-    so the repeats give the spread, and the distance itself gives the middle. A repeat costs an
+    Drawing features [N, D] with replacement repeats the bias by 1/N, which raises every repeat. So
+    the repeats give the width, and the distance itself gives the middle. A repeat costs an
     eigenvalue and a singular value decomposition of [D, D].
     """
     n, random = len(features), np.random.default_rng(seed)
@@ -89,16 +89,22 @@ def frechet_bootstrap(
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """R with R R^T = S. What is below the rounding error of the largest eigenvalue counts as 0:
-    the root of that error would be 1e8 times as large."""
+    """Return R with R R^T = S.
+
+    Eigenvalues below the rounding error of the largest count as 0: the root of that error would be
+    1e8 times as large.
+    """
     values, vectors = torch.linalg.eigh(covariance)
     error = values[-1] * len(values) * torch.finfo(values.dtype).eps
     return vectors * values.where(values > error, 0.0).sqrt()
 
 
 def _distance(a_mean: Tensor, a_root: Tensor, b_mean: Tensor, b_root: Tensor) -> float:
-    """With S = R R^T the last trace is the nuclear norm of R_a^T R_b, never complex; it is at most
-    the mean of the squared norms of R_a and R_b, so the distance is never negative."""
+    """Frechet distance from the means and the roots R, S = R R^T, of the covariances.
+
+    The last trace is then the nuclear norm of R_a^T R_b, never complex. It is at most the mean of
+    the squared norms of R_a and R_b, so the distance is never negative.
+    """
     traces = a_root.square().sum() + b_root.square().sum()
     cross = torch.linalg.svdvals(a_root.T @ b_root).sum()
     return float((a_mean - b_mean).square().sum() + (traces - 2 * cross).clamp(min=0))

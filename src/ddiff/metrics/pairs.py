@@ -1,7 +1,7 @@
-"""Samples compared one to one: PSNR, SSIM, and which sample is the nearest.
+"""Comparison of pairs of samples: PSNR, SSIM, and which sample is the nearest.
 
-Samples are [N, C, H, W] or [N, C, D, H, W] in [-1, 1]. Both are figures of their intensities from
-0 to 1, as scikit-image gives them for bytes / 255 and data_range=1.
+Samples are [N, C, H, W] or [N, C, D, H, W] in [-1, 1]. PSNR and SSIM are computed of their
+intensities from 0 to 1, as scikit-image gives them for bytes / 255 and data_range=1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,15 @@ NUMBERS = 2**21  # of samples beside their nearest, at a time
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair in decibels, [N] float64; inf for equal pairs, whose
-    mean is inf too: see `pooled_psnr`."""
+    """Peak signal-to-noise ratio of each pair in decibels, [N] float64.
+
+    It is inf for equal pairs. The mean is then inf too: see `pooled_psnr`.
+    """
     return torch.stack([peak_signal_noise_ratio(x, y, 1.0) for x, y in _intensities(a, b)])
 
 
 def _intensities(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pair by pair, from [-1, 1] to [0, 1], in float64."""
+    """Yield pair by pair, scaled from [-1, 1] to [0, 1], in float64."""
     if a.shape != b.shape:
         raise ConfigError(f"pairs need one shape, not {list(a.shape)} and {list(b.shape)}")
     for x, y in zip(a, b, strict=True):
@@ -33,17 +35,21 @@ def _intensities(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def pooled_psnr(values: np.ndarray) -> float:
-    """PSNR of the mean square error over all pairs, of their PSNRs [N]: finite when any differ.
+    """PSNR of the mean square error over all pairs, from their PSNRs [N].
 
-    Never above the mean PSNR, to which pairs that happen to be close add most.
+    It is finite if any pair differs, and never above the mean PSNR, to which pairs that happen to
+    be close add most.
     """
     with np.errstate(divide="ignore"):
         return float(-10 * np.log10(np.mean(10 ** (-np.asarray(values) / 10))))
 
 
 def window_for(shape: Sequence[int]) -> int:
-    """Width of the SSIM window for samples of shape [..., *S]: 11, or the largest odd number that
-    fits."""
+    """Width of the SSIM window for samples of shape [..., *S].
+
+    It is 11, or the largest odd number that fits. Raises ConfigError for fewer than 3 points along
+    an axis.
+    """
     smallest = min(shape)
     if smallest < 3:
         raise ConfigError(f"SSIM needs 3 points or more along each axis, not {smallest}")
@@ -51,11 +57,13 @@ def window_for(shape: Sequence[int]) -> int:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of each pair (Wang et al. 2004), [N] float64, over the windows that lie
-    wholly within, channels apart. Its first factor compares mean brightness, 0 for black, so it
-    needs intensities from 0: about a mean of 0 two nearly equal greys would look opposite.
+    """Structural similarity of each pair (Wang et al. 2004), [N] float64, each channel alone.
 
-    The window is Gaussian, sigma 1.5 at its full width 11 and less in proportion.
+    It is the mean over the windows that lie wholly within. Its first factor compares mean
+    brightness, 0 for black, so it needs intensities from 0: about a mean of 0 two nearly equal
+    greys would look opposite.
+
+    The window is Gaussian, with sigma 1.5 at its full width 11 and less in proportion.
     """
     sigma = 1.5 * window_for(a.shape[2:]) / 11
     similarity = [
@@ -69,8 +77,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of a [N, ...] which of b [M, ...] is the nearest, [N], and its squared Euclidean
-    distance, [N] float64, exactly 0 for a copy."""
+    """Index [N] of the nearest of b [M, ...] to each of a [N, ...], and its squared distance.
+
+    The squared Euclidean distance is [N] float64, and exactly 0 for a copy. Raises ConfigError if b
+    is empty.
+    """
     if not len(b):
         raise ConfigError("there is nothing to find the nearest in")
     a, b = a.flatten(1), b.flatten(1)
@@ -88,10 +99,10 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Squared Euclidean distances of a [N, D] and b [M, D] in float64: rows, columns, block.
+    """Yield (rows, columns, block) of the squared Euclidean distances of a [N, D] and b [M, D].
 
-    Rows and columns are cut alike, so that the diagonal of `distance_blocks(a, a)` is that of the
-    blocks in which they are equal.
+    Blocks are float64. Rows and columns are cut alike, so that the diagonal of
+    `distance_blocks(a, a)` is that of the blocks in which they are equal.
     """
     for i in range(0, len(a), ROWS):
         for j in range(0, len(b), ROWS):

@@ -1,5 +1,7 @@
-"""Samples to measure, from wherever they are: of a data set, or anyone's .npy, .npz or folder of
-volumes or pictures. They are read in pieces, so that any number fits in memory."""
+"""Samples to measure: of a data set, or anyone's .npy, .npz or folder of volumes or pictures.
+
+They are read in pieces, so that any number fits in memory.
+"""
 
 import hashlib
 import json
@@ -22,14 +24,17 @@ from ddiff.system.readers import read_array, read_header
 from ddiff.system.value_range import RANGES, Values
 
 CHUNK = 2**26  # bytes of float32 at a time
-CHANNELS = (1, 2, 3, 4)  # an axis of another size is no axis of channels
+CHANNELS = (1, 2, 3, 4)  # possible sizes of an axis of channels
 NO_CHANNELS = "volumes [N, D, H, W] without a channel axis"
 CHANNELS_LAST = "pictures with channels last"
-SURVEYED = 16  # files of a folder, spread over it, that say what its numbers mean
+SURVEYED = 16  # files, spread over a folder, from which its range of values is guessed
 
 
 class Stack:
-    """A source [N, C, *S] with a name for protocols; `read_as` tells people what was assumed."""
+    """A source [N, C, *S] with a name for protocols.
+
+    `read_as` says in words what was assumed about its values and axes.
+    """
 
     def __init__(self, source: Source, name: str, read_as: str = "") -> None:
         self.source, self.name, self.read_as = source, name, read_as
@@ -42,24 +47,27 @@ class Stack:
         return f"{self.name} ({len(self)})"
 
     def chunks(self, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """x [B, C, *S] float32 in [-1, 1] and y [B] or None, in order; the first `most` samples."""
+        """Yield x [B, C, *S] float32 in [-1, 1] and y [B] or None, in order.
+
+        most: only so many samples; None: all.
+        """
         rows = torch.arange(min(len(self), most or len(self)))
         at_once = max(1, CHUNK // (4 * int(np.prod(self.shape))))
         for some in rows.split(min(at_once, 1024)):
             yield self.source.batch(some)
 
     def first(self, most: int) -> Tensor:
-        """The first `most` samples in memory."""
+        """Return the first `most` samples in memory."""
         return torch.cat([x for x, _ in self.chunks(most)])
 
     def solids(self, most: int | None = None) -> Iterator[np.ndarray]:
-        """Each volume's solid voxels, boolean [D, H, W]."""
+        """Yield each volume's solid voxels, boolean [D, H, W]."""
         for x, _ in self.chunks(most):
             yield from (x[:, 0] > 0).numpy()
 
     @cached_property
     def labels(self) -> Tensor | None:
-        """[N], or None where a sample has none."""
+        """Labels [N], or None if a sample has none."""
         found = []
         for _, y in self.chunks():
             if y is None:
@@ -68,7 +76,7 @@ class Stack:
         return torch.cat(found)
 
     def digest(self) -> str:
-        """Of the samples' numbers, in order."""
+        """Hash of the samples' values, in order."""
         found = hashlib.sha256(repr((len(self), self.shape)).encode())
         for x, _ in self.chunks():
             found.update(x.contiguous().numpy().tobytes())
@@ -76,10 +84,10 @@ class Stack:
 
 
 class Array:
-    """An array of a stranger's, [N, C, *S], as a source; `labels` [N] where it has some.
+    """A user's array [N, C, *S] as a source; `labels` [N] if it has some.
 
-    All its values are looked at once: not-a-number, an unknown range and an empty array are
-    refused in words. `values` says what they mean (`auto`: see `Values.guess`).
+    All its values are checked when it is built: not-a-number, an unknown range and an empty array
+    raise DdiffError. `values` says what they mean (`auto`: see `Values.guess`).
     """
 
     def __init__(
@@ -111,7 +119,7 @@ class Array:
 
 
 def _decided(seen: Values, path: Path, value_range: str) -> tuple[str, str]:
-    """The name of the range that the numbers at `path` are in, and what to tell people of it."""
+    """Return the name of the range that the values at `path` are in, and a note for people."""
     declared = value_range != "auto"
     with _named(path):
         name = value_range if declared else seen.guess()
@@ -120,7 +128,7 @@ def _decided(seen: Values, path: Path, value_range: str) -> tuple[str, str]:
 
 
 def _signed(x: Tensor, name: str) -> Tensor:
-    """float32 `x` in the range `name` to [-1, 1], in place; whatever lies outside is cut."""
+    """Scale float32 `x` from the range `name` to [-1, 1], in place; values outside are cut."""
     low, high = RANGES[name]
     if name != "signed":
         x.sub_(low).mul_(2 / (high - low)).sub_(1)
@@ -129,7 +137,7 @@ def _signed(x: Tensor, name: str) -> Tensor:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors about values begin with the path inside."""
+    """Context in which errors about values begin with the path."""
     try:
         yield
     except DdiffError as error:
@@ -137,7 +145,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str = "auto") -> Stack:
-    """The samples at `path`, each of `shape` [C, *S] where that is given.
+    """Open the samples at `path`, each of `shape` [C, *S] if that is given.
 
     Labels come from the .json that `ddiff.sample` leaves beside its .npy, or from class folders.
     """
@@ -154,8 +162,11 @@ def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str =
 def _channelled(
     array: np.ndarray, path: Path, shape: tuple[int, ...] | None
 ) -> tuple[np.ndarray, str]:
-    """[N, C, *S], and what was assumed. [N, *S] and channels-last pictures are taken too: where
-    `shape` says so, or where no other reading makes sense."""
+    """Return the array as [N, C, *S], and what was assumed.
+
+    [N, *S] and channels-last pictures are accepted too if `shape` says so, or if no other reading
+    makes sense.
+    """
     forms = {"": array}
     if array.ndim >= 3:
         forms[NO_CHANNELS] = array[:, None]
@@ -194,7 +205,7 @@ def _labels(path: Path, num: int) -> Tensor | None:
 
 
 def holds_volumes(path: Path) -> bool:
-    """Return True if the path is a folder of volumes, which tells its own shape."""
+    """Return True if the path is a folder of volumes, whose shape its files tell."""
     return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in VOLUMES)
 
 
@@ -218,7 +229,7 @@ def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
 
 
 def _volume(path: Path, size: int, value_range: str) -> Tensor:
-    """[1, size, size, size] float32 in [-1, 1]."""
+    """Read a volume as [1, size, size, size] float32 in [-1, 1]."""
     seen = Values()
     volume = _read(path, size, seen)
     _decided(seen, path, value_range)

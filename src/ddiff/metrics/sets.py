@@ -1,8 +1,8 @@
-"""Two sets of volumes: how far apart their members are, and what the distances say.
+"""Distances between two sets of volumes, and metrics of these distances.
 
 Volumes are compared by the voxels they fill, or by points on their surfaces. Metrics of distances
 return one number for each item, whose mean is the figure, so that the items can be drawn again for
-an interval. Where several neighbours are equally near, as equal volumes are, the one that counts is
+an interval. If several neighbours are equally near, as equal volumes are, the one that counts is
 any of them with equal probability, and the number is the expectation.
 """
 
@@ -15,23 +15,25 @@ from ddiff.metrics.samples import Stack
 from ddiff.system.errors import DdiffError
 
 VOXELS = 2**24  # at once, as float32, of each of two blocks: 64 volumes of 64^3, 64 MiB
-PAIRS = 2**19  # of points at once: what stays in the caches
+PAIRS = 2**19  # of points at once: as many as fit in the caches
 NOWHERE = -1.0
 
 
 def packed(stack: Stack, most: int) -> Tensor:
-    """The solids of the first `most` volumes, a bit a voxel."""
+    """Return the solids of the first `most` volumes as bits, one a voxel."""
     return torch.cat([pack(x > 0) for x, _ in stack.chunks(most)])
 
 
 def pack(solid: Tensor) -> Tensor:
-    """Boolean volumes [N, ...] as bits: uint8 [N, ceil(voxels / 8)], 32 KiB for 64^3."""
+    """Pack boolean volumes [N, ...] as bits: uint8 [N, ceil(voxels / 8)], 32 KiB for 64^3."""
     return torch.from_numpy(np.packbits(solid.flatten(1).numpy(), axis=1))
 
 
 def iou_distances(a: Tensor, b: Tensor) -> Tensor:
-    """1 - intersection over union of each of the packed volumes `a` and each of `b`: [N, M] in
-    float64. Two empty volumes have distance 0."""
+    """Distances 1 - IoU of the packed volumes `a` from the packed volumes `b`, [N, M] float64.
+
+    Two empty volumes have distance 0.
+    """
     block = max(1, VOXELS // (8 * a.shape[1]))
     rows = []
     for left in a.split(block):
@@ -47,13 +49,15 @@ def iou_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unpacked(packed: Tensor) -> Tensor:
-    """A float for each bit."""
+    """Return the bits as floats, one for each."""
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1)).float()
 
 
 def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
-    """Points [num, 3], uniform on the surface where `volume` [D, H, W] passes 0, by marching
-    cubes. The volume fills [0, 1] along its longest side, and all beyond it is empty.
+    """Draw points [num, 3], uniform on the surface where `volume` [D, H, W] passes 0.
+
+    The surface is found by marching cubes. The volume fills [0, 1] along its longest side, and all
+    beyond it is empty.
 
     The points of an empty volume are all at (-1, -1, -1): as far from any other volume's as two
     volumes can be, and at distance 0 from another empty one's.
@@ -74,8 +78,10 @@ def surface_points(volume: Tensor, num: int, random: torch.Generator) -> Tensor:
 
 
 def chamfer_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Of each of the point sets `a` [N, P, 3] and `b` [M, Q, 3]: [N, M], the mean of both
-    directions' mean squared distance to the nearest point."""
+    """Chamfer distances of the point sets `a` [N, P, 3] from `b` [M, Q, 3], [N, M].
+
+    A distance is the mean of both directions' mean squared distance to the nearest point.
+    """
     distances = a.new_empty(len(a), len(b))
     block = max(1, PAIRS // (a.shape[1] * b.shape[1]))
     scratch = a.new_empty(2, min(block, len(b)), a.shape[1], b.shape[1])
@@ -94,8 +100,10 @@ def chamfer_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def coverage(d_ref_gen: np.ndarray) -> np.ndarray:
-    """Distances [R, G] of references to generated -> [R], the probability that a reference is the
-    nearest one of something generated (Achlioptas et al. 2018)."""
+    """Probability [R] that a reference is the nearest one of a generated sample.
+
+    d_ref_gen: distances [R, G] of references to generated samples (Achlioptas et al. 2018).
+    """
     nearest = d_ref_gen == d_ref_gen.min(0)
     return 1 - np.prod(1 - nearest / nearest.sum(0), axis=1)
 
@@ -103,10 +111,11 @@ def coverage(d_ref_gen: np.ndarray) -> np.ndarray:
 def one_nearest_neighbour_accuracy(
     d_aa: np.ndarray, d_ab: np.ndarray, d_bb: np.ndarray
 ) -> np.ndarray:
-    """[N, N] thrice -> [2 N], the probability that the nearest neighbour of an item, of a and then
-    of b, is of its own set (Lopez-Paz and Oquab 2017; Yang et al. 2019).
+    """Probability that an item's nearest neighbour is of its own set, [2 N]: items of a, then of b.
 
-    Two samples of one law have mean (N - 1) / (2 N - 1), just below one half.
+    The arguments are distances [N, N] (Lopez-Paz and Oquab 2017; Yang et al. 2019). Two samples of
+    one law have mean (N - 1) / (2 N - 1), just below one half. Raises DdiffError for sets of
+    unequal size.
     """
     if not d_aa.shape == d_ab.shape == d_bb.shape or d_aa.shape[0] < 2:
         raise DdiffError(

@@ -1,6 +1,6 @@
-"""Is a volume one of the solids of `data=shapes`? The pose, size and proportions that fit best.
+"""Search for the solid of `data=shapes` that fits a volume best: its pose, size and proportions.
 
-Unions are not judged: of the ten pairs of kinds even the true one is found by a search like this
+Unions are not judged: even the true one of the ten pairs of kinds is found by a search like this
 one, in 16 numbers, in only half of the attempts.
 """
 
@@ -19,8 +19,12 @@ REACH = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.5, 1.5, 1.5])
 
 
 class _Stage(NamedTuple):
-    """One voxel of so many that about `across` are left along the solid's longest side. In each of
-    `steps` the best `kept` poses have `children`, and move less from `first` to `last` scale."""
+    """One stage of the search.
+
+    Voxels are thinned until about `across` are left along the solid's longest side. In each of
+    `steps` the best `kept` poses have `children`, which move by a scale that falls from `first` to
+    `last`.
+    """
 
     across: int
     kept: int
@@ -34,6 +38,8 @@ STAGES = (_Stage(12, 12, 8, 14, 0.2, 0.02), _Stage(24, 4, 16, 8, 0.03, 0.004))
 
 
 class _Poses(NamedTuple):
+    """K poses of a solid."""
+
     centre: Tensor  # [K, 3] in voxels
     radius: Tensor  # [K] of the ball around the solid
     u: Tensor  # [K, 2] proportions, in [0, 1]
@@ -43,7 +49,7 @@ class _Poses(NamedTuple):
         return _Poses(*(part[rows] for part in self))
 
     def moved(self, by: Tensor, limit: float) -> "_Poses":
-        """`by` [K, 9], in the order of REACH; no radius beyond `limit`."""
+        """Return the poses moved by `by` [K, 9], in the order of REACH; radii up to `limit`."""
         x, y, z = by[:, 6:].unbind(1)
         zero = torch.zeros_like(x)
         turn = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3)
@@ -56,7 +62,7 @@ class _Poses(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Every few voxels of a window."""
+    """Thinned voxels of a window."""
 
     points: Tensor  # [P, 3] in voxels
     solid: Tensor  # [P]
@@ -69,11 +75,11 @@ class _View(NamedTuple):
 
 
 def best_solid(solid: np.ndarray, kind: int, seed: int = 0) -> float:
-    """IoU of `solid` [D, H, W], boolean, with the SOLIDS[kind] that fits it best, of any pose, size
-    and proportions that `data=shapes` draws, and of any size up to what fits in the volume.
+    """Best IoU of `solid` [D, H, W], boolean, with a solid of SOLIDS[kind].
 
-    A search finds it: the figure is a lower bound. It is 0 for an empty volume, and a full one is
-    no solid, for it is larger than any.
+    The solid may have any pose and proportions that `data=shapes` draws, and any size that fits in
+    the volume. A search finds it: the figure is a lower bound. It is 0 for an empty volume. A full
+    volume is no solid, for it is larger than any.
     """
     volume = torch.from_numpy(np.ascontiguousarray(solid))
     where = volume.nonzero().float()
@@ -96,7 +102,7 @@ def _view(volume: Tensor, corner: Tensor, end: Tensor, spacing: int) -> _View:
 
 
 def _inside(kind: int, points: Tensor, poses: _Poses) -> Tensor:
-    """Which of `points` [P, 3] each solid holds: [K, P]."""
+    """Return the points [P, 3] that each solid holds, bool [K, P]."""
     rotation = poses.rotation.permute(2, 0, 1)  # [3, K, 3], first the solid's own axis
     own = rotation @ points.mT - (rotation * poses.centre).sum(2, keepdim=True)
     kinds = torch.full((len(poses.u),), kind)
@@ -105,7 +111,10 @@ def _inside(kind: int, points: Tensor, poses: _Poses) -> Tensor:
 
 
 def _starts(kind: int, mass: Tensor, volume: int, random: torch.Generator) -> _Poses:
-    """Any rotation and proportions; the place and size that give the centre of mass and volume."""
+    """Return poses of any rotation and proportions that have this mass and volume.
+
+    mass: the centre of mass [3]. volume: number of solid voxels.
+    """
     u = torch.rand(STARTS, 2, generator=random)
     turned = rotations(STARTS, random)
     axis = torch.linspace(-1, 1, 13)
@@ -122,7 +131,10 @@ def _starts(kind: int, mass: Tensor, volume: int, random: torch.Generator) -> _P
 def _search(
     kind: int, view: _View, poses: _Poses, stage: _Stage, random: torch.Generator
 ) -> _Poses:
-    """An evolution strategy: parents and children compete, by steps that shrink geometrically."""
+    """Improve poses by an evolution strategy.
+
+    Parents and children compete, with steps that shrink geometrically.
+    """
 
     def best(poses: _Poses) -> _Poses:
         return poses.at(view.ious(kind, poses).topk(stage.kept).indices)

@@ -1,5 +1,8 @@
-"""Is a solid a sphere? The sphere of highest intersection over union, and how well its radius is
-known. Do radii and centres follow their law? Kolmogorov-Smirnov tests."""
+"""Fit of spheres to solids, and Kolmogorov-Smirnov tests of their radii and centres.
+
+The fit is the sphere of highest intersection over union. It comes with the interval that its radius
+is known up to.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +13,14 @@ from scipy.stats import ks_1samp, ks_2samp, uniform
 
 from ddiff.system.errors import DdiffError
 
-COARSE, FINE = 0.25, 1 / 64  # radii tried, in voxels
+COARSE, FINE = 0.25, 1 / 64  # between the radii tried, in voxels
 SHELL = 2.0  # the fine search looks this far to both sides of the coarse sphere
 MIN_STEP = 1 / 32
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """In voxels; voxel (i, j, k) belongs to it where |(i, j, k) - centre| <= radius."""
+    """A sphere in voxels: voxel (i, j, k) belongs to it if |(i, j, k) - centre| <= radius."""
 
     iou: float
     centre: np.ndarray  # [3]
@@ -25,10 +28,10 @@ class Sphere:
 
 
 def best_sphere(solid: np.ndarray, centre: np.ndarray | None = None) -> Sphere:
-    """The sphere that fits `solid` [D, H, W], a boolean volume, best; about `centre` if given.
+    """Return the best-fitting sphere of `solid` [D, H, W], a boolean volume.
 
-    Its radius is at most half the shortest side, so that a full volume is no sphere. An empty
-    volume has IoU and radius 0.
+    It lies about `centre` if that is given. Its radius is at most half the shortest side, so that a
+    full volume is no sphere. An empty volume has IoU and radius 0.
     """
     shape, points = solid.shape, np.array(np.nonzero(solid))
     if not points.size:
@@ -39,7 +42,7 @@ def best_sphere(solid: np.ndarray, centre: np.ndarray | None = None) -> Sphere:
     starts, coarse = _starts(points, shape), _coarse(solid)
     guess, radius = _climb(coarse, max(starts, key=lambda start: coarse.best_radius(start)[0]))
     guess, _ = _climb(_shell(solid, guess, radius), guess)
-    # the mass of a sphere about a voxel or a corner of one has the very same centre
+    # if a sphere is centred on a voxel or its corner, its centre of mass is exactly there
     fits = [_exact(points, shape, centre) for centre in (starts[0], guess)]
     return max(fits, key=lambda fit: fit.iou)
 
@@ -47,7 +50,10 @@ def best_sphere(solid: np.ndarray, centre: np.ndarray | None = None) -> Sphere:
 def radius_interval(
     shape: tuple[int, ...], centre: np.ndarray, radius: float
 ) -> tuple[float, float]:
-    """The radii in [low, high), and no others, give the voxels in `shape` that `radius` gives."""
+    """Return the interval [low, high) of all radii that fill the same voxels as `radius`.
+
+    shape: of the volume.
+    """
     d2 = _squared(_window(shape, centre, radius + 2), centre)
     inside = d2 <= radius**2
     low = float(np.sqrt(d2[inside].max())) if inside.any() else 0.0
@@ -55,7 +61,7 @@ def radius_interval(
 
 
 def _window(shape: tuple[int, ...], centre: np.ndarray, radius: float) -> list[np.ndarray]:
-    """Per axis, the coordinates of voxels that a ball may reach."""
+    """Return the coordinates of the voxels that a ball may reach, per axis."""
     ends = zip(shape, np.floor(centre - radius), np.ceil(centre + radius) + 1, strict=True)
     return [np.arange(max(0, low), min(n, high), dtype=np.int64) for n, low, high in ends]
 
@@ -66,7 +72,10 @@ def _squared(axes: Sequence[np.ndarray], centre: np.ndarray) -> np.ndarray:
 
 
 def _exact(points: np.ndarray, shape: tuple[int, ...], centre: np.ndarray) -> Sphere:
-    """The best radius for the solid voxels `points` [3, n]: every one that matters is tried."""
+    """Return the best sphere about `centre` for the solid voxels `points` [3, n].
+
+    Every radius that matters is tried.
+    """
     limit = min(shape) / 2
     inner = np.sort(sum((axis - c) ** 2 for axis, c in zip(points, centre, strict=True)))
     inner = inner[: np.searchsorted(inner, limit**2, "right")]
@@ -83,7 +92,10 @@ def _exact(points: np.ndarray, shape: tuple[int, ...], centre: np.ndarray) -> Sp
 
 
 def _starts(points: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The centre of mass, and the middle of the surface, which survives a cut by the border."""
+    """Return starting centres: the centre of mass, and the middle of the surface.
+
+    The latter is right even if the border cuts the sphere.
+    """
     mass = points.mean(1)
     corner, end = points.min(1), points.max(1) + 1
     padded = np.zeros(end - corner + 2, dtype=bool)
@@ -103,7 +115,7 @@ def _starts(points: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Points that may change sides, and what lies inside every sphere that is tried."""
+    """Points that may change sides, and counts of what lies inside every sphere that is tried."""
 
     points: np.ndarray  # [3, n]
     solid: np.ndarray  # [n] solid voxels at each
@@ -117,7 +129,10 @@ class _Cells:
     solid_inside: float = 0.0
 
     def best_radius(self, centre: np.ndarray) -> tuple[float, float]:
-        """IoU(r) = in(r) / (total + all(r) - in(r)) by cumulative counts: the best and its r."""
+        """Return the best IoU for a sphere about `centre`, and its radius.
+
+        IoU(r) = in(r) / (total + all(r) - in(r)), by cumulative counts.
+        """
         offset = self.points - centre[:, None].astype(np.float32)
         distance = np.sqrt(np.einsum("ij,ij->j", offset, offset))
         bins = int((self.high - self.low) / self.step) + 1
@@ -130,7 +145,7 @@ class _Cells:
 
 
 def _coarse(solid: np.ndarray) -> _Cells:
-    """Blocks of 2 x 2 x 2 voxels."""
+    """Return the cells of the coarse search: blocks of 2 x 2 x 2 voxels."""
     even = np.pad(solid, [(0, n % 2) for n in solid.shape])
     d, h, w = (n // 2 for n in even.shape)
     counts = even.reshape(d, 2, h, 2, w, 2).sum((1, 3, 5), dtype=np.float32)
@@ -140,8 +155,10 @@ def _coarse(solid: np.ndarray) -> _Cells:
 
 
 def _shell(solid: np.ndarray, centre: np.ndarray, radius: float) -> _Cells:
-    """Voxels near the surface: a centre that moves by no more than half of SHELL leaves all others
-    where they are."""
+    """Return the cells of the fine search: voxels near the surface.
+
+    If the centre moves by no more than half of SHELL, all other voxels stay on their side.
+    """
     axes = _window(solid.shape, centre, radius + SHELL)
     d2, solid_here = _squared(axes, centre), solid[np.ix_(*axes)]
     inside = d2 <= max(0.0, radius - SHELL) ** 2
@@ -161,8 +178,11 @@ def _shell(solid: np.ndarray, centre: np.ndarray, radius: float) -> _Cells:
 
 
 def _climb(cells: _Cells, start: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre and radius, one axis after the other by halving steps. The first step closes the gap
-    if that is all due to the centre: for balls of one radius 1 - IoU is 1.5 distance / radius."""
+    """Return the best centre and radius, found along one axis after the other.
+
+    The steps halve. The first step is the error of the centre if it explains the whole 1 - IoU: for
+    balls of one radius, 1 - IoU is 1.5 distance / radius.
+    """
     centre = start
     best, radius = cells.best_radius(start)
     last = max(MIN_STEP, cells.step / 2)
@@ -180,8 +200,11 @@ def _climb(cells: _Cells, start: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def uniform_test(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
-    """The largest difference D of the distribution functions of `values` and of the uniform law on
-    [low, high], and the probability p of one as large if that is their law."""
+    """Kolmogorov-Smirnov test of `values` against the uniform law on [low, high]: D and p.
+
+    D is the largest difference of the two distribution functions; p is the probability of one as
+    large if that is the law.
+    """
     if not low < high:
         raise DdiffError(f"no uniform law lies between {low} and {high}")
     numbers = np.clip((_numbers(values) - low) / (high - low), 0, 1)
@@ -190,7 +213,10 @@ def uniform_test(values: ArrayLike, low: float, high: float) -> tuple[float, flo
 
 
 def same_law(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
-    """D and p of two samples. Ties make p too large: the test then rejects too rarely."""
+    """Kolmogorov-Smirnov test of two samples: D and p.
+
+    Ties make p too large: the test then rejects too rarely.
+    """
     d, p = np.array(ks_2samp(_numbers(a), _numbers(b))).tolist()
     return d, p
 
@@ -203,11 +229,11 @@ def _numbers(values: ArrayLike) -> np.ndarray:
 
 
 def drawn(intervals: np.ndarray, low: float, high: float, seed: int) -> np.ndarray:
-    """One number from each of `intervals` [N, 2], uniform in its part of [low, high].
+    """Draw one number from each of `intervals` [N, 2], uniform in its part of [low, high].
 
     A volume tells its sphere's radius only up to an interval. Given the volume, a radius whose law
-    is uniform on [low, high] is uniform there: what is drawn has exactly that law again, without
-    the ties that spoil a test. An interval outside [low, high] is used as it is.
+    is uniform on [low, high] is uniform in that interval. So the numbers have exactly that law
+    again, without the ties that spoil a test. An interval outside [low, high] is used as it is.
     """
     starts, ends = np.asarray(intervals, float).reshape(-1, 2).T
     meets = (starts < high) & (ends > low)
@@ -217,10 +243,11 @@ def drawn(intervals: np.ndarray, low: float, high: float, seed: int) -> np.ndarr
 
 
 def centred(centre: np.ndarray, radius: np.ndarray, size: int) -> np.ndarray:
-    """Centres [N, 3] of balls of `radius` [N] in a volume of side `size`, in voxels, as parts of
-    the way from its middle to where the ball touches a face: [N, 3], in [-1, 1] inside.
+    """Centres [N, 3] as parts of the way from the volume's middle to where the ball touches a face.
 
-    They are uniform, given the radius, where the centre is uniform in what room the ball has.
+    centre: [N, 3] in voxels, of balls of `radius` [N] in a volume of side `size`. The result is
+        [N, 3], in [-1, 1] inside. It is uniform, given the radius, if the centre is uniform in the
+        room that the ball has.
     """
     room = np.maximum(size / 2 - np.asarray(radius, float), 1e-6)
     return (np.asarray(centre, float) - (size - 1) / 2) / room[:, None]

@@ -1,4 +1,4 @@
-"""The two smallest nets that learn: what every other net is compared with."""
+"""The two smallest nets that learn: baselines for every other net."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,10 @@ from ddiff.system.bounds import Count
 
 
 class Plain3d(nn.Module):
-    """Two convolutions at full resolution, the time added between them."""
+    """Two 3D convolutions at full resolution; the embedding of time and label is added between.
+
+    (x [B, C, D, H, W], t [B], y [B] or None) -> [B, C, D, H, W].
+    """
 
     def __init__(
         self,
@@ -34,7 +37,12 @@ class Plain3d(nn.Module):
 
 
 class Simple2d(nn.Module):
-    """A convolution down, a bottleneck that is told the time, a transposed convolution up."""
+    """A convolution down, a bottleneck, a transposed convolution up, in 2D.
+
+    The embedding of time and label is added in the bottleneck.
+
+    (x [B, C, H, W], t [B], y [B] or None) -> [B, C, H, W].
+    """
 
     def __init__(
         self,

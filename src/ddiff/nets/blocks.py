@@ -1,4 +1,4 @@
-"""What the U-Net is made of; every block works in 2D and in 3D."""
+"""Building blocks of the U-Net; every block works in 2D and in 3D."""
 
 from typing import Literal
 
@@ -17,14 +17,17 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions o
 def conv(
     dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1
 ) -> nn.Conv2d | nn.Conv3d:
-    """A convolution padded so that only `stride` changes the size."""
+    """Return a convolution padded so that only `stride` changes the size."""
     layer = {2: nn.Conv2d, 3: Conv3d}[dims]
     return layer(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
 class Conv3d(nn.Conv3d):
-    """On CPUs, oneDNN's weight gradient for bfloat16 volumes of depth 2 reads memory that nobody
-    wrote (torch 2.13); with the padding made first, the depth is 4 and the gradient right."""
+    """A 3D convolution without the wrong gradients of oneDNN on CPUs.
+
+    oneDNN's weight gradient for bfloat16 volumes of depth 2 reads uninitialised memory (torch
+    2.13). If the padding is applied first, the depth is 4 and the gradient is right.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         x, padding = self.padded(input)
@@ -33,7 +36,7 @@ class Conv3d(nn.Conv3d):
         return F.conv3d(x, self.weight, self.bias, self.stride, padding)
 
     def padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-        """x, and the padding that is left to do."""
+        """Return x, padded if necessary, and the padding that is left to apply."""
         if x.is_cpu and x.shape[2] == 2 and self.kernel_size[0] == 3:
             return F.pad(x, (0, 0, 0, 0, 1, 1)), (0, 1, 1)
         depth, height, width = map(int, self.padding)
@@ -41,14 +44,14 @@ class Conv3d(nn.Conv3d):
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with all its parameters set to zero, so that a block begins as the identity."""
+    """Set all parameters of the layer to 0 and return it: a block then begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class Dropout(nn.Module):
-    """Dropout by 16-bit numbers: on CPUs, four times as fast as drawing a float per value."""
+    """Dropout with 16-bit random numbers on CPUs, four times as fast as a float per value."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -66,7 +69,11 @@ class Dropout(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Norm, SiLU, conv, twice, around a shortcut; `emb` [B, E] scales and shifts, or shifts."""
+    """A residual block: norm, SiLU and convolution, twice, plus a shortcut.
+
+    (x [B, inputs, *S], emb [B, emb_dim]) -> [B, outputs, *S]. The embedding scales and shifts the
+    maps between the convolutions, or only shifts them (`modulation`).
+    """
 
     def __init__(
         self,
@@ -89,7 +96,7 @@ class ResBlock(nn.Module):
         self.shortcut = conv(dims, inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        # first, so that its gradient, as large as x, is made last and never waits
+        # first, so that its gradient, as large as x, is computed last and does not stay in memory
         shortcut = self.shortcut(x)
         h = self.conv1(self.norm1(x))
         if self.has_scale:
@@ -100,9 +107,10 @@ class ResBlock(nn.Module):
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v of [B, heads, N, D].
+    """Attention softmax(q k^T / sqrt(D)) v, for q, k and v [B, heads, N, D].
 
-    On CPUs, torch's own takes twice as long for few tokens: it is made not to keep N^2 scores.
+    On CPUs, torch's own function takes twice as long for few tokens, because it avoids keeping N^2
+    scores.
     """
     if q.is_cpu and q.shape[2] <= FEW_TOKENS:
         return (q * q.shape[3] ** -0.5 @ k.mT).softmax(-1) @ v
@@ -110,7 +118,10 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions, with a residual connection; one head if no `head_dim`."""
+    """Self-attention over all positions of x [B, C, *S], with a residual connection.
+
+    `head_dim` None is a single head.
+    """
 
     def __init__(self, channels: int, head_dim: int | None, groups: int):
         super().__init__()
@@ -128,15 +139,18 @@ class Attention(nn.Module):
 
 
 def joined(x: Tensor, skip: Tensor) -> Tensor:
-    """The channels of both."""
+    """Concatenate x and skip, [B, C, *S] each, along the channels."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _Joined.apply(x, skip)
     return torch.cat([x, skip], dim=1)
 
 
 class _Joined(torch.autograd.Function):
-    """torch.cat, whose gradients are views of one tensor: it would live until the way down has used
-    the gradient of the skip."""
+    """torch.cat with a copy of the gradient for each input.
+
+    The gradients of torch.cat itself are views of one tensor, which would stay in memory until the
+    backward pass has used the gradient of the skip.
+    """
 
     generate_vmap_rule = True
 
@@ -156,9 +170,11 @@ class _Joined(torch.autograd.Function):
 
 
 class Block(nn.Module):
-    """A residual block, and attention after it where `attend`.
+    """A residual block, with attention after it if `attend`.
 
-    Where `recompute`, its activations are made again in the backward pass instead of kept.
+    (x [B, C, *S], emb [B, E], skip) -> [B, outputs, *S]. A skip is joined to the channels of x
+    first; `inputs` counts both. If `recompute`, activations are computed again in the backward pass
+    instead of kept.
     """
 
     def __init__(
@@ -188,6 +204,8 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
+    """A convolution of stride 2, which halves the size of every axis."""
+
     def __init__(self, dims: int, channels: int):
         super().__init__()
         self.conv = conv(dims, channels, channels, stride=2)
@@ -197,9 +215,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Each value repeated twice along each axis, then a convolution.
+    """Nearest-neighbour upsampling by 2, then a convolution.
 
-    Computed as the one transposed convolution that equals both, whose kernel of 4 is the sum of
+    Both are computed as one transposed convolution that equals them. Its kernel of 4 is the sum of
     the kernel of 3 at two offsets: 3.4 times fewer multiplications in 3D, 2.2 times in 2D.
     """
 
@@ -209,7 +227,7 @@ class Upsample(nn.Module):
         self.transposed = {2: F.conv_transpose2d, 3: F.conv_transpose3d}[dims]
 
     def kernel(self) -> Tensor:
-        """That of the transposed convolution, [C, C, 4, 4] or [C, C, 4, 4, 4]."""
+        """Return the kernel of the transposed convolution, [C, C, 4, 4] or [C, C, 4, 4, 4]."""
         weight = self.conv.weight.transpose(0, 1)
         for axis in range(2, weight.ndim):
             a, b, c = weight.unbind(axis)

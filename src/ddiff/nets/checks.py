@@ -1,4 +1,4 @@
-"""What a net refuses, in words."""
+"""Checks of a net's options and inputs, with messages in words."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ddiff.system.errors import ConfigError
 
 
 def checked_shape(shape: Sequence[int], dims: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:
-    """`shape` as a tuple; ConfigError unless it is [C, *S] with as many dimensions as asked."""
+    """Return `shape` as a tuple; ConfigError unless it is [C, *S] with `dims` dimensions in S."""
     forms = {2: "[C, H, W]", 3: "[C, D, H, W]"}
     if shape is None or len(shape) - 1 not in dims:
         found = None if shape is None else list(shape)
@@ -17,6 +17,7 @@ def checked_shape(shape: Sequence[int], dims: tuple[int, ...] = (2, 3)) -> tuple
 
 
 def check_input(x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError unless x is [B, *shape]."""
     if tuple(x.shape[1:]) != shape:
         raise ConfigError(
             f"the net was built for inputs of {list(shape)}, and was given {list(x.shape[1:])}"
@@ -24,6 +25,7 @@ def check_input(x: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_divides(shape: tuple[int, ...], divisor: int, why: str) -> None:
+    """Raise ConfigError unless every size in `shape` [C, *S] is a multiple of `divisor`."""
     for size in shape[1:]:
         if size % divisor:
             raise ConfigError(f"an input of size {size} does not divide by {divisor} ({why})")
@@ -38,7 +40,10 @@ def check_unet(
     modulation: str,
     mid_attention: bool,
 ) -> None:
-    """`resolutions`: the size of the feature maps, per level."""
+    """Raise ConfigError if options of the U-Net do not fit together.
+
+    - `resolutions`: the size of the feature maps, per level.
+    """
     levels = range(len(channels))
     if unknown := sorted(set(checkpoint_levels) - set(levels)):
         raise ConfigError(f"net.checkpoint_levels has {unknown}; the levels are {list(levels)}")

@@ -1,4 +1,4 @@
-"""A small classifier in 2D and 3D, whose features are the yardstick of generated samples."""
+"""A small classifier in 2D and 3D, whose features are used to evaluate generated samples."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,10 +15,15 @@ from ddiff.system.errors import ConfigError
 
 
 class Reader(nn.Module):
-    """x [B, C, *S] -> logits [B, K], linear in `features(x)` [B, D].
+    """A classifier: x [B, C, *S] -> logits [B, K], linear in `features(x)` [B, D].
 
-    Two convolutions a level, the size halving (rounded up) from level to level, then the mean over
-    all places. patch_size: space to depth before the first convolution.
+    Every level has two convolutions. The size halves (rounded up) from level to level, and the
+    features are the mean of the last level over all positions.
+
+    - `patch_size`: space to depth before the first convolution.
+    - `channels`: one number a level.
+    - `groups`: of the group norms, at most.
+    - `dropout`: probability of dropping a feature.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Reader(nn.Module):
         self.out = nn.Linear(inputs, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
+        """Return the features [B, D] of x [B, C, *S]."""
         check_input(x, self.shape)
         return self.body(space_to_depth(x, self.patch_size)).flatten(2).mean(2)
 

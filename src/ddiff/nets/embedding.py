@@ -1,4 +1,4 @@
-"""From a time (or its noise level) and a label to the vector that every block is told."""
+"""Embeddings: a time (or its noise level) and a label as the vector that conditions every block."""
 
 import math
 from typing import Annotated, Protocol
@@ -13,6 +13,8 @@ Width = Annotated[int, At(least=4, most=65_536)]
 
 
 class HasNoiseLevels(Protocol):
+    """A table of noise levels, such as a schedule."""
+
     abar: Tensor  # float64 [T + 1], abar[0] = 1
 
 
@@ -26,7 +28,10 @@ def _check_even(dim: int) -> None:
 
 
 class Sinusoidal(nn.Module):
-    """Sines and cosines of t, periods from 2 pi to 2 pi 10000 (Ho et al. 2020), then an MLP."""
+    """Sinusoidal embedding of the time (Ho et al. 2020), then an MLP.
+
+    Sines and cosines of t have periods from 2 pi to 2 pi 10000.
+    """
 
     def __init__(self, dim: Width):
         super().__init__()
@@ -36,7 +41,7 @@ class Sinusoidal(nn.Module):
         self.mlp = _mlp(dim)
 
     def forward(self, t: Tensor) -> Tensor:
-        """t [B] int64, 0-based -> [B, out_dim]."""
+        """Embed t [B] int64, counted from 0, as [B, out_dim]."""
         half = self.dim // 2
         index = torch.arange(half, device=t.device, dtype=torch.float32)
         phase = t.float()[:, None] * torch.exp(index * (-math.log(10000) / (half - 1)))
@@ -45,9 +50,10 @@ class Sinusoidal(nn.Module):
 
 
 class LogSNR(nn.Module):
-    """Learned Fourier features of the noise level, an MLP: the net is told how noisy, not when.
+    """Embedding of the noise level: learned Fourier features, then an MLP.
 
-    The level is -log(abar / (1 - abar)) / 8 = log(sigma) / 4, as in Karras et al. 2024.
+    The net is told the noise level instead of the time. The level is -log(abar / (1 - abar)) / 8 =
+    log(sigma) / 4, as in Karras et al. 2024.
     """
 
     def __init__(self, dim: Width, schedule: HasNoiseLevels):
@@ -68,14 +74,17 @@ class LogSNR(nn.Module):
         return self
 
     def forward(self, t: Tensor) -> Tensor:
-        """t [B] int64, 0-based -> [B, out_dim]."""
+        """Embed t [B] int64, counted from 0, as [B, out_dim]."""
         phase = 2 * math.pi * self.level[t + 1][:, None] * self.frequencies.float()
         features = torch.cat([phase.sin(), phase.cos()], dim=1)
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class Condition(nn.Module):
-    """Time and, where there are classes, label. Row 0 of `labels` is "no label"."""
+    """Embedding of the time and, if there are classes, of the label.
+
+    Row 0 of `labels` is "no label".
+    """
 
     def __init__(self, embedding: nn.Module | None, num_classes: int | None):
         super().__init__()
@@ -86,7 +95,10 @@ class Condition(nn.Module):
             self.labels = nn.Embedding(num_classes + 1, self.out_dim)
 
     def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """t [B], y [B] with -1 for no label, or None -> [B, out_dim]."""
+        """Embed t [B] and y [B] (-1: no label) or None as [B, out_dim].
+
+        Raises ConfigError for labels if the net has no classes.
+        """
         emb = self.embedding(t)
         if self.labels is None:
             if y is not None:

@@ -1,7 +1,8 @@
 """Exact gradient norms by timestep: G_t = || d/dtheta L(theta; t) ||, L the mean over one batch.
 
-All candidates go through the net as one batch. A layer reads one copy of its parameters for each
-candidate (they share memory), so that one backward pass keeps the candidates' gradients apart.
+All candidate timesteps go through the net as one batch. A layer reads one copy of its parameters
+for each candidate (the copies share memory), so that one backward pass keeps the candidates'
+gradients apart.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,31 +16,32 @@ from torch import Tensor, nn
 from ddiff.nets.blocks import Conv3d
 from ddiff.nets.norm import Norm, group_norm
 
-Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # what a net is: (x_t, t, y) -> pred
+Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # the net: (x_t, t, y) -> pred
 Loss = Callable[[Predict, Tensor], Tensor]  # (predict, t []) -> loss [], every sample at t
-Calls = dict[nn.Module, int]  # dimensions of the last output of each module called, in that order
-Copies = dict[Tensor, Tensor]  # of each parameter, [K, *shape]
+Calls = dict[nn.Module, int]  # each module called, in order: dimensions of its last output
+Copies = dict[Tensor, Tensor]  # of each parameter: [K, *shape]
 
-VALUES_AT_ONCE = 2**16  # of x_t: what keeps small nets busy; more only costs memory
-SCALE = 2.0**10  # of losses, so that float16 holds their gradients; a power of 2 rounds nothing
+VALUES_AT_ONCE = 2**16  # of x_t: enough to keep small nets busy; more only costs memory
+SCALE = 2.0**10  # of losses, so that float16 can hold their gradients; a power of 2 is exact
 
 
 def looped(net: nn.Module, loss: Loss, t: Tensor) -> Tensor:
-    """t [K] -> the gradient norm over all parameters at each, [K] float32; a backward pass each.
+    """Gradient norm over all parameters at each timestep t [K], [K] float32, by K backward passes.
 
-    This and the two below leave nothing changed: parameters, `.grad`, buffers, modes, random
+    This function and the two below change nothing: no parameter, `.grad`, buffer, mode or random
     state. Dropout is off, a compiled net runs uncompiled, and nothing waits for the device. `loss`
-    runs under vmap over t, must hand t to `predict`, and draws no random numbers.
+    runs under vmap over t, must pass t to `predict`, and must draw no random numbers.
     """
     with _at_rest(net):
         return _one_by_one(net, loss, t, _trained(net))
 
 
 def batched(net: nn.Module, loss: Loss, t: Tensor, chunk: int | None = None) -> Tensor:
-    """The same numbers from one backward pass for every `chunk` candidates (None: by their size).
+    """Gradient norms as from `looped`, with one backward pass for every `chunk` timesteps.
 
-    For nets whose samples do not meet. One that reads a layer's parameters past that layer's own
-    forward is scored one by one.
+    `chunk` None: chosen by the size of a batch. Only for nets that treat each sample of a batch
+    alone. A net that reads a layer's parameters outside that layer's forward is scored one timestep
+    at a time.
     """
     with _at_rest(net):
         calls, batch, chunk = _look(net, loss, t, chunk)
@@ -47,9 +49,10 @@ def batched(net: nn.Module, loss: Loss, t: Tensor, chunk: int | None = None) -> 
 
 
 def last_layer(net: nn.Module, loss: Loss, t: Tensor, chunk: int | None = None) -> Tensor:
-    """As `batched`, over the parameters of the last layer only: what precedes it keeps no graph.
+    """Gradient norms as from `batched`, over the parameters of the last layer only.
 
-    The last layer is the last to make feature maps (not one vector a sample, as a gain does).
+    The layers before it keep no graph. The last layer is the last one that makes feature maps (a
+    gain, for example, makes one vector a sample).
     """
     with _at_rest(net), ExitStack() as frozen:
         calls, batch, chunk = _look(net, loss, t, chunk)
@@ -81,14 +84,14 @@ def _together(
         sources = [*(copy.requires_grad_() for copy in copies.values()), *parameters]
         with _replaced((m, "forward", _apart(m, copies, len(at) * batch)) for m in layers):
             gradients = torch.autograd.grad(_total(net, loss, at), sources, allow_unused=True)
-        if any(g is not None for g in gradients[len(copies) :]):  # read past a layer's forward
+        if any(g is not None for g in gradients[len(copies) :]):  # read outside a layer's forward
             return _one_by_one(net, loss, t, parameters)
         norms.append(_norms(g for g in gradients if g is not None))
     return torch.cat(norms)
 
 
 def _norms(gradients: Iterable[Tensor]) -> Tensor:
-    """Gradients [K, *shape] of every parameter -> their norm together, [K] float32."""
+    """Joint norm of the gradients [K, *shape] of all parameters, [K] float32."""
     each = [g.reshape(len(g), -1).float().norm(dim=1) for g in gradients]
     return torch.stack(each).norm(dim=0) / SCALE
 
@@ -103,7 +106,10 @@ def _total(predict: Predict, loss: Loss, t: Tensor) -> Tensor:
 
 
 class _Fold(torch.autograd.Function):
-    """Where vmap reaches the net: candidates join the batch, and autograd passes through."""
+    """A call of the net under vmap: the candidates are folded into the batch.
+
+    Autograd passes through.
+    """
 
     @staticmethod
     def forward(predict, x, t, y):
@@ -124,7 +130,10 @@ class _Fold(torch.autograd.Function):
 
 
 def _look(net: nn.Module, loss: Loss, t: Tensor, chunk: int | None) -> tuple[Calls, int, int]:
-    """The modules that return a row a sample, seen with two; the batch's size; `chunk`."""
+    """Return the modules that output one row per sample, the batch's size, and `chunk`.
+
+    The modules are found by a run with two samples.
+    """
     calls: Calls = {}
     batch, most = 0, 0
 
@@ -147,8 +156,10 @@ def _look(net: nn.Module, loss: Loss, t: Tensor, chunk: int | None) -> tuple[Cal
 
 
 def _readers(module: nn.Module, calls: Calls) -> list[nn.Module] | None:
-    """The smallest modules that were called and whose forwards read all parameters; None where
-    the module's parent reads some of them, as a transposed convolution reads a plain one's."""
+    """Return the smallest called modules whose forwards read all parameters of `module`.
+
+    None if the parent of `module` reads some of them, as Upsample reads those of its convolution.
+    """
     inner = [_readers(child, calls) for child in module.children()]
     if None in inner or any(p.requires_grad for p in module.parameters(recurse=False)):
         return [module] if module in calls else None
@@ -156,7 +167,7 @@ def _readers(module: nn.Module, calls: Calls) -> list[nn.Module] | None:
 
 
 def _apart(layer: Any, copies: Copies, samples: int) -> Callable[..., Tensor]:
-    """The layer's forward on all candidates in one batch, each with its own parameters."""
+    """Return the layer's forward on all candidates in one batch, each with its own parameters."""
     own, forward = dict(layer.named_parameters()), layer.forward
     each = [copies[own[name]] for name in ("weight", "bias") if own.get(name) in copies]
     kind = type(layer) if len(own) == len(each) == 2 else None
@@ -183,8 +194,12 @@ def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 
 
 def _norm(layer: Norm, weight: Tensor, bias: Tensor, x: Tensor, *modulation: Tensor) -> Tensor:
-    """Its weight and bias may be [K B, C] where they meet a scale and a shift, be these 0; not
-    those of a backend's kernel."""
+    """Norm.forward of all candidates, with weight and bias [K, C].
+
+    They are repeated to [K B, C]. `group_norm` takes that shape only together with a scale and a
+    shift, so zeros are passed if there are none. A backend's kernel does not take it, so the
+    reference runs.
+    """
     weight, bias = (p.repeat_interleave(len(x) // len(p), 0) for p in (weight, bias))
     own = {"weight": weight, "bias": bias, "operation": group_norm}
     with _replaced((layer, name, value) for name, value in own.items()):
@@ -236,7 +251,7 @@ def _one_after_another(layer: nn.Module, copies: Copies) -> Callable[..., Tensor
 
 @contextmanager
 def _at_rest(net: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, torch.compile passed by, gradients recorded."""
+    """Context with every module in eval mode, torch.compile bypassed and gradients recorded."""
     modes = ((module, "training", False) for module in net.modules())
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"), _replaced(modes):
         yield
@@ -244,7 +259,7 @@ def _at_rest(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _replaced(values: Iterable[tuple[nn.Module, str, Any]]) -> Iterator[None]:
-    """Attributes of these very instances, for a while: they hide parameters and methods."""
+    """Context that sets attributes of module instances, which hide parameters and methods."""
     with ExitStack() as back:
         for module, name, value in values:
             held = vars(module)

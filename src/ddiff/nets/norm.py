@@ -1,6 +1,6 @@
 """Group norm, scale and shift, SiLU as one operation that keeps only its input for backward.
 
-On CPUs, PyTorch's channels-last backward of group norm takes 15 to 80 times its forward.
+On CPUs, PyTorch's channels-last backward of group norm takes 15 to 80 times as long as its forward.
 A backend may put a fused kernel of the same signature in the place of `group_norm`.
 """
 
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class Norm(nn.Module):
-    """Group norm in at most `groups` groups (the largest number dividing `channels`), then SiLU."""
+    """Group norm of x [B, C, *S], then SiLU if `silu`.
+
+    It has at most `groups` groups: the largest number that divides `channels`.
+    """
 
     def __init__(self, channels: int, groups: int = 32, silu: bool = True, eps: float = 1e-5):
         super().__init__()
@@ -24,7 +27,10 @@ class Norm(nn.Module):
     def forward(
         self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
     ) -> Tensor:
-        """`norm(x) (1 + scale) + shift`, activated; scale and shift are [B, C], both or neither."""
+        """Return `norm(x) (1 + scale) + shift`, [B, C, *S], then SiLU if `silu`.
+
+        - `scale`, `shift`: [B, C], both or neither.
+        """
         return self.operation(
             x, self.groups, self.weight, self.bias, scale, shift, silu=self.silu, eps=self.eps
         )
@@ -43,12 +49,17 @@ def group_norm(
     silu: bool = True,
     eps: float = 1e-5,
 ) -> Tensor:
-    """x [B, C, *S], weight and bias [C], scale and shift [B, C] -> [B, C, *S], in the type of x."""
+    """Return the group norm of x [B, C, *S], scaled, shifted and activated, in the type of x.
+
+    - `weight`, `bias`: [C].
+    - `scale`, `shift`: [B, C]; the result is multiplied by 1 + scale, then shift is added. Both or
+      neither.
+    """
     if scale is None or shift is None:
         scale, shift = weight[None], bias[None]
     else:
         scale, shift = weight * (1 + scale), bias * (1 + scale) + shift
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():  # plain operations fuse
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():  # compilers fuse these
         y = F.group_norm(x, groups, eps=eps).to(x.dtype)
         y = y * _wide(scale, x) + _wide(shift, x)
         return F.silu(y) if silu else y
@@ -56,16 +67,17 @@ def group_norm(
 
 
 def _wide(value: Tensor, x: Tensor) -> Tensor:
-    """[B, C] -> [B, C, 1, ...] in the type of x."""
+    """Reshape [B, C] to [B, C, 1, ...] in the type of x."""
     return value.to(x.dtype)[(...,) + (None,) * (x.ndim - 2)]
 
 
 def _normalised(
     x: Tensor, groups: int, eps: float, a: Tensor | None = None, b: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """a (x - mean) rstd + b [B, C, *S] with a and b [C], and rstd [B, G]."""
+    """Return a (x - mean) rstd + b [B, C, *S], with a and b [C] or None, and rstd [B, G]."""
     batch, channels, voxels = x.shape[0], x.shape[1], x.shape[2:].numel()
-    # The CUDA operation reads one memory format; the CPU's is scalar on small channels-last maps.
+    # CUDA's operation reads one memory format; the CPU's is not vectorised for small maps in
+    # channels-last.
     plain = not x.is_cpu or (voxels < 1024 and channels < 16 * groups)
     dense = x.contiguous() if plain else x
     n, _, rstd = torch.native_group_norm(dense, a, b, batch, channels, voxels, groups, eps)
@@ -73,7 +85,7 @@ def _normalised(
 
 
 class _GroupNorm(torch.autograd.Function):
-    """y = silu(z), z = a n + b, n = (x - mean) rstd; a and b are [B, C] or [1, C]."""
+    """Autograd of y = silu(z), z = a n + b, n = (x - mean) rstd; a and b are [B, C] or [1, C]."""
 
     generate_vmap_rule = True
 
@@ -93,7 +105,7 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """With sums over S: da = sum dz n, db = sum dz, and, with means over a group,
+        """Gradients. With sums over S, da = sum dz n and db = sum dz. With means over a group,
 
         dx = rstd (a dz - mean(a dz) - n mean(a dz n)).
         """

@@ -4,7 +4,10 @@ from torch import Tensor
 
 
 def space_to_depth(x: Tensor, patch_size: int) -> Tensor:
-    """[B, C, *S] -> [B, C p^d, *S/p], channels last in memory; `F.pixel_unshuffle` in 2D."""
+    """Rearrange x [B, C, *S] to [B, C p^d, *S/p], with p = `patch_size`, channels last in memory.
+
+    In 2D this is `F.pixel_unshuffle`.
+    """
     if patch_size == 1:
         return x
     dims = x.ndim - 2
@@ -15,7 +18,10 @@ def space_to_depth(x: Tensor, patch_size: int) -> Tensor:
 
 
 def depth_to_space(x: Tensor, patch_size: int) -> Tensor:
-    """The inverse of `space_to_depth`, contiguous in memory."""
+    """Rearrange x [B, C p^d, *S/p] to [B, C, *S], the inverse of `space_to_depth`.
+
+    The result is contiguous in memory.
+    """
     if patch_size == 1:
         return x
     dims = x.ndim - 2

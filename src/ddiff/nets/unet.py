@@ -17,17 +17,26 @@ from ddiff.system.bounds import At, Count, Filled
 
 
 class UNet(nn.Module):
-    """(x [B, C, *S], t [B], y [B] or None) -> [B, C, *S].
+    """U-Net in 2D and 3D: (x [B, C, *S], t [B], y [B] or None) -> [B, C, *S].
 
-    shape: [C, *S]. channels: one number a level, the size halves from level to level.
-    attention: sizes (the largest side) of the feature maps that get self-attention.
-    embedding: what the net is told of the time; None: `Sinusoidal(64)`.
-    head_dim: channels of one attention head; None is a single head.
-    patch_size: space to depth before the first convolution.
-    input_skip: adds gain(t) x to the prediction, for stems narrower than their patches.
-    checkpoint_levels: levels whose activations are recomputed in the backward pass.
-    bounded: tanh of the prediction, for an x_0 of -1 and 1: where the voxels are independent,
-    E[x_0 | x_t] = tanh(l + a x_t / b^2) with prior log odds 2 l, and `input_skip` has its gain.
+    - `shape`: [C, *S].
+    - `num_classes`: None for a net without labels.
+    - `channels`: one number a level; the size halves from level to level.
+    - `embedding`: the embedding of the time; None: `Sinusoidal(64)`.
+    - `num_blocks`: residual blocks a level on the way down; one more on the way up.
+    - `attention`: sizes (the largest side) of the feature maps that get self-attention.
+    - `head_dim`: channels of one attention head; None is a single head.
+    - `dropout`: probability inside the residual blocks.
+    - `patch_size`: space to depth before the first convolution.
+    - `modulation`: the embedding scales and shifts the maps of a block ("scale_shift"), or only
+      shifts them ("shift").
+    - `input_skip`: adds gain(t) x to the prediction, for stems narrower than their patches.
+    - `checkpoint_levels`: levels whose activations are recomputed in the backward pass.
+    - `groups`: groups of the group norms, at most.
+    - `mid_attention`: self-attention at the smallest size, between the way down and the way up.
+    - `bounded`: applies tanh to the prediction, for an x_0 of -1 and 1. If the voxels are
+      independent, E[x_0 | x_t] = tanh(l + a x_t / b^2) with prior log odds 2 l; `input_skip` then
+      supplies the gain.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class UNet(nn.Module):
         self.gain = zeroed(nn.Linear(emb_dim, self.shape[0])) if input_skip else None
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the prediction [B, C, *S] for x [B, C, *S], t [B] from 0, and y [B] or None."""
         check_input(x, self.shape)
         emb = F.silu(self.condition(t, y))
         h = self.stem(space_to_depth(x, self.patch_size))
@@ -107,7 +117,10 @@ class UNet(nn.Module):
 def _down(
     blocks: list[Callable[..., Block]], dims: int, channels: Sequence[int], num_blocks: int
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The way down, and the channels of each skip: of the stem's output and of every layer's."""
+    """Return the layers of the way down, and the channels of each skip.
+
+    The skips are the stem's output and every layer's.
+    """
     layers, skips = nn.ModuleList(), [channels[0]]
     for level, (block, width) in enumerate(zip(blocks, channels, strict=True)):
         for _ in range(num_blocks):
@@ -126,7 +139,7 @@ def _up(
     num_blocks: int,
     skips: list[int],
 ) -> nn.ModuleList:
-    """The way up; each block takes the last skip that is left."""
+    """Return the layers of the way up; each block takes the last skip that is left."""
     layers, inputs = nn.ModuleList(), channels[-1]
     for level in reversed(range(len(channels))):
         for _ in range(num_blocks + 1):

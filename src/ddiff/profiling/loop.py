@@ -1,4 +1,4 @@
-"""What only Lightning's loop knows: data, backward, optimiser and callbacks as phases."""
+"""Phases that only Lightning's loop knows: data, backward, optimiser and callbacks."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""What conf/profiler offers: who listens when, and what is written in the end."""
+"""The profilers of conf/profiler: which steps each one records, and the report it writes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Profiled:
-    """What is profiled, and where to write about it."""
+    """Work that is profiled, and the places to write the report to."""
 
     kind: Literal["training", "sampling"]
     device: torch.device
@@ -103,7 +103,7 @@ def _check(least: int, name: str, value: int) -> None:
 
 
 def bytes_of(module: nn.Module) -> int:
-    """Of parameters and buffers."""
+    """Bytes of the parameters and buffers."""
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
@@ -157,7 +157,7 @@ def _report(
     profiler: torch.profiler.profile | None,
     held: dict[str, int],
 ) -> None:
-    """In the folder, in TensorBoard and on the terminal."""
+    """Write the profile to the folder and to TensorBoard, and print it."""
     profile: dict[str, Any] = {
         "kind": subject.kind,
         "device": subject.device.type,

@@ -41,7 +41,7 @@ def write_trace(profiler: torch.profiler.profile, path: Path) -> list[dict[str, 
 
 @dataclass(frozen=True)
 class Turns:
-    """Which step and phase a moment of a recording belongs to."""
+    """Steps and phases of a recording: `at(moment)` gives those of a moment."""
 
     moments: list[float]
     places: list[tuple[int, str]]  # step from 1, 0 outside; the innermost phase
@@ -49,7 +49,7 @@ class Turns:
 
     @classmethod
     def of(cls, marked: Iterable[tuple[str, float, float]]) -> "Turns":
-        """From (name, start, end) of steps and phases, nested."""
+        """Build the turns from (name, start, end) of steps and phases, nested."""
         marks = sorted(marked, key=lambda mark: (mark[1], -mark[2]))
         steps = [mark for mark in marks if mark[0].startswith(STEP)]
         phases = [mark for mark in marks if not mark[0].startswith(STEP)]
@@ -104,7 +104,7 @@ def operators(profiler: torch.profiler.profile, cuda: bool) -> list[dict[str, An
 
 
 def _keeper(event: Any) -> Any:
-    """Whose memory it is: an allocation belongs to the operator that asked for it."""
+    """Return the operator that asked for an allocation, to which its memory belongs."""
     parent = event.cpu_parent
     while event.name in ALLOCATORS and parent and not parent.is_user_annotation:
         event, parent = parent, parent.cpu_parent

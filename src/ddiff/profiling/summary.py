@@ -1,4 +1,4 @@
-"""What the times of many steps come to: figures, curves, and tables for people."""
+"""Summaries of the times of many steps: figures, curves, and tables for people."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -28,7 +28,7 @@ class HostClock:
         return time.perf_counter()
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Between two moments that have passed."""
+        """Seconds between two moments that have passed."""
         return end - start
 
     def passed(self, moment: Any) -> bool:
@@ -144,7 +144,7 @@ class Timeline:
             self.ended(self.steps)
 
     def close(self) -> None:
-        """After the last step; one that never ended is dropped."""
+        """End the record after the last step. A step that never ended is dropped."""
         self._settle(0, wait=True)
 
     def _turn(self) -> None:

@@ -1,1 +1,1 @@
-"""From a trained net to samples."""
+"""Sampling from a trained net."""

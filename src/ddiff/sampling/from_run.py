@@ -1,4 +1,4 @@
-"""`solver=from_run` and the like: a run's own options as the default choice of their groups."""
+"""The choice `from_run` of groups such as `solver=`: a run's own options, as their default."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from ddiff.config.trees import stored
 
 
 def offer_run(*groups: str) -> Callable[[list[str]], None]:
-    """Makes the options of the run named by `run=` the choice `from_run` of these groups."""
+    """Return a function that makes the options of the run in `run=` the choice `from_run`."""
 
     def prepare(argv: list[str]) -> None:
         from hydra.core.config_store import ConfigStore
@@ -23,8 +23,10 @@ def offer_run(*groups: str) -> Callable[[list[str]], None]:
 
 
 def drop_empty(cfg: DictConfig, *groups: str) -> None:
-    """Removes groups whose choice `from_run` is empty: no run is named, or it has none of them, as
-    a classifier has no solver."""
+    """Remove groups whose choice `from_run` is empty.
+
+    That is so if no run is named, or if the run has no such group: a classifier has no solver.
+    """
     for group in groups:
         if not cfg[group]:
             del cfg[group]

@@ -1,7 +1,7 @@
-"""From a trained net to samples, keyed by (seed, sample index).
+"""Sampling from a trained net, keyed by (seed, sample index).
 
 The noise of sample 17 has the same bits in a batch of 1 and of 64, on one rank and on eight. The
-sample is the same up to the rounding of the net's arithmetic, which may depend on the batch's size.
+sample is the same up to the rounding of the net's arithmetic, which may depend on the batch size.
 """
 
 from collections import Counter
@@ -58,16 +58,17 @@ class Generation:
         y: Tensor | None = None,
         on_step: Callable[[int], None] = lambda samples: None,
     ) -> Iterator[Tensor]:
-        """Samples 0 .. num_samples - 1 in order, [<= batch_size, C, *S] at a time. Another
-        `batch_size` changes a sample by rounding only.
+        """Draw samples 0 .. num_samples - 1 in order; yields [<= batch_size, C, *S] at a time.
 
-        `y` holds one label a sample. `on_step(samples)` is told of every solver step.
+        Another `batch_size` changes a sample by rounding only. `y` holds one label a sample.
+        `on_step(samples)` is called after every solver step with the number of samples in the
+        batch.
         """
         for first in range(0, num_samples, batch_size):
             wanted = min(batch_size, num_samples - first)
             size = batch_size if self.execution.static else wanted
             labels = None if y is None else y[first : first + wanted]
-            if labels is not None and wanted < size:  # one batch size for all
+            if labels is not None and wanted < size:  # fills the last batch up
                 labels = torch.cat([labels, labels[-1:].expand(size - wanted)])
             indices = range(first, first + size)
             yield self.batch(indices, labels, lambda _, n=wanted: on_step(n))[:wanted]
@@ -78,7 +79,7 @@ class Generation:
         y: Tensor | None = None,
         on_step: Callable[[int], None] = lambda samples: None,
     ) -> Tensor:
-        """The samples with these indices, float32 [B, C, *S] on the net's device."""
+        """Draw the samples with these indices, float32 [B, C, *S] on the net's device."""
         was_training = self.net.training
         self.net.eval()
         with phase("start"):
@@ -93,14 +94,14 @@ class Generation:
         return x.clone()
 
     def steps(self, indices: Sequence[int], y: Tensor | None = None) -> Iterator[Tensor]:
-        """The batch x after every step of the plan. Another step may overwrite it."""
+        """Yield the batch x after every step of the plan. The next step may overwrite it."""
         self.counts["drawn"] += len(indices)
         by_solve = self.execution.solver_step is None and not self.execution.graph
         advance = (self._by_solve if by_solve else self._by_stepper)(indices, y)
         return (advance() for _ in range(len(self.plan)))
 
     def _by_solve(self, indices: Sequence[int], y: Tensor | None) -> Callable[[], Tensor]:
-        """A function that makes the next step of `diffusion.solve`."""
+        """Return a function that makes the next step of `diffusion.solve`."""
         noise_key, device = key(self.seed, "sample"), device_of(self.net)
         samples = torch.tensor(indices, device=device)
         y = None if y is None else y.to(device)
@@ -123,19 +124,19 @@ class Generation:
         return advance
 
     def _by_stepper(self, indices: Sequence[int], y: Tensor | None) -> Callable[[], Tensor]:
-        """A function that makes the next step over fixed buffers."""
+        """Return a function that makes the next step in fixed buffers."""
         stepper = self._stepper(len(indices), y is not None)
         stepper.start(indices, y)
         return stepper.advance
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the net that a sample took, counted over the samples drawn so far."""
+        """Evaluations of the net per sample, averaged over the samples drawn so far."""
         return round(self.counts["asked"] / max(1, self.counts["drawn"]))
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """`asked`: rows that the net was asked; `drawn`: samples."""
+        """Counters: `asked`, rows that went through the net; `drawn`, samples."""
         return Counter()
 
     @cached_property
@@ -168,8 +169,10 @@ def generation_of(
     clamp: float | None,
     y: object = "auto",
 ) -> Generation:
-    """How to sample with a trained net. Solver, guidance, precision and backend are as configs
-    choose them; `y` is the option of that name."""
+    """Build the Generation of a trained net from its options.
+
+    Solver, guidance, precision and backend are config nodes; `y` is the option of that name.
+    """
     net, device = trained.net, device_of(trained.net)
     if isinstance(net, ArtifactNet):
         net.check_options(backend, precision)
@@ -198,7 +201,7 @@ def generation_by(
     clamp: float | None,
     y: object = "auto",
 ) -> Generation:
-    """How to sample with a trained net by parts that are built already."""
+    """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
     guidance.check(net.num_classes, y)
     return Generation(
@@ -222,7 +225,10 @@ def drawing(options: Draw) -> dict[str, Any]:
 
 
 def in_training(module: Any, options: Train, plan: Plan) -> Generation:
-    """How a training samples with the averaged net of its module. `options` are the run's."""
+    """Build the Generation of a training, which samples with the averaged net of `module`.
+
+    `options` are the run's.
+    """
     return Generation(
         net=module.ema,
         shape=tuple(options.net.shape),
@@ -237,7 +243,10 @@ def in_training(module: Any, options: Train, plan: Plan) -> Generation:
 
 
 def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfig) -> None:
-    """Draws a few samples in float32 and drops them: what a net meets is what it is measured on."""
+    """Draw a few samples in float32 and drop them.
+
+    The caller's hook on the net records the inputs that it meets.
+    """
     generation = generation_of(
         trained,
         solver=solver,
@@ -253,9 +262,11 @@ def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfi
 def labels_for(
     wanted: str | int | Sequence[int] | None, num_samples: int, num_classes: int | None
 ) -> Tensor | None:
-    """Labels [num_samples] from the option `y`: one label, a list to repeat, `each` (equal shares
-    in order, so that a square grid has a class a row), `none`, or `auto` (`each` where there are
-    classes)."""
+    """Return the labels [num_samples] that the option `y` asks for, or None for no labels.
+
+    `y` is one label, a list to repeat, `each` (equal shares in order, so that a square grid has a
+    class a row), `none`, or `auto` (`each` if there are classes).
+    """
     if wanted == "auto":
         wanted = None if num_classes is None else "each"
     if wanted is None or wanted == "none":
@@ -275,7 +286,10 @@ def labels_for(
 
 
 def row_length(y: Tensor | None) -> int | None:
-    """Samples a class, where all labels come in equal shares in order: a picture's row each."""
+    """Return the samples per class if all classes have equal shares in order, else None.
+
+    A picture then has a class a row.
+    """
     if y is None:
         return None
     shares = y.unique_consecutive(return_counts=True)[1].tolist()

@@ -1,6 +1,6 @@
-"""Sampling over fixed buffers, for backends that need them: CUDA graphs and fused solver steps.
+"""Sampling in fixed buffers, for backends that need them: CUDA graphs and fused solver steps.
 
-Eager sampling runs `diffusion.solve`, as the equations are written; a test holds both together.
+Eager sampling runs `diffusion.solve`, as the equations are written. A test checks that both agree.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from ddiff.system.phases import phase
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Everything about a sampling but the net and the samples' numbers."""
+    """Everything that defines a sampling, except the net and the samples' indices."""
 
     plan: Plan
     objective: Objective
@@ -31,9 +31,9 @@ class Work:
 
 
 class Stepper:
-    """The state of one batch, in place: x, the last estimate of x_0, the number of the step.
+    """The state of one batch, updated in place: x, the last estimate of x_0, the step's number.
 
-    Nothing in a step depends on a number the host must wait for.
+    No step makes the host wait for a number.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class Stepper:
         device: torch.device,
         counts: Counter[str],
     ) -> None:
-        self.work, self.counts = work, counts  # `asked`: rows that the net was asked
+        self.work, self.counts = work, counts  # `asked`: rows that went through the net
         self.predict, self.solver_step = execution.predict, execution.solver_step or reference
         table = work.plan.table(work.objective)
-        # two predictions that the solver's step combines; any other guidance is called
+        # the solver's step combines two predictions; any other guidance is called instead
         self.called = not combines_two(work.guidance)
         graph = execution.graph and not self.called
         self.weights, self.number = work.plan.weights.tolist(), 0
         guided = [labelled and not self.called and weight != 0 for weight in self.weights]
-        self.doubled = [any(guided)] * len(guided) if graph else guided  # a graph is one step
+        self.doubled = [any(guided)] * len(guided) if graph else guided  # a graph repeats one step
         self.table = table.float().to(device)
-        self.times = (work.plan.times[:-1] - 1).to(device)  # as the net is told
+        self.times = (work.plan.times[:-1] - 1).to(device)  # the net counts from 0
         self.noisy = work.plan.stochastic
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.samples = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -67,7 +67,7 @@ class Stepper:
             self.run = self._captured()
 
     def start(self, indices: Sequence[int], y: Tensor | None) -> None:
-        """Noise of these samples of the key, before the first step."""
+        """Set x to the noise of the samples with these indices, before the first step."""
         self.samples.copy_(torch.tensor(indices))
         if self.y is not None:
             assert y is not None
@@ -82,7 +82,7 @@ class Stepper:
         self.number = 0
 
     def advance(self) -> Tensor:
-        """Makes a step and returns x, which the next step overwrites."""
+        """Make a step and return x, which the next step overwrites."""
         self.run()
         return self.x
 
@@ -91,7 +91,7 @@ class Stepper:
         return self.predict(x, t, y)
 
     def _ask_exactly(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The prediction in float32, for arithmetic of a guidance of the user's."""
+        """Return the prediction in float32, for the arithmetic of a user's guidance."""
         return self._ask(x, t, y).float()
 
     @torch.no_grad()
@@ -124,7 +124,10 @@ class Stepper:
         self.number += 1
 
     def _captured(self) -> Callable[[], None]:
-        """A replay of `_run`. The runs before the capture let libraries choose and allocate."""
+        """Capture `_run` in a CUDA graph and return its replay.
+
+        The runs before the capture let libraries choose algorithms and allocate memory.
+        """
         before = self.counts["asked"]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

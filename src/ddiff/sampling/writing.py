@@ -1,4 +1,4 @@
-"""Samples onto the disk: numbers streamed batch by batch, pictures and meshes of the first ones."""
+"""Writing of samples: numbers streamed batch by batch, pictures and meshes of the first ones."""
 
 import os
 import re
@@ -28,8 +28,11 @@ SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
 
 
 def write_samples(trained: Trained, options: Sample) -> None:
-    """Writes <out>.npy, <out>.json (how they were made, their labels), <out>.png and, for volumes,
-    <out>_0000.ply ...; says where they are. Files that exist are refused unless `overwrite`."""
+    """Draw samples and write them with a record, a picture and, for volumes, meshes.
+
+    The files are <out>.npy, <out>.json (how they were made, and their labels), <out>.png and
+    <out>_0000.ply ... Prints where they are. Files that exist are refused unless `overwrite`.
+    """
     generation = generation_of(trained, **drawing(options))
     out = Path(options.out) if options.out else default_out(trained, generation, options)
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
@@ -43,21 +46,21 @@ def write_samples(trained: Trained, options: Sample) -> None:
     check_outputs(meshes, options.overwrite)
     with profiler.watching(subject):
         draw(trained, generation, options, npy)
-    for mesh in meshes:  # of the samples that were replaced
+    for mesh in meshes:  # of samples that were replaced
         mesh.unlink()
     first = np.load(npy, mmap_mode="r")
     _pictures(first[: PICTURED[first.ndim]], out, options.mesh, row_length(y))
 
 
 def _meshes(out: Path) -> list[Path]:
-    """The meshes that lie beside samples of this name."""
+    """Return the mesh files beside samples of this name."""
     name = re.compile(re.escape(out.name) + r"_\d{4}\.(ply|obj)")
     folder = out.parent.iterdir() if out.parent.is_dir() else ()
     return sorted(path for path in folder if name.fullmatch(path.name))
 
 
 def _subject(generation: Generation, out: Path) -> Profiled:
-    """What a profile of the sampling is of, and where it goes: beside the samples."""
+    """Describe the sampling for a profile, which is written beside the samples."""
     folder = out.with_name(out.name + "_profile")
 
     def board() -> Any:
@@ -72,8 +75,7 @@ def _subject(generation: Generation, out: Path) -> Profiled:
 
 
 def draw(trained: Trained, generation: Generation, options: Draw, npy: Path) -> dict[str, Any]:
-    """Streams samples to `npy`, and writes beside it the .json that tells how they were made, and
-    returns that."""
+    """Stream samples to `npy`, write how they were made to the .json beside it, and return that."""
     y = labels_for(options.y, options.num_samples, generation.num_classes)
     started = time.perf_counter()
     _stream(generation, options, y, npy, (options.num_samples, *generation.shape))
@@ -92,7 +94,7 @@ def draw(trained: Trained, generation: Generation, options: Draw, npy: Path) -> 
 
 
 def origin_of(trained: Trained, options: Draw) -> dict[str, Any]:
-    """What decides the samples: the options, the net, and where its training stood."""
+    """Everything that decides the samples: the options, the net, and how long it was trained."""
     return {
         "options": {name: _plain(getattr(options, name)) for name in SAMPLING},
         "net": trained.digest,
@@ -110,7 +112,7 @@ def default_out(trained: Trained, generation: Generation, options: Draw) -> Path
 
 
 def _name(generation: Generation, options: Draw) -> str:
-    """`ddim50_w2_seed1_64`: what differs most often, so that samples lie side by side."""
+    """File name from the options that differ most often, such as `ddim50_w2_seed1_64`."""
     solver = options.solver["_target_"].rpartition(".")[2]
     scale = options.guidance.get("scale", 0)
     guided = f"_w{scale:g}" if scale else ""
@@ -121,7 +123,7 @@ def _name(generation: Generation, options: Draw) -> str:
 def sampled(
     generation: Generation, num_samples: int, batch_size: int, y: Tensor | None
 ) -> Iterator[Tensor]:
-    """The batches of `generation`, with a progress bar over all solver steps."""
+    """Yield the batches of `generation`, with a progress bar over all solver steps."""
     done = 0
     with progress("sampling", num_samples * len(generation.plan)) as meter:
 
@@ -136,7 +138,7 @@ def sampled(
 def _stream(
     generation: Generation, options: Draw, y: Tensor | None, path: Path, shape: tuple[int, ...]
 ) -> None:
-    """Writes all samples, holding one batch in memory."""
+    """Write all samples, holding one batch in memory."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +161,10 @@ def _stream(
 
 
 def _reserve(path: Path) -> None:
-    """Asks for the disk space now: a full disk shows before the work, and as an error, not as a
-    killed process."""
+    """Reserve the file's disk space now.
+
+    A full disk then shows before the work, and as an error instead of a killed process.
+    """
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

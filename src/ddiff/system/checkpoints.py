@@ -111,5 +111,5 @@ def digest(net: nn.Module) -> str:
 
 
 def short_digest(net: nn.Module) -> str:
-    """Its first eight digits, for people."""
+    """First eight digits of the net's digest, for people."""
     return digest(net)[:8]

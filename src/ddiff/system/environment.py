@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The environment of a run: versions, device, git commit, command line."""
 
 import platform
 import subprocess
@@ -38,7 +38,7 @@ def version_of(name: str) -> str | None:
 
 
 def _git(*command: str) -> str | None:
-    """What git says where this file lies; None where it refuses."""
+    """Output of a git command in this file's folder; None if git fails."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         done = subprocess.run([*here, *command], capture_output=True, text=True, timeout=5)

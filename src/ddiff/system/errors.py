@@ -1,4 +1,4 @@
-"""What a user can get wrong. The command line prints the message alone, in one line."""
+"""Errors that a user can cause. The command line prints only the message, in one line."""
 
 
 class DdiffError(Exception):

@@ -1,4 +1,7 @@
-"""What a training takes of the machine. Reading it takes microseconds and never waits for a GPU."""
+"""Use of the machine by a training: processor, memory, disk and GPU.
+
+Reading it takes microseconds and never waits for a GPU.
+"""
 
 import ctypes
 import gc
@@ -93,7 +96,7 @@ def restart_peak() -> bool:
 
 
 def disk(folder: Path) -> dict[str, float]:
-    """What is free where the folder is, and the size of its files."""
+    """Free space where the folder is [GiB], and the size of its files [MiB]."""
     size = 0
     for at, _, files in os.walk(folder):
         for name in files:
@@ -103,7 +106,7 @@ def disk(folder: Path) -> dict[str, float]:
 
 
 def allocator(device: torch.device) -> dict[str, float]:
-    """What torch has allocated and reserved on a GPU, and the peak of the former, in MiB."""
+    """Memory that torch has allocated and reserved on a GPU, and the peak of the former, in MiB."""
     stats = torch.cuda.memory_stats_as_nested_dict(device)
     allocated, reserved = stats["allocated_bytes"]["all"], stats["reserved_bytes"]["all"]
     return {

@@ -1,7 +1,7 @@
-"""How many threads compute: at most one for each core that other programs leave idle.
+"""Number of threads that compute: at most one for each core that other programs leave idle.
 
-Threads meet at barriers many times a step. One that another program puts off its core keeps all
-others waiting, so a thread too many costs more than it gives.
+Threads meet at barriers many times a step. If another program takes the core of one thread, all
+others wait, so a thread too many costs more than it gives.
 """
 
 import math
@@ -73,7 +73,10 @@ def quota() -> float:
 
 
 def _limit(folder: Path) -> float:
-    """Of one cgroup, in the second version's file or the first version's."""
+    """Quota of one cgroup in cores, from the second version's file or the first version's.
+
+    It is infinite if there is none.
+    """
     try:
         if (folder / "cpu.max").is_file():
             allowed, period = (folder / "cpu.max").read_text().split()
@@ -92,7 +95,7 @@ def fitting(idle: float, most: int) -> int:
 
 
 def most_threads() -> int:
-    """What torch would take, or the user has set, within the quota of the cgroup."""
+    """Largest number of threads: torch's own or the user's setting, within the cgroup's quota."""
     import torch
 
     number, limit = torch.get_num_threads(), quota()

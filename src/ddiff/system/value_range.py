@@ -1,4 +1,4 @@
-"""What the numbers of anyone's samples mean: one rule for evaluate and view.
+"""Meaning of the numbers in anyone's samples: one rule for evaluate and view.
 
 signed: -1..1, unit: 0..1, bytes: 0..255. The bulk of the values decides, never a single one.
 """
@@ -73,7 +73,7 @@ class Values:
         )
 
     def note(self, name: str, declared: bool) -> str:
-        """What was assumed and what is cut, for people; empty where there is nothing to say."""
+        """Note for people of what was assumed and what is cut; empty if there is nothing to say."""
         low, high = RANGES[name]
         said = [] if declared else [f"{low:g}..{high:g} ({name}); value_range= says otherwise"]
         if count := self.outside[name]:

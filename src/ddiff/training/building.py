@@ -1,4 +1,4 @@
-"""From checked options to a module and a Trainer."""
+"""Building of a module and a Trainer from checked options."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""Where the figures of a training go: TensorBoard, a CSV file, or a service of the user's."""
+"""Loggers of a training's figures: TensorBoard, a CSV file, or a service of the user's."""
 
 import csv
 import threading

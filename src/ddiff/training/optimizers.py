@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _orthogonal_step(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Of convolutions whose weights make matrices [outputs, inputs x kernel] of one size."""
+        """Update convolutions whose weights are matrices [outputs, inputs x kernel] of one size."""
         directions = []
         for p in parameters:
             assert p.grad is not None

@@ -94,7 +94,7 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes, of several that train together."""
+        """True if this process is the one that writes, of several that train together."""
         return _rank() == 0
 
     def fit(self) -> None:
@@ -186,8 +186,10 @@ class Run:
             self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
 
     def _callbacks(self) -> list[Callback]:
-        """What exact resuming rests on, and then the named parts of the config: the run's own
-        (conf/callbacks/run.yaml) and the user's."""
+        """Callbacks: first those that exact resuming needs, then the named ones of the config.
+
+        The latter are the run's own (conf/callbacks/run.yaml) and the user's.
+        """
         options, nan = self.options, StopOnNaN()
         config = {"config": self.tree, "overrides": self.overrides}
         callbacks = [nan, self.progress, Resumed(self.progress)]
@@ -207,7 +209,7 @@ class Run:
         return ordered([*callbacks, *build_callbacks(options.callbacks, offered, generative)])
 
     def _subject(self) -> Profiled:
-        """What a profile of the training is of, and where it goes."""
+        """Describe the training for a profile, and where the profile goes."""
 
         def held() -> dict[str, int]:
             states = [s for o in self.trainer.optimizers for s in o.state.values()]
@@ -235,7 +237,7 @@ class Run:
         return SummaryWriter(str(self.path / "profile" / "tensorboard"))
 
     def generation(self, module: DDPM) -> Generation:
-        """How the averaged net makes the run's samples."""
+        """Generation of the run's samples with the averaged net."""
         return in_training(module, self.options, self.plan)
 
     def generate(self, module: DDPM) -> np.ndarray:
@@ -295,7 +297,7 @@ def _taken(path: Path) -> str:
 
 
 def _check_metric(options: Train) -> None:
-    """What can be said before the training of the figure that a sweeper asks for."""
+    """Raise ConfigError before the training if the figure for a sweeper would not be measured."""
     name = options.optimized_metric
     if name and name.startswith("quality/") and not options.evaluation.every:
         raise ConfigError(
@@ -304,7 +306,7 @@ def _check_metric(options: Train) -> None:
 
 
 def _rate_jump(point: ResumePoint, options: Train) -> str | None:
-    """What a longer training does to the learning rate, where the rate jumps."""
+    """Describe the learning rate's jump when a longer training resumes; None without one."""
     then, now = point.trained.lr_schedule, options.lr_schedule
     rate = _rate(point.trained.optimizer, then, point.step)
     after = _rate(options.optimizer, now, point.step)

@@ -1,4 +1,7 @@
-"""How much every noise level moves a net: scores measured batch by batch, and their file."""
+"""Scores of timesteps: how much every noise level moves a net, measured batch by batch.
+
+They are kept in a file.
+"""
 
 import shlex
 import time
@@ -38,7 +41,7 @@ KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class ScoredNet:
-    """What is measured: a net in its module, and the data it learns from."""
+    """The net whose timesteps are scored, in its module, and the data it learns from."""
 
     module: DDPM  # on its device, the net in eval mode
     data: Data
@@ -134,7 +137,7 @@ def measure(subject: ScoredNet, options: Importance) -> Scores:
 
 
 def score(module: DDPM, batch: Batch, g: torch.Generator, t: Tensor, kind: Kind) -> Tensor:
-    """Of one batch, all of its samples at t[n] with the same noise, [N].
+    """Scores of t [N] on one batch, [N]: all its samples at t[n], with the same noise.
 
     exact, last_layer: || d/dtheta w_t mean_b L_b ||; proxy: w_t mean_b sqrt(L_b).
     """

@@ -1,4 +1,4 @@
-"""What a finished training leaves: metrics.json, the loggers' last figures, a table."""
+"""Summary of a finished training: metrics.json, the loggers' last figures, a table."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar

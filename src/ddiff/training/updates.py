@@ -1,4 +1,4 @@
-"""What follows a backward pass: clipping, and averaged weights."""
+"""Steps that follow a backward pass: clipping, and averaging of weights."""
 
 from collections.abc import Sequence
 

@@ -1,3 +1,5 @@
+"""Timestep samplers: the timesteps to train on, and the weights of their losses."""
+
 from ddiff.diffusion.timesteps.base import TimestepSampler, effective_sample_size
 from ddiff.diffusion.timesteps.fixed import LogitNormal, Stratified, Uniform
 from ddiff.diffusion.timesteps.importance import LossSecondMoment, StratifiedImportance

@@ -1,4 +1,4 @@
-"""The interface of every way to choose training timesteps."""
+"""The interface of timestep samplers, which choose the timesteps to train on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,19 +10,21 @@ from torch import Tensor, nn
 from ddiff.diffusion.schedules import Schedule
 
 Gradient = Literal["exact", "last_layer"]
-GradientNorms = Callable[[Tensor, Gradient], Tensor]  # (t [K], of which layers) -> [K]
+GradientNorms = Callable[[Tensor, Gradient], Tensor]  # (t [K], which layers) -> norms [K]
 
 
 class TimestepSampler(nn.Module, ABC):
-    """A law p(t) on t = 1..T and a loss weight for each t. State lives in buffers, so it is in
-    every checkpoint and on the device. No method may synchronise with the host.
+    """Base class of timestep samplers: a law p(t) on t = 1..T, and a loss weight for each t.
 
-    `unbiased` says whether the weights restore the uniform objective E_t~U[loss(t)], or whether
-    the sampler changes the objective.
+    State lives in buffers, so that it is in every checkpoint and on the device. No method may
+    synchronise with the host.
+
+    `unbiased` is True if the weights restore the uniform objective E_t~U[loss(t)], and False if the
+    sampler changes the objective.
     """
 
     unbiased: bool
-    watches: bool = False  # wants `update` with the losses of all ranks
+    watches: bool = False  # True: training calls `update` with the losses of all ranks
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
@@ -30,51 +32,60 @@ class TimestepSampler(nn.Module, ABC):
 
     @abstractmethod
     def law(self) -> Tensor:
-        """p(t) for t = 1..T, [T], at this moment."""
+        """Return the current p(t) for t = 1..T, [T]."""
 
     def weights(self, law: Tensor) -> Tensor:
-        """Loss weight of t = 1..T, [T]: 1 / (T p) where unbiased, else 1."""
+        """Return the loss weight of t = 1..T, [T]: 1 / (T p) if unbiased, else 1."""
         return 1 / (self.T * law) if self.unbiased else torch.ones_like(law)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """t [B] int64 and a loss weight [B] float32, on the generator's device."""
+        """Draw t [B] int64 and their loss weights [B] float32, on the generator's device.
+
+        `rank` of `world_size` processes draws its part of one batch that they share.
+        """
         return self.draw(torch.rand(batch_size, generator=generator, device=generator.device))
 
     def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The t at quantile u [B] in [0, 1) of the law, and its weight."""
+        """Return the t [B] at the law's quantiles u [B] in [0, 1), and their loss weights [B]."""
         law = self.law()
         i = quantile(law, u)
         return i + 1, self.weights(law)[i]
 
     def refresh(self, norms: GradientNorms, batch: int) -> None:
-        """Before the draw of every batch: may ask for gradient norms on it."""
+        """Hook before timesteps are drawn for a batch, whose number is `batch`.
+
+        `norms` measures gradient norms on that batch.
+        """
 
     def update(self, t: Tensor, losses: Tensor, weights: Tensor) -> None:
-        """After the forward pass: every sample's plain loss [B] and its objective's weight [B]."""
+        """Hook after the forward pass: t, unweighted losses, the objective's weights, [B] each."""
 
     def scores(self) -> Tensor | None:
-        """What the law is made from, for t = 1..T, [T]."""
+        """Return the scores that the law is made from, [T] for t = 1..T; None without scores."""
         return None
 
     def exploration(self) -> float | Tensor:
-        """Share of the draws that ignore the scores."""
+        """Return the share of the draws that ignore the scores."""
         return 0.0
 
     def check(self, origin: Mapping[str, Any]) -> None:
-        """Raises where this sampler was made for another training than that of `origin`."""
+        """Raise ConfigError if this sampler was made for another training than that of `origin`."""
 
 
 def effective_sample_size(sampler: TimestepSampler) -> Tensor:
-    """(E w)^2 / E w^2 under the law: the share of a batch that weighting leaves."""
+    """Effective share of a batch after weighting: (E w)^2 / E w^2 under the law."""
     law = sampler.law()
     weights = torch.where(law > 0, sampler.weights(law), 0)
     return (law * weights).sum() ** 2 / (law * weights**2).sum()
 
 
 def quantile(law: Tensor, u: Tensor) -> Tensor:
-    """Where the cumulated law first exceeds u [B] in [0, 1]: never an index of probability 0."""
+    """Index [B] at which the cumulative law first exceeds u [B] in [0, 1].
+
+    An index of probability 0 is never returned.
+    """
     cdf = law.cumsum(0)
     last = torch.searchsorted(cdf, cdf[-1:])  # u times the total may round up to the total
     return torch.minimum(torch.searchsorted(cdf, u * cdf[-1], right=True), last)
@@ -83,7 +94,10 @@ def quantile(law: Tensor, u: Tensor) -> Tensor:
 def stratified(
     batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
 ) -> Tensor:
-    """u = (i + U) / N [B] over the global batch of N; ranks interleave, so each sees all of it."""
+    """Stratified numbers u = (i + U) / N [B] over the global batch of N.
+
+    Ranks interleave, so that each rank sees the whole range.
+    """
     device = generator.device
     i = rank + world_size * torch.arange(batch_size, device=device)
     within = torch.rand(batch_size, generator=generator, device=device)

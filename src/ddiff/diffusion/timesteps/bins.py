@@ -1,4 +1,4 @@
-"""Scores for groups of neighbouring timesteps, learned from what training sees."""
+"""Scores for bins (groups of neighbouring timesteps), averaged over what training measures."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ Decay = Annotated[float, At(least=0, below=1)]
 
 
 class Bins(nn.Module):
-    """T timesteps in `number` groups of nearly equal size; null: a group each."""
+    """A partition of T timesteps into `number` bins of nearly equal size (None: T bins)."""
 
     of: Tensor
     size: Tensor
@@ -24,28 +24,33 @@ class Bins(nn.Module):
         if number is not None and number < 1:
             raise ConfigError(f"timesteps.bins: {number} is less than 1")
         self.number = min(number or T, T)
-        of = torch.arange(T) * self.number // T  # [T], of t - 1
+        of = torch.arange(T) * self.number // T  # [T]: the bin of t, at index t - 1
         self.register_buffer("of", of, persistent=False)
         self.register_buffer("index", torch.arange(self.number), persistent=False)
         self.register_buffer("size", torch.bincount(of).float(), persistent=False)
 
     def hits(self, t: Tensor) -> Tensor:
-        """1 where sample b is in bin n, [N, B]. Sums over it are the same on every run, which
-        scattered additions on a GPU are not."""
+        """Return [N, B]: 1 where sample b is in bin n, else 0.
+
+        Sums over it are the same on every run. Scattered additions on a GPU are not.
+        """
         return (self.of[t - 1] == self.index[:, None]).float()
 
     def middles(self) -> Tensor:
-        """A timestep of every bin, [N]."""
+        """Return the middle timestep of every bin, [N]."""
         ends = self.size.cumsum(0).long()
         return ends - (self.size.long() - 1) // 2
 
     def law(self, mass: Tensor) -> Tensor:
-        """p(t) [T], where bin n has probability mass[n] and its timesteps share it alike."""
+        """Return p(t) [T], where bin n has probability mass[n], shared equally by its timesteps."""
         return (mass / self.size)[self.of]
 
 
 class Averages(nn.Module):
-    """A moving average per bin that forgets `1 - decay` with every hit; a plain mean until then."""
+    """A moving average per bin that forgets `1 - decay` with every hit.
+
+    While a bin has few hits its average is their plain mean.
+    """
 
     value: Tensor
     seen: Tensor
@@ -59,7 +64,7 @@ class Averages(nn.Module):
         self.register_buffer("seen", torch.zeros(bins.number))
 
     def add(self, t: Tensor, x: Tensor) -> None:
-        """x [B] was seen at t [B]."""
+        """Add the values x [B], measured at the timesteps t [B]."""
         hits = self.bins.hits(t)
         count = hits.sum(1)
         mean = (hits * x).sum(1) / count.clamp(min=1)
@@ -68,5 +73,5 @@ class Averages(nn.Module):
         self.value += torch.where(count > 0, forget, 0) * (mean - self.value)
 
     def complete(self) -> Tensor:
-        """Whether every bin has been seen, [] bool."""
+        """Return True if every bin has been hit, [] bool."""
         return (self.seen > 0).all()

@@ -1,4 +1,4 @@
-"""Laws that stay as they are through training."""
+"""Timestep samplers whose law does not change during training."""
 
 import math
 
@@ -12,7 +12,7 @@ from ddiff.system.errors import ConfigError
 
 
 class Uniform(TimestepSampler):
-    """t ~ U{1..T}. Unbiased: it is the objective."""
+    """Uniform timesteps t ~ U{1..T}. Unbiased: this is the objective itself."""
 
     unbiased = True
 
@@ -28,7 +28,10 @@ class Uniform(TimestepSampler):
 
 
 class Stratified(TimestepSampler):
-    """u = (i + U) / N over the global batch: one draw in each of N equal strata. Unbiased."""
+    """Uniform timesteps in strata: u = (i + U) / N over the global batch. Unbiased.
+
+    Each of N equal strata gets one draw.
+    """
 
     unbiased = True
 
@@ -48,8 +51,10 @@ class Stratified(TimestepSampler):
 
 
 class LogitNormal(TimestepSampler):
-    """sigmoid(N(mean, std)) in units of T (Esser et al. 2024): middle noise levels most often.
-    Objective-changing: the loss keeps weight 1."""
+    """Logit-normal timesteps: sigmoid(N(mean, std)) in units of T (Esser et al. 2024).
+
+    Middle noise levels are drawn most often. Objective-changing: the loss keeps weight 1.
+    """
 
     unbiased = False
 
@@ -60,7 +65,7 @@ class LogitNormal(TimestepSampler):
         self.mean, self.std = mean, std
 
     def law(self) -> Tensor:
-        """P(t <= k) = Phi((logit(k / T) - mean) / std)."""
+        """Return p(t) [T], from P(t <= k) = Phi((logit(k / T) - mean) / std)."""
         edges = torch.arange(self.T + 1, dtype=torch.float64) / self.T
         return torch.special.ndtr((torch.logit(edges) - self.mean) / self.std).diff().float()
 

@@ -1,4 +1,4 @@
-"""Unbiased importance sampling: where the losses say that training has most to learn."""
+"""Unbiased importance sampling of timesteps, by the losses seen in training."""
 
 from typing import Annotated
 
@@ -13,10 +13,11 @@ from ddiff.system.errors import ConfigError
 
 
 class LossSecondMoment(TimestepSampler):
-    """p(t) ~ sqrt(E[L_t^2]) over the last `history` losses of t, mixed with `epsilon` of uniform;
-    uniform until every history is full (Nichol and Dhariwal 2021). Unbiased.
+    """Importance sampling by the second moment of the loss (Nichol and Dhariwal 2021). Unbiased.
 
-    `bins=null` is the paper's: T histories, which a short training never fills.
+    p(t) ~ sqrt(E[L_t^2]) over the last `history` losses of t, mixed with `epsilon` of uniform. The
+    law is uniform until every history is full. `bins=null` is the paper's: T histories, which a
+    short training never fills.
     """
 
     unbiased = True
@@ -35,7 +36,7 @@ class LossSecondMoment(TimestepSampler):
         if history < 1:
             raise ConfigError(f"timesteps.history: {history} is less than 1")
         self.bins, self.history, self.epsilon = Bins(self.T, bins), history, mixed(epsilon)
-        # the last column takes what a batch has too many of
+        # the last column receives hits that a batch has beyond `history`
         self.register_buffer("losses", torch.zeros(self.bins.number, history + 1))
         self.register_buffer("seen", torch.zeros(self.bins.number, dtype=torch.int64))
 
@@ -51,6 +52,7 @@ class LossSecondMoment(TimestepSampler):
         self.seen += total
 
     def complete(self) -> Tensor:
+        """Return True if every history is full, [] bool."""
         return (self.seen >= self.history).all()
 
     def law(self) -> Tensor:
@@ -67,13 +69,15 @@ class LossSecondMoment(TimestepSampler):
 
 
 class StratifiedImportance(TimestepSampler):
-    """p(t) ~ RMS of the gradient's norm at the net's output, w sqrt(E[L_t]), mixed with `epsilon`
-    of uniform; u = (i + U) / N over the global batch, so that every batch of N has one draw in each
-    of N strata of equal probability. Uniform strata until every bin has been seen. Unbiased.
+    """Stratified importance sampling by the RMS norm of the gradient at the net's output.
 
-    With p proportional to the gradient's RMS norm, importance sampling has the least variance that
-    any law of t can have (Zhao and Zhang 2015); strata take the variance between timesteps out of
-    what is left; epsilon bounds the weights by 1 / epsilon.
+    Unbiased. p(t) ~ w sqrt(E[L_t]), mixed with `epsilon` of uniform. u = (i + U) / N over the
+    global batch, so that every batch of N has one draw in each of N strata of equal probability.
+    The law is uniform, in strata too, until every bin has been seen.
+
+    With p proportional to the RMS norm of the gradient, importance sampling has the least variance
+    that any law of t can have (Zhao and Zhang 2015). The strata remove the part of that variance
+    which lies between timesteps. epsilon bounds the weights by 1 / epsilon.
     """
 
     unbiased = True
@@ -88,7 +92,7 @@ class StratifiedImportance(TimestepSampler):
     ) -> None:
         super().__init__(schedule)
         self.bins, self.epsilon = Bins(self.T, bins), mixed(epsilon)
-        self.average = Averages(self.bins, decay)  # of w^2 L
+        self.average = Averages(self.bins, decay)  # averages of w^2 L
 
     def sample(
         self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
@@ -110,7 +114,10 @@ class StratifiedImportance(TimestepSampler):
 
 
 def mixture(bins: Bins, score: Tensor, epsilon: float, complete: Tensor) -> Tensor:
-    """p(t) ~ score of its bin, mixed with `epsilon` of uniform; uniform until complete. [T]"""
+    """Return p(t) [T] ~ score [N] of t's bin, mixed with `epsilon` of uniform.
+
+    The law is uniform until `complete` [] is True.
+    """
     everything = bins.size / len(bins.of)
     share = score * bins.size
     mass = (1 - epsilon) * share / share.sum().clamp(min=1e-30) + epsilon * everything
@@ -118,6 +125,7 @@ def mixture(bins: Bins, score: Tensor, epsilon: float, complete: Tensor) -> Tens
 
 
 def mixed(epsilon: float) -> float:
+    """Return epsilon; ConfigError unless it is above 0 and at most 1."""
     if not 0 < epsilon <= 1:
         raise ConfigError(f"timesteps.epsilon: {epsilon} must be above 0 and at most 1")
     return epsilon

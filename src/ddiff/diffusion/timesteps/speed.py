@@ -1,5 +1,7 @@
-"""SpeeD (Wang et al. 2024, arXiv 2405.17403): visit less often the late timesteps, where one more
-step of noise changes next to nothing. The paper's text and its released code differ: both are here.
+"""SpeeD (Wang et al. 2024, arXiv 2405.17403): draw late timesteps less often.
+
+At late timesteps one more step of noise changes x_t very little. The paper's text and its released
+code differ: both are here.
 """
 
 from typing import Annotated
@@ -13,13 +15,14 @@ from ddiff.system.bounds import At, Count, Positive
 from ddiff.system.errors import ConfigError
 
 Weight = Annotated[float, At(least=0.5, most=1)]
-FLAT = 0.1  # per unit of t / T: below this slope of the noise level, training has converged areas
+FLAT = 0.1  # slope of the noise level per unit of t / T; the paper's convergence area is flatter
 
 
 class Speed(TimestepSampler):
-    """As in the paper: p(t) = k / (T + tau (k - 1)) for t <= tau, else 1 / (T + tau (k - 1)), and a
-    weight that follows the slope of 1 - abar, scaled into [1 - lambda, lambda].
-    Objective-changing.
+    """SpeeD as in the paper's text. Objective-changing.
+
+    p(t) = k / (T + tau (k - 1)) for t <= tau, else 1 / (T + tau (k - 1)). The loss weight follows
+    the slope of 1 - abar, scaled into [1 - lambda, lambda].
 
     `tau` null is the last t at which sqrt(1 - abar) still rises by 0.1 per unit of t / T, the
     threshold of the released code: 641 of 1000 for the linear schedule.
@@ -58,10 +61,12 @@ class Speed(TimestepSampler):
 
 
 class SpeedReleased(TimestepSampler):
-    """As in the authors' code: p(t) is 2.5 where sqrt(1 - abar) rises by more than 0.1 per unit of
-    t / T and 0.5 elsewhere, normalised; the second half of a batch mirrors the first at m, the end
-    of the steep part: i -> m - i below m, i - m from m on (i = t - 1). The loss keeps weight 1; the
-    code adds p2 weighting, which here is `objective.weighting=p2`. Objective-changing.
+    """SpeeD as in the authors' released code. Objective-changing.
+
+    p(t) is 2.5 where sqrt(1 - abar) rises by more than 0.1 per unit of t / T and 0.5 elsewhere,
+    normalised. The second half of a batch mirrors the first at m, the end of the steep part:
+    `i -> m - i` below m, `i -> i - m` from m on (i = t - 1). The loss keeps weight 1. The code adds
+    p2 weighting, which here is `objective.weighting=p2`.
     """
 
     unbiased = False
@@ -76,7 +81,7 @@ class SpeedReleased(TimestepSampler):
         p = torch.tanh(1e6 * (rise - FLAT) / T) + 1.5
         p = p / p.sum()
         flat = (rise < FLAT).nonzero()
-        m = (int(flat.min()) if len(flat) else 0) + 1  # the code's argmax of nothing is 0
+        m = (int(flat.min()) if len(flat) else 0) + 1  # their argmax is 0 if nothing is flat
         i = torch.arange(T)
         mirror = torch.where(i < m, m - i, i - m).clamp(max=T - 1)
         q = torch.zeros_like(p).index_add(0, mirror, p)
@@ -85,7 +90,7 @@ class SpeedReleased(TimestepSampler):
         self.register_buffer("mirror", mirror, persistent=False)
 
     def law(self) -> Tensor:
-        """Of a large batch: half from p, half from its mirror image."""
+        """Return the law of a large batch, [T]: half from p, half from its mirror image."""
         return (self.p + self.q) / 2
 
     def sample(
@@ -98,7 +103,7 @@ class SpeedReleased(TimestepSampler):
 
 
 def slope(values: Tensor) -> Tensor:
-    """d values / d (t / T) by central differences, [T]."""
+    """Return d values / d (t / T) by central differences, [T]."""
     if len(values) < 2:
         return torch.full_like(values, FLAT)
     return torch.gradient(values)[0] * len(values)

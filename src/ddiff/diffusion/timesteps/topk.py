@@ -18,17 +18,22 @@ Score = Literal["proxy", "calibrated", "exact", "last_layer"]
 
 
 class OnlineTopK(TimestepSampler):
-    """p = (1 - epsilon) U{the K best} + epsilon U{1..T}, the best by a score per bin of timesteps;
-    uniform until every bin has one.
+    """Sampler of the K bins of timesteps with the best scores, measured during training.
 
-    `score` proxy: a moving average of w sqrt(L), which for a mean square loss L of weight w is the
-    gradient's norm at the net's output, up to a constant; it costs nothing. exact: the norm of the
-    gradient of the current batch's loss with respect to all parameters, for the middle of every
-    bin, each `refresh_every` batches; last_layer: that of the last layer only. calibrated: the
-    proxy, times the Jacobian's norm exact / proxy of every bin as of the last refresh. `bins=null`,
-    `score=exact`, `refresh_every=1` and `decay=0` is the original per-batch method.
+    p = (1 - epsilon) U{the K best} + epsilon U{1..T}; uniform until every bin has a score.
 
-    `correct=true` weights the loss by 1 / (T p): unbiased. Else objective-changing.
+    `score` is one of:
+
+    - `proxy`: a moving average of w sqrt(L). For a mean square loss L of weight w this is the
+      gradient's norm at the net's output, up to a constant. It costs nothing.
+    - `exact`: the norm of the gradient of the current batch's loss with respect to all parameters,
+      for the middle of every bin, each `refresh_every` batches.
+    - `last_layer`: as exact, but with respect to the parameters of the last layer only.
+    - `calibrated`: the proxy, times the Jacobian's norm exact / proxy of every bin at the last
+      refresh.
+
+    `bins=null`, `score=exact`, `refresh_every=1` and `decay=0` is the original per-batch method.
+    `correct=true` weights the loss by 1 / (T p): unbiased. Otherwise objective-changing.
     """
 
     jacobian: Tensor | None
@@ -63,7 +68,7 @@ class OnlineTopK(TimestepSampler):
         self.register_buffer("jacobian", ones if score == "calibrated" else None)
 
     def refresh(self, norms: GradientNorms, batch: int) -> None:
-        # not on the first batch, unless on every one: an untrained net's gradients mislead
+        # gradients of an untrained net mislead: the first batch is scored only if every batch is
         if self.measured and (batch + 1) % self.refresh_every == 0:
             t = self.bins.middles()
             found, proxy = norms(t, self.measured), self.average.value
@@ -93,10 +98,12 @@ class OnlineTopK(TimestepSampler):
 
 
 class PrecomputedTopK(TimestepSampler):
-    """p = (1 - epsilon) U{the K best} + epsilon U{1..T}, by the scores in a file of
-    `python -m ddiff.importance`, which is refused where schedule, objective, net or data differ.
+    """Sampler of the K timesteps with the best scores in a file of `python -m ddiff.importance`.
 
-    `correct=true` weights the loss by 1 / (T p): unbiased. Else objective-changing.
+    p = (1 - epsilon) U{the K best} + epsilon U{1..T}. The file is refused if its schedule,
+    objective, net or data differ from this training's.
+
+    `correct=true` weights the loss by 1 / (T p): unbiased. Otherwise objective-changing.
     """
 
     score: Tensor
@@ -142,13 +149,16 @@ class PrecomputedTopK(TimestepSampler):
 
 
 def best(scores: Tensor, k: int) -> Tensor:
-    """1 for the K largest scores [N], earlier ones first among equals; 0 for the others."""
+    """Return a mask [N]: 1 for the K largest scores [N], else 0. Ties go to the earlier one."""
     order = torch.sort(scores, descending=True, stable=True).indices
     return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
 
 
 def how_many(k: int | float, number: int) -> int:
-    """k bins out of `number`: a count, or a fraction where it is written with a point."""
+    """Return the number of bins that `k` asks for: an int is a count, a float a share of `number`.
+
+    Raises ConfigError.
+    """
     count = max(1, round(k * number)) if isinstance(k, float) and 0 < k <= 1 else k
     if not isinstance(count, int) or not 1 <= count <= number:
         raise ConfigError(
@@ -159,6 +169,7 @@ def how_many(k: int | float, number: int) -> int:
 
 
 def exploring(epsilon: float, correct: bool) -> float:
+    """Return epsilon; ConfigError unless it is a share, and above 0 if `correct`."""
     if not 0 <= epsilon <= 1 or (correct and epsilon == 0):
         raise ConfigError(
             f"timesteps.epsilon: {epsilon} must lie in 0..1"
@@ -168,9 +179,12 @@ def exploring(epsilon: float, correct: bool) -> float:
 
 
 def read_scores(path: str) -> tuple[dict[str, Any], Tensor]:
-    """What the scores in a file were measured for, and the scores themselves, [N]."""
+    """Read a file of scores: (options, scores [N]).
+
+    The options are those of the training that the scores were measured for. Raises DdiffError.
+    """
     file = Path(path)
-    if file.exists() and not file.is_file():  # to open a pipe would wait for its other end
+    if file.exists() and not file.is_file():  # opening a pipe would wait for a writer
         raise DdiffError(f"timesteps.path: {path} is not a file")
     try:
         content = json.loads(file.read_text())

@@ -58,13 +58,13 @@ class Comparison:
         return [i for i, group in enumerate(self.groups) for _ in group.runs]
 
     def by_group(self, of_runs: Iterable[T]) -> list[list[T]]:
-        """What there is for each run, in a list for each group."""
+        """Split a list with an item for each run into one list for each group."""
         rest = iter(of_runs)
         return [[next(rest) for _ in group.runs] for group in self.groups]
 
     @cached_property
     def cells(self) -> list[list[Point | None]]:
-        """By column and run."""
+        """Points by column, then by run."""
         return [cells_of([run.points for run in self.runs], column) for column in self.columns]
 
     @cached_property
@@ -76,7 +76,7 @@ class Comparison:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Of each run: its group's, and its seed where there are several."""
+        """Labels of the runs: the group's label, and the seed if the group has several runs."""
         labels = [
             group.label if len(group.runs) == 1 else f"{group.label} seed {run.seed}"
             for group in self.groups

@@ -1,4 +1,4 @@
-"""What differs between configs; which runs differ in their seed alone; what to call them."""
+"""Differences between configs: groups of runs that differ in their seed alone, and labels."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ class Difference:
 
     @property
     def plain(self) -> bool:
-        """Whether its values speak for themselves: names of experiments and of targets."""
+        """True if the values need no name before them: names of experiments and of targets."""
         return self.names[0] == "name" or self.names[0].endswith("_target_")
 
     @property
     def words(self) -> list[str]:
-        """What the label of each config says: `Uniform`, `lr=0.1`, or nothing."""
+        """Words for the label of each config: `Uniform`, `lr=0.1`, or nothing."""
         prefix = "" if self.plain else f"{self.names[0].rpartition('.')[2]}="
         return ["" if value == ABSENT else f"{prefix}{value}" for value in self.values]
 
@@ -86,8 +86,11 @@ def _identity(record: Record) -> dict[str, Any]:
 
 
 def _changed(runs: Sequence[Record], options: dict[str, Any]) -> dict[str, str]:
-    """What a group's command changed of its recipe, as words of a label: `net.patch_size` ->
-    `net.patch_size=1`. How it was measured and where it ran is left out."""
+    """Changes that a group's command made to its recipe, as words of a label.
+
+    For example `net.patch_size` -> `net.patch_size=1`. Options of measuring and of the place of the
+    run are left out.
+    """
     overrides = next((run.overrides for run in runs if run.overrides), {})
     found = {}
     for name, value in overrides.items():
@@ -140,7 +143,7 @@ def _rank(name: str) -> int:
 
 
 def _implied(name: str, values: tuple[str, ...], chosen: dict[str, tuple[str, ...]]) -> bool:
-    """Whether configs of one target, above this option, all have one value."""
+    """Return True if this option follows from a target above it: one target, one value."""
     parts = name.split(".")
     above = (".".join([*parts[:depth], "_target_"]) for depth in range(1, len(parts)))
     for target in above:
@@ -171,7 +174,7 @@ def labelled(differences: Sequence[Difference], names: Sequence[str]) -> list[st
 
 
 def _told_apart(rows: Sequence[Sequence[Any]]) -> int:
-    """How many configs differ in these rows of values."""
+    """Number of configs that differ in these rows of values."""
     return max(1, len(set(zip(*(map(str, row) for row in rows), strict=True))))
 
 

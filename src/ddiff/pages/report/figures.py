@@ -52,7 +52,7 @@ class Column:
 
     @property
     def protocol(self) -> str:
-        """In words: every figure of the column was measured so."""
+        """The protocol in words: every figure of the column was measured so."""
         first = self.first
         words = [f"{first.better} is better"] if first.better else []
         words += [f"n = {first.n}"] if first.n is not None else []
@@ -75,7 +75,7 @@ class Series:
 
 
 def columns_of(runs: Sequence[Sequence[Point]]) -> list[Column]:
-    """In order of appearance, evaluated figures before validation losses."""
+    """Columns of all points in order of appearance, evaluated figures before validation losses."""
     found: dict[str, dict[str, Point]] = {}  # by name and protocol
     for point in (point for points in runs for point in points):
         if point.value is not None:
@@ -147,8 +147,11 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def front(points: Sequence[tuple[float, float]], better: str) -> list[bool]:
-    """Which (cost, quality) no other beats: none costs less and is as good, or as much and is
-    better. Equal points stand or fall together."""
+    """Return True for each (cost, quality) that no other point beats.
+
+    A point is beaten by one that costs less and is as good, or costs as much and is better. Equal
+    points are treated alike.
+    """
     sign = 1 if better == "lower" else -1
     signed = [(cost, sign * quality) for cost, quality in points]
     best, standing = float("inf"), set()

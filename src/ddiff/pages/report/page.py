@@ -30,7 +30,10 @@ Json = dict[str, Any]
 
 
 def found_samples(comparison: Comparison, num: int) -> list[Found | None]:
-    """Of each run, its newest samples, spread evenly over the file; broken ones are a trouble."""
+    """The newest samples of each run, spread evenly over the file.
+
+    Broken files are noted as troubles.
+    """
     samples: list[Found | None] = []
     for run in comparison.runs:
         found = None
@@ -141,7 +144,7 @@ def _footer(comparison: Comparison) -> str:
 
 
 def plain(value: Any) -> Any:
-    """For JSON: numbers of six digits, None for what is not finite, lists for arrays."""
+    """Convert to JSON: numbers of six digits, None for what is not finite, lists for arrays."""
     return json.loads(
         json.dumps(value, default=lambda array: array.tolist()),
         parse_float=lambda digits: float(f"{float(digits):.6g}"),

@@ -125,7 +125,7 @@ def _curves(comparison: Comparison, rows: Mapping[str, Sequence[Series | None]])
 
 
 def _panels(comparison: Comparison) -> dict[tuple[Column, str], Points]:
-    """What there is to weigh: evaluated figures, or validation losses where none was."""
+    """Points of cost and quality: evaluated figures, or validation losses if there are none."""
     known = [c for c in comparison.columns if c.first.better]
     chosen = [c for c in known if c.first.name != VAL_LOSS] or known
     panels = {(c, cost): weighed(comparison, c, cost) for c in chosen[:MOST] for cost in COSTS}

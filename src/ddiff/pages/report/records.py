@@ -1,5 +1,7 @@
-"""What a run left: config, numbers, curves, figures and their costs. What is broken is said, not
-raised."""
+"""Records of runs: config, numbers, curves, figures and their costs.
+
+What is broken is reported as a trouble, not raised.
+"""
 
 import hashlib
 import json
@@ -42,7 +44,7 @@ class Record:
 
     @property
     def overrides(self) -> dict[str, str]:
-        """What the command changed of its recipe: `net.patch_size` -> `1`, {} where unknown."""
+        """Changes that the command made to its recipe: `net.patch_size` -> `1`; {} if unknown."""
         words = self.environment.get("overrides") or self.environment.get("command") or []
         pairs = [str(word).lstrip("+~").partition("=") for word in words if "=" in str(word)]
         return {name.partition("@")[0].replace("/", "."): value for name, _, value in pairs}
@@ -60,7 +62,7 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, by the clock of the events."""
+        """Seconds of training, by the clock of the events."""
         return max((float(curve.seconds.max()) for curve in self.curves.values()), default=None)
 
     @property
@@ -251,7 +253,7 @@ def _validations(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def way_of(sampling: Mapping[str, Any]) -> str:
-    """How samples were drawn, in short: `ddim 50 w=2`."""
+    """The way samples were drawn, in short: `ddim 50 w=2`."""
     get = sampling.get
     words = [str(get(name) or "") for name in ("solver", "num_steps")]
     words += [f"w={get('guidance'):g}"] if finite(get("guidance")) else []

@@ -124,7 +124,7 @@ class Change:
 
 
 def changes(comparison: Comparison) -> list[Change]:
-    """What changed between profiles: phase by phase, operator by operator, and in memory."""
+    """Changes between profiles: phase by phase, operator by operator, and in memory."""
     found, first = [], {}
     for label, run in zip(comparison.labels, comparison.runs, strict=True):
         for kind, after in run.profiles.items():

@@ -109,7 +109,7 @@ def interpolate(field: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def march(scene: Scene, start: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Where each ray start [3, n] + t direction first meets the surface: t [n], or infinity."""
+    """Distance t [n] where each ray start [3, n] + t direction first meets the surface, or inf."""
     with np.errstate(divide="ignore", invalid="ignore"):
         crossings = (scene.box[:, :, None] - start) / direction[:, None]
     aside = direction == 0

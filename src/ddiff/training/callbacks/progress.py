@@ -1,4 +1,4 @@
-"""Where the training is, and how fast it goes."""
+"""Progress of the training: its step, its loss, and its speed."""
 
 import time
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ class Pace:
         self.waited += waited
 
     def figures(self, batch_size: int, accumulate: int) -> dict[str, float]:
-        """Of a whole step of all ranks; {} without batches."""
+        """Figures of a whole step of all ranks; {} without batches."""
         if not self.batches:
             return {}
         return {
@@ -70,7 +70,7 @@ class Progress(Callback):
         return self.figures().get("samples_per_second", 0.0)
 
     def figures(self) -> dict[str, float]:
-        """Of this process's training so far."""
+        """Figures of this process's training so far."""
         return self.all.figures(self.batch_size, self.accumulate)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -173,11 +173,11 @@ class Resumed(Callback):
 
 
 def log(trainer: Trainer, figures: dict[str, float]) -> None:
-    """At the number that Lightning gives this step: of the steps done before it."""
+    """Log the figures at the number that Lightning gives this step: of the steps done before it."""
     log_figures(trainer, figures, trainer.global_step - 1)
 
 
 def reports(trainer: Trainer, batch_idx: int, every: int) -> bool:
-    """Whether this batch ended a step after which there is something to log."""
+    """Return True if this batch ended an optimiser step, and this step is one that is logged."""
     stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     return stepped and trainer.global_step % every == 0

@@ -1,4 +1,4 @@
-"""What the training takes of the machine, in TensorBoard and in the run's summary."""
+"""Use of the machine by the training, in TensorBoard and in the run's summary."""
 
 import time
 from collections.abc import Callable

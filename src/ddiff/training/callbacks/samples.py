@@ -97,7 +97,7 @@ class Evaluations(Callback):
 
 
 def due(trainer: Trainer, batch_idx: int, every: int) -> bool:
-    """Whether rank 0 acts now: after every so many optimiser steps, and after the last."""
+    """Return True if rank 0 acts now: every `every` optimiser steps, and after the last one."""
     step = trainer.global_step
     stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     last = step >= trainer.max_steps or trainer.should_stop

@@ -1,4 +1,4 @@
-"""What the timestep sampler does: its law, its scores, and the losses by tenth of t."""
+"""Reports of the timestep sampler: its law, its scores, and the losses by tenth of t."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Report:
     val_loss: Tenths
 
     def summary(self) -> dict[str, Any]:
-        """For metrics.json."""
+        """The report as in metrics.json."""
         return {
             "sampler": self.sampler,
             "unbiased": self.unbiased,

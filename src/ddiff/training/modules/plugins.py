@@ -1,4 +1,4 @@
-"""Where Lightning's own parts are not enough."""
+"""Plugins that replace parts of Lightning: checkpoint files and gradient scaling."""
 
 import os
 from collections.abc import Callable
