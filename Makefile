@@ -33,7 +33,7 @@ format: .venv/dev.stamp ## write the style
 	$(BIN)/ruff format .
 
 docs: .venv/docs.stamp ## build the documentation into build/site; a warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 gpu: ## on a machine with a GPU and ddiff installed: the tests on it, then every benchmark, into OUT
 	$(PYTHON) -m pytest tests/gpu tests/kernels tests/backends -v

@@ -73,6 +73,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found = _site_uri(Path(os.path.normpath(source.parent / path)))
         if files.get_file_from_path(found) is None:
             return words
+        if words.endswith(".md"):
+            words = _title(ROOT / os.path.normpath(source.parent / path))
         return f"{picture}[{words}]({os.path.relpath(found, folder)}{anchor or ''})"
 
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
@@ -83,6 +85,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _source(file: File) -> Path:
     """Where a page of the site lies in the repository, or would."""
     return Path(file.abs_src_path) if file.abs_src_path else ROOT / "docs" / file.src_uri
+
+
+def _title(page: Path) -> str:
+    """The heading of a page, which names it better than its file does."""
+    return page.read_text(encoding="utf-8").partition("# ")[2].partition("\n")[0]
 
 
 def _site_uri(path: Path) -> str:
@@ -138,7 +145,7 @@ def _options(verb: str) -> str:
 
 def _interface() -> str:
     """A page for mkdocstrings, which reads the docstrings."""
-    lines = ["# The Python interface", "", "[python.md](../python.md) is the introduction."]
+    lines = ["# The Python interface", "", "[ddiff in Python](../python.md) is the introduction."]
     for module, members in PYTHON.items():
         lines += ["", f"## {module}", "", f"::: {module}", "    options:"]
         lines += ["      show_root_heading: false", "      show_root_toc_entry: false"]

@@ -10,9 +10,12 @@ The last two photograph a headless Chromium.
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -50,11 +53,26 @@ def schedules() -> None:
 
 
 def page(source: str, out: str) -> None:
-    """Photographs the top of a page on the disk."""
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile), (1280, 860)) as window:
-        window.open(Path(source), "document.readyState === 'complete'")
+    """Photographs the top of a page on the disk, served so that its scripts may read files."""
+    path = Path(source)
+    handler = partial(Quiet, directory=path.parent)
+    with (
+        ThreadingHTTPServer(("localhost", 0), handler) as server,
+        tempfile.TemporaryDirectory() as profile,
+        browser(Path(profile), (1280, 860)) as window,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://localhost:{server.server_port}/{path.name}"
+        window.call("Page.navigate", url=url)
+        window.wait("document.readyState === 'complete'")
         time.sleep(2)  # scripts that draw
         save_png(window.shot(), Path(out))
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def dashboard(run: str) -> None:

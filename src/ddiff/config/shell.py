@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -239,18 +238,52 @@ def _config_dir(argv: list[str]) -> Path | None:
     return None
 
 
-def help_text(config_name: str, doc: str) -> str:
+@dataclass(frozen=True)
+class Choice:
+    """A choice of a config group, as its YAML describes it."""
+
+    name: str
+    about: str
+    options: list[str]  # lines of YAML with their comments; none of a recipe
+
+
+def options_of(verb: str) -> list[str]:
+    """Return the lines of a verb's YAML that hold its own options, with their comments."""
+    text = (files("ddiff.conf") / f"{verb}.yaml").read_text(encoding="utf-8")
+    return text.split("# options", 1)[-1].strip("\n").splitlines()
+
+
+def groups_of(verb: str) -> list[tuple[str, str]]:
+    """Return the config groups of a verb, each with its default."""
+    text = (files("ddiff.conf") / f"{verb}.yaml").read_text(encoding="utf-8")
+    return re.findall(r"^  - (\w+): (\w+|\[.*\])", text, re.M)
+
+
+def choices_of(group: str) -> Iterator[Choice]:
+    """Yield the choices of a config group, by name."""
+    for name in _files(group):
+        text = (files("ddiff.conf") / group / f"{name}.yaml").read_text(encoding="utf-8")
+        lines = text.splitlines()
+        about = next(line for line in lines if line.startswith("# conf/")).partition(" : ")[2]
+        options = []
+        if not lines[0].startswith("# @package"):  # a recipe is many options of other groups
+            lines = textwrap.dedent("\n".join(_below(lines[1:]))).splitlines()
+            options = [line for line in lines if _is_option(line)]
+        yield Choice(name, about, options)
+
+
+def help_text(verb: str, doc: str) -> str:
     """Help of a verb: its purpose, its options with their comments, and each group's choices.
 
     Options are read from the YAML files, the only place where they are described.
     """
-    conf = files("ddiff.conf")
-    text = (conf / f"{config_name}.yaml").read_text()
-    body = text.split("# options", 1)[-1].strip("\n")
-    lines = [" ".join(doc.split()), "", f"Options (python -m ddiff.{config_name} key=value ...):"]
-    lines += ["  " + line for line in body.splitlines()]
-    for group, default in re.findall(r"^  - (\w+): (\w+|\[.*\])", text, re.M):
-        lines += ["", f"{group}= (default {default})", *_choices(conf / group)]
+    lines = [" ".join(doc.split()), "", f"Options (python -m ddiff.{verb} key=value ...):"]
+    lines += ["  " + line for line in options_of(verb)]
+    for group, default in groups_of(verb):
+        lines += ["", f"{group}= (default {default})"]
+        for choice in choices_of(group):
+            lines.append(f"  {choice.name:<20} {choice.about}")
+            lines += [f"      {line}" for line in choice.options]
         if default == "from_run":
             lines.append(f"  {default:<20} the run's own")
     lines += [
@@ -259,17 +292,6 @@ def help_text(config_name: str, doc: str) -> str:
         "Your own configs: --config-dir DIR. The composed config: --cfg job --resolve.",
     ]
     return "\n".join(lines)
-
-
-def _choices(group: Traversable) -> Iterator[str]:
-    for file in sorted(group.iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".yaml"):
-            lines = file.read_text().splitlines()
-            about = next(line for line in lines if line.startswith("# conf/")).partition(" : ")[2]
-            yield f"  {file.name[:-5]:<20} {about}"
-            if not lines[0].startswith("# @package"):  # a recipe is many options of other groups
-                lines = textwrap.dedent("\n".join(_below(lines[1:]))).splitlines()
-                yield from (f"      {line}" for line in lines if _is_option(line))
 
 
 def _below(lines: list[str]) -> list[str]:

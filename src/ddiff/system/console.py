@@ -58,7 +58,8 @@ class Meter(Protocol):
 
 @contextmanager
 def progress(title: str, total: float, every_seconds: float = 15.0) -> Iterator[Meter]:
-    """Yields `meter(done, note)`: a bar on a terminal, a line now and then in a log."""
+    """Yields `meter(done, note)`: a bar with the time left on a terminal, now and then a line in a
+    log. The first call says where the work begins, which is not 0 for a resumed training."""
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -73,12 +74,27 @@ def progress(title: str, total: float, every_seconds: float = 15.0) -> Iterator[
             yield lambda done, note="": bar.update(task, completed=done, note=note)
         return
     started = reported = time.perf_counter()
+    first: float | None = None
 
     def meter(done: float, note: str = "") -> None:
-        nonlocal reported
+        nonlocal started, reported, first
         now = time.perf_counter()
-        if now - reported >= every_seconds:
+        if first is None:
+            first, started = done, now
+        if now - reported >= every_seconds and done > first:
             reported = now
-            console.print(f"{title} {done:g}/{total:g}  {now - started:.0f} s  {note}")
+            left = (now - started) * (total - done) / (done - first)
+            console.print(
+                f"{title} {done:g}/{total:g}  {duration(now - started)}, "
+                f"{duration(left)} left  {note}"
+            )
 
     yield meter
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 3.5 min, 2.1 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
