@@ -16,6 +16,7 @@ from ddiff.metrics.inception_v3 import load_inception
 from ddiff.metrics.moments import Moments
 from ddiff.metrics.samples import Stack
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
+from ddiff.system.console import progress
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import regular, replacing
 from ddiff.system.readers import BROKEN_ARRAY
@@ -126,13 +127,15 @@ class Features:
         kept: list[Tensor] = []
         logits: list[Tensor] = []
         room = KEPT
-        for x, _ in stack.chunks():
-            for part in x.split(extractor.at_once):
-                features, outs = extractor(part)
-                moments.update(features)
-                kept.append(features[:room])
-                logits.append(outs[:room])
-                room -= len(kept[-1])
+        with progress(f"features of {stack.name}", len(stack)) as meter:
+            for x, _ in stack.chunks():
+                for part in x.split(extractor.at_once):
+                    features, outs = extractor(part)
+                    moments.update(features)
+                    kept.append(features[:room])
+                    logits.append(outs[:room])
+                    room -= len(kept[-1])
+                    meter(moments.n)
         return cls(moments, torch.cat(kept), torch.cat(logits))
 
     @classmethod
