@@ -15,7 +15,7 @@ from ddiff.sampling.generation import Generation
 from ddiff.system.errors import DdiffError
 from ddiff.system.precision import Precision
 from ddiff.system.random import key
-from tests.support.sampling import DEVICE, PLANS, generation, labels, psnr, unet
+from tests.support.sampling import DEVICE, PLANS, STEPS, generation, labels, psnr, unet
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -87,7 +87,7 @@ def test_a_net_of_one_batch_size_makes_any_number() -> None:
     b = torch.cat(list(fixed.batches(6, 4, on_step=steps.append)))
     assert a.shape == b.shape
     assert (a - b).abs().max() < 1e-5
-    assert steps == [4] * 50 + [2] * 50
+    assert steps == [4] * STEPS + [2] * STEPS
 
 
 def test_a_second_batch_starts_anew() -> None:

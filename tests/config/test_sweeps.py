@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, differences, job
 
 DIGITS = ("experiment=digits_ddpm", *TINY)
@@ -51,6 +53,27 @@ def test_a_failed_job_is_named_and_does_not_end_the_others(tmp_path: Path) -> No
     assert end[1].startswith(reason)
     assert (tmp_path / "sweep/0/failure.txt").read_text().startswith(reason)
     assert checkpoint(tmp_path / "sweep/1")["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.cpus_per_task=1")],
+    ids=lambda launcher: launcher[0],
+)
+def test_other_processes_train_the_same(launcher: tuple[str, str], tmp_path: Path) -> None:
+    """One job of two fails: the other ends as it does alone, and the end says which one failed."""
+    name, option = launcher
+    options = [*DIGITS, "threads=1", "budget.max_steps=2"]
+    sweep = ["net.bounded=true,false", f"hydra/launcher={name}", option, "hydra.sweep.dir=sweep"]
+    done = ddiff("train", "-m", *options, *sweep, cwd=tmp_path, PYTHONWARNINGS="ignore")
+    assert done.status == 2, done.err
+    first, second = done.err.strip().splitlines()[-2:]
+    assert first == "ddiff: 1 of 2 jobs of sweep failed:"
+    assert second.startswith("job 0 (net.bounded=True): net.bounded=true keeps predictions")
+    (alone,) = ddiff_many([job("train", *options, "run_dir=alone")], tmp_path)
+    assert alone.status == 0, alone.err
+    a, b = checkpoint(tmp_path / "sweep/1"), checkpoint(tmp_path / "alone")
+    assert differences(a["state_dict"], b["state_dict"]) == []
 
 
 def test_optuna_finds_the_better_rate(tmp_path: Path) -> None:

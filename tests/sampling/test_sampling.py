@@ -17,7 +17,7 @@ from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 from ddiff.system.random import key
 from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, job, scalars
-from tests.support.sampling import generation, labels
+from tests.support.sampling import STEPS, generation, labels
 
 
 class Shrink(nn.Module):
@@ -109,7 +109,8 @@ def test_every_backend_honours_a_guidance_of_ones_own(guidance, backend) -> None
     assert (made - last.x).abs().max() < 1e-4
     plain = generation("2D", "dpmpp_2m", Eager(), guidance=ClassifierFree(0.0)).batch(range(4), y)
     assert (made - plain).abs().max() > 3e-3
-    expected = 3 + 2 * 47 if isinstance(guidance, Averaged) else 2 * 25 + 25
+    averaged = isinstance(guidance, Averaged)
+    expected = 3 + 2 * (STEPS - 3) if averaged else 3 * (STEPS // 2)
     assert g.evaluations == expected  # counted, not told
 
 

@@ -5,6 +5,7 @@ answers each with a line {"status", "out", "err"}. With `kill_at` a training die
 the training step after that optimiser step; a command that takes longer than `seconds` is ended.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -93,5 +94,6 @@ def fork(verb: str, argv: list[str], kill_at: int | None, seconds: int, cwd: str
 if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # children neither look through what was imported nor copy its pages
     for line in sys.stdin:
         print(json.dumps(fork(**json.loads(line))), flush=True)

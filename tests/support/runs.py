@@ -91,6 +91,11 @@ def ddiff_many(jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
     return FORKS.run(jobs, cwd)
 
 
+def forked(verb: str, *options: str, cwd: Path) -> Done:
+    """Like `ddiff`, in a fork."""
+    return ddiff_many([job(verb, *options)], cwd)[0]
+
+
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
     return torch.load(run / "checkpoints" / name, weights_only=True)
 

@@ -20,6 +20,7 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "dpmpp_2m": solvers.dpmpp_2m,
     "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
 }
+STEPS = 20
 OBJECTIVES = {"ddpm": objectives.Eps(), "ddim": objectives.V()}
 
 
@@ -46,7 +47,7 @@ def generation(kind: str, plan: str, backend: Backend, **options: Any) -> Genera
         shape=net.shape,
         num_classes=5 if kind == "2D" else None,
         objective=OBJECTIVES.get(plan, objectives.X0()),
-        plan=PLANS[plan](schedules.cosine(200), num_steps=50),
+        plan=PLANS[plan](schedules.cosine(200), num_steps=STEPS),
         backend=backend,
         **{
             "precision": Precision("float32"),

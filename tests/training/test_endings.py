@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import TINY, checkpoint, ddiff, differences
+from tests.support.runs import TINY, checkpoint, differences, forked
 
 DIGITS = ("experiment=digits_ddpm", *TINY, "run_dir=run")
 
@@ -44,7 +44,7 @@ def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> No
     assert errors.strip() == (
         f"ddiff: stopped by {signum.name} after step {step}; resume with ckpt_path=run"
     )
-    more = ddiff("train", "ckpt_path=run", f"budget.max_steps={step + 2}", cwd=tmp_path)
+    more = forked("train", "ckpt_path=run", f"budget.max_steps={step + 2}", cwd=tmp_path)
     assert more.status == 0, more.err
     assert checkpoint(tmp_path / "run")["global_step"] == step + 2
 
@@ -110,10 +110,10 @@ def test_a_connection_that_breaks_does_not_end_what_nohup_started(tmp_path: Path
 
 
 def test_nan_names_step_and_timestep_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    good = ddiff("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)
+    good = forked("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)
     assert good.status == 0, good.err
     before = checkpoint(tmp_path / "run")
-    bad = ddiff(
+    bad = forked(
         "train", "ckpt_path=run", "budget.max_steps=12", "budget.save_every=1",
         "optimizer.lr=1e38", "trainer.gradient_clip_val=null", cwd=tmp_path,
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_nan_names_step_and_timestep_and_keeps_the_checkpoint(tmp_path: Path) ->
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """A limit on file size stands in for a full disk: the write of the checkpoint fails midway."""
-    good = ddiff("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)
+    good = forked("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)
     assert good.status == 0, good.err
     before = checkpoint(tmp_path / "run")
     limited = (
@@ -150,7 +150,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_time_limit_ends_like_the_last_step(tmp_path: Path) -> None:
     limit = ["budget.max_steps=100000", "budget.save_every=100000", "trainer.max_time=00:00:00:02"]
-    done = ddiff("train", *DIGITS, *limit, cwd=tmp_path)
+    done = forked("train", *DIGITS, *limit, cwd=tmp_path)
     assert done.status == 0, done.err
     step = checkpoint(tmp_path / "run")["global_step"]
     assert json.loads((tmp_path / "run/metrics.json").read_text())["step"] == step > 0

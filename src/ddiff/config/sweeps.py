@@ -81,7 +81,7 @@ def varied(folder: Path, overrides: list[str]) -> list[str]:
 
 def summary(folder: Path) -> str:
     """One line a failed job: its number, its options and the reason."""
-    jobs = [path for path in folder.iterdir() if path.is_dir()]
+    jobs = [path for path in folder.glob("[!.]*") if path.is_dir()]
     notes = sorted(folder.glob(f"*/{FAILURE}"), key=lambda path: natural(str(path)))
     lines = [f"{len(notes)} of {len(jobs)} jobs of {folder} failed:"]
     return "\n".join([*lines, *(note.read_text().strip() for note in notes)])
@@ -97,6 +97,10 @@ class Sweep(Callback):
 
     def __init__(self) -> None:
         self.lock: BaseFileLock | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for the processes of a launcher: the lock stays with the sweep."""
+        return {"lock": None}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         from ddiff.config.shell import (

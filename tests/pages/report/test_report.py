@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.runs import TINY, ddiff, ddiff_many, job, scalars
+from tests.support.runs import TINY, ddiff_many, forked, job, scalars
 
 
 def test_a_run_and_one_that_was_killed(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_a_run_and_one_that_was_killed(tmp_path: Path) -> None:
     whole = job("train", *options, "run_dir=runs/1")
     dead = job("train", *options, "objective=eps", "run_dir=runs/dead", kill_at=12)
     assert ddiff_many([whole, dead], tmp_path)[0].status == 0
-    done = ddiff("report", "runs=runs", "out=shown/result", "num=2", cwd=tmp_path)
+    done = forked("report", "runs=runs", "out=shown/result", "num=2", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     for name in ("result.md", "result.html", "result_files/curves.png", "result_files/samples.png"):
         assert (tmp_path / "shown" / name).is_file()
@@ -53,12 +53,12 @@ def test_a_run_and_one_that_was_killed(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_line(tmp_path: Path, options: list[str], status: int, words: str) -> None:
     (tmp_path / "empty").mkdir()
-    done = ddiff("report", *options, cwd=tmp_path)
+    done = forked("report", *options, cwd=tmp_path)
     assert (done.status, len(done.err.splitlines())) == (status, 1)
     assert words in done.err
 
 
 def test_help_explains_the_options(tmp_path: Path) -> None:
-    done = ddiff("report", "--help", cwd=tmp_path)
+    done = forked("report", "--help", cwd=tmp_path)
     for words in ("runs: ???", "a sweep, a glob", "out: report", "num: 16"):
         assert words in done.out
