@@ -1,4 +1,4 @@
-"""What mkdocs.yml asks for: pages of the site that lie outside docs/ or are made from the code.
+"""Hooks of mkdocs.yml: pages of the site that lie outside docs/ or are made from the code.
 
 The README is the first page. The folders of experiments/ and the scripts of examples/ are pages
 too. Each verb has a page of its options, made from the YAML as `--help` is, and the Python
@@ -83,7 +83,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _source(file: File) -> Path:
-    """Where a page of the site lies in the repository, or would."""
+    """Return the place of a page in the repository; of a generated page, its place in docs/."""
     return Path(file.abs_src_path) if file.abs_src_path else ROOT / "docs" / file.src_uri
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ddiff.pages.report.comparison import MOST_COLUMNS, Comparison
 from ddiff.pages.report.configs import ABSENT, Group
 from ddiff.pages.report.figures import Point, spread
-from ddiff.system.console import console, show_table
+from ddiff.system.console import console, duration, show_table
 
 CAPTIONS = {
     "curves.png": "Learning curves: the mean over seeds within one standard deviation",
@@ -36,15 +36,6 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ABSENT
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Names of columns, and a row for each group of seeds."""
     header = ["runs", "seeds", "steps", *(comparison.columns[i].title for i in comparison.main)]
@@ -60,12 +51,13 @@ def _row(group: Group, figures: Sequence[Sequence[Point | None]]) -> list[str]:
     runs = group.runs
     steps = [f"{r.step}" if r.step >= r.max_steps else f"{r.step} of {r.max_steps}" for r in runs]
     memory = _mean(run.memory_mb for run in runs)
+    seconds = _mean(run.seconds for run in runs)
     return [
         group.label,
         ", ".join(str(run.seed) for run in runs),
         ", ".join(dict.fromkeys(steps)),
         *map(_quality, figures),
-        duration(_mean(run.seconds for run in runs)),
+        ABSENT if seconds is None else duration(seconds),
         number(_mean(run.samples_per_second for run in runs)),
         ABSENT if memory is None else f"{memory:.0f}",
         ", ".join(dict.fromkeys(run.device or ABSENT for run in runs)),
