@@ -9,6 +9,7 @@ from ddiff.diffusion.schedules import (
     constant,
     cosine,
     linear,
+    scaled_linear,
     shifted,
     sigmoid,
     zero_terminal_snr,
@@ -49,6 +50,20 @@ def test_published_terminal_values(schedule, snr, root):
     assert abar / (1 - abar) == pytest.approx(snr, rel=2e-5)
     assert math.sqrt(abar) == pytest.approx(root, rel=1e-4)
     assert schedule.log_snr[-1].item() == pytest.approx(math.log(snr), abs=2e-5)
+
+
+def test_scaled_linear_is_the_product_of_squares():
+    """abar_T as that of Stable Diffusion's scheduler, 0.00466 (sigma 14.61)."""
+    schedule = scaled_linear()
+    abar = schedule.abar[-1].item()
+    assert math.sqrt((1 - abar) / abar) == pytest.approx(14.6146, rel=1e-4)
+    low, high = 0.00085**0.5, 0.012**0.5
+    betas = [(low + (high - low) * i / 999) ** 2 for i in range(1000)]
+    for t in (1, 500, 1000):
+        expected = math.exp(math.fsum(math.log1p(-beta) for beta in betas[:t]))
+        assert schedule.abar[t].item() == pytest.approx(expected, rel=1e-12)
+    half = scaled_linear(500)
+    assert half.log_snr[-1].item() == pytest.approx(schedule.log_snr[-1].item(), abs=0.05)
 
 
 def test_linear_is_the_product_of_its_betas():

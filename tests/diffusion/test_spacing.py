@@ -38,6 +38,14 @@ def test_as_many_steps_as_times_visits_every_time(spacing, T, name):
     assert spaced(SCHEDULES[name](T), T, spacing).tolist() == list(range(T, -1, -1))
 
 
+def test_leading_is_as_in_diffusers():
+    """Times (counted from 0) i floor(T / N) of DDIMScheduler, the last first; then the data."""
+    for T, N in ((1000, 5), (1000, 30), (100, 7), (50, 50)):
+        ratio = T // N
+        expected = [i * ratio + 1 for i in reversed(range(N))] + [0]
+        assert spaced(linear(T), N, "leading").tolist() == expected
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_one_step_goes_from_noise_to_data(spacing):
     assert spaced(linear(), 1, spacing).tolist() == [1000, 0]
@@ -91,7 +99,7 @@ def test_logsnr_of_many_times_needs_no_table_of_all_pairs():
     [
         (0, "trailing", r"solver.num_steps must lie in 1..1000 \(the schedule's T\), not 0"),
         (1001, "linear", "not 1001"),
-        (10, "log", "'log' is not one of linear, trailing, quadratic, logsnr"),
+        (10, "log", "'log' is not one of linear, trailing, leading, quadratic, logsnr"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(num_steps, spacing, message):

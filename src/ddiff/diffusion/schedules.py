@@ -82,6 +82,17 @@ def linear(
     return _from_betas(torch.linspace(beta_1 * scale, beta_T * scale, T, dtype=torch.float64))
 
 
+def scaled_linear(
+    T: Times = 1000, beta_1: Beta = 0.00085, beta_T: Beta = 0.012, rescale: bool = True
+) -> Schedule:
+    """Schedule of latent diffusion (Rombach et al. 2022): sqrt(beta_t) rises linearly.
+
+    `rescale` multiplies all betas by 1000 / T, so that every T ends at the same noise level.
+    """
+    roots = torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64)
+    return _from_betas(roots**2 * (1000 / T if rescale else 1.0))
+
+
 def cosine(T: Times = 1000, offset: NotNegative = 0.008, max_beta: Beta = 0.999) -> Schedule:
     """Cosine schedule (Nichol and Dhariwal 2021, Eq. 17), with beta_t clipped at `max_beta`."""
     u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T

@@ -9,7 +9,7 @@ Notation: sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t), lambda_t = log(alp
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ddiff.system.bounds import Count, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 
-Spacing = Literal["linear", "trailing", "quadratic", "logsnr"]
+Spacing = Literal["linear", "trailing", "leading", "quadratic", "logsnr"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +126,12 @@ def solve(
 
 
 def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
-    """Return num_steps + 1 strictly falling times from T to 0, [num_steps + 1] int64.
+    """Return num_steps + 1 strictly falling times from T (or near it) to 0, [num_steps + 1] int64.
 
     - `linear`: evenly from T to 1, then 0.
     - `trailing`: T - i T / N.
+    - `leading`: 1 + (N - 1 - i) floor(T / N), then 0; the default of diffusers' schedulers. The
+      first time lies below T, where samples are not pure noise: use `trailing` unless to compare.
     - `quadratic`: dense near the data.
     - `logsnr`: T, then evenly in log SNR down to 1, then 0. One step crosses all log SNR below -10
       (where the linear schedule ends), because x_t is almost pure noise there.
@@ -144,6 +146,8 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
     u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     if spacing == "trailing":
         times = T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps
+    elif spacing == "leading":
+        times = 1 + torch.arange(num_steps - 1, -1, -1, dtype=torch.float64) * (T // num_steps)
     elif spacing == "linear":
         times = T + u * (1 - T)
     elif spacing == "quadratic":
@@ -154,13 +158,13 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
         times = T - torch.searchsorted((rising[1:] + rising[:-1]) / 2, wanted).double()
     else:
         raise ConfigError(
-            f"solver.spacing: {spacing!r} is not one of linear, trailing, quadratic, logsnr"
+            f"solver.spacing: {spacing!r} is not one of {', '.join(get_args(Spacing))}"
         )
     times = torch.cat([times.round().long(), torch.zeros(1, dtype=torch.int64)])
     # rounding may repeat a time: leave room for the later steps, then make the times fall strictly
     index = torch.arange(num_steps + 1)
     times = torch.maximum(times, num_steps - index)
-    times[0] = T
+    times[0] = times[0] if spacing == "leading" else T
     return torch.cummin(times + index, 0).values - index
 
 
