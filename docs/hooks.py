@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from ddiff.__main__ import VERBS
-from ddiff.config.shell import choices_of, groups_of, options_of
+from ddiff.config.help import choices_of, groups_of, options_of
 
 ROOT = Path(__file__).parents[1]
 PYTHON = {  # what the page of the Python interface shows of each module; []: all that is public
@@ -46,9 +46,9 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Adds pages and pictures from outside docs/, and the generated pages."""
-    for path in [*_experiments(), *(ROOT / "experiments").rglob("*.md")]:
-        _add(files, config, _repository_path(path), path)
-    for path in (ROOT / "experiments").rglob("*.png"):
+    for path in (ROOT / "experiments").rglob("*.*"):
+        if path.suffix not in (".md", ".png"):
+            continue
         _add(files, config, _repository_path(path), path)
     for name in ("CONTRIBUTING", "SECURITY", "CHANGELOG"):
         _add(files, config, f"{name}.md", ROOT / f"{name}.md")
@@ -88,12 +88,12 @@ def _source(file: File) -> Path:
 
 
 def _title(page: Path) -> str:
-    """The heading of a page, which names it better than its file does."""
+    """Return the heading of a page, which names it better than its file does."""
     return page.read_text(encoding="utf-8").partition("# ")[2].partition("\n")[0]
 
 
 def _site_uri(path: Path) -> str:
-    """The site's name of a file of the repository."""
+    """Return the site's name of a file of the repository."""
     if path.is_dir():
         path /= "README.md"
     if path == ROOT / "README.md":
@@ -105,8 +105,7 @@ def _site_uri(path: Path) -> str:
 
 
 def _add(files: Files, config: MkDocsConfig, uri: str, path: Path) -> None:
-    if files.get_file_from_path(uri) is None:
-        files.append(File.generated(config, uri, abs_src_path=str(path)))
+    files.append(File.generated(config, uri, abs_src_path=str(path)))
 
 
 def _repository_path(path: Path) -> str:

@@ -50,7 +50,7 @@ def test_a_narrow_terminal_folds_cells_and_loses_nothing(
 def test_a_log_says_how_much_time_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Of a training of 1,000 steps, resumed at 400, that takes half a second a step."""
+    """The log of a training resumed at step 400 of 1,000, which takes half a second a step."""
     clock = [0.0]
     monkeypatch.setattr(console.time, "perf_counter", lambda: clock[0])
     with progress("training", 1000) as meter:

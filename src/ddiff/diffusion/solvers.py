@@ -164,7 +164,8 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
     # rounding may repeat a time: leave room for the later steps, then make the times fall strictly
     index = torch.arange(num_steps + 1)
     times = torch.maximum(times, num_steps - index)
-    times[0] = times[0] if spacing == "leading" else T
+    if spacing != "leading":
+        times[0] = T
     return torch.cummin(times + index, 0).values - index
 
 
