@@ -1,7 +1,8 @@
-"""Checks of the tensors of philox, solver_step and add_noise, and calls of their libraries."""
+"""Checks of the tensors that kernels take, and calls of their libraries on a CPU or a GPU."""
 
 import functools
-from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_void_p
+from contextlib import AbstractContextManager
+from ctypes import CDLL, c_bool, c_char_p, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from ddiff.system.errors import KernelError
 
 from .building import load
-from .compilers import Device
 
 KINDS = {"p": c_void_p, "s": c_char_p, "q": c_int64, "i": c_int, "?": c_bool, "f": c_float}
+NEWER = "; the CUDA toolkit that built it is newer than the driver: update the driver, or set NVCC"
+ADVICE = {35: NEWER, 222: NEWER}
 
 
 def require(
@@ -33,24 +35,53 @@ def words(tensor: Tensor) -> str:
     return f"{kind} {list(tensor.shape)} on {tensor.device}{rest}"
 
 
+class Gpu:
+    """Calls of a CUDA library: on the device of a tensor, in its current stream."""
+
+    def library(self, name: str) -> CDLL:
+        return load(name, "cuda")
+
+    def guard(self, device: torch.device) -> AbstractContextManager[object]:
+        return torch.cuda.device(device)
+
+    def stream(self, device: torch.device) -> int:
+        return torch.cuda.current_stream(device).cuda_stream
+
+    def multiprocessors(self, device: torch.device) -> int:
+        return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+GPU = Gpu()
+
+
+def gpu_of(like: Tensor) -> Gpu | None:
+    """The GPU that `like` is on; None for the CPU."""
+    return None if like.is_cpu else GPU
+
+
 def call(library: str, name: str, kinds: str, like: Tensor, *values: object) -> int:
-    """Runs `ddiff_<name>` of a library where `like` is, on a GPU in the current stream; returns
-    what it returned. `kinds` has a letter of KINDS for each of the values.
+    """Runs `ddiff_<name>` of a library where `like` is; returns what it returned. `kinds` has a
+    letter of KINDS for each of the values.
 
     Raises KernelError where CUDA reports an error.
     """
-    if like.is_cpu:
-        return function(library, name, kinds, "cpu")(*values)
-    with torch.cuda.device(like.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        status = function(library, name, kinds + "p", "cuda")(*values, stream)
+    gpu = gpu_of(like)
+    if gpu is None:
+        return _function(None, library, name, kinds)(*values)
+    with gpu.guard(like.device):
+        run = _function(gpu, library, name, kinds + "p")
+        status = run(*values, gpu.stream(like.device))
     if status:
-        raise KernelError(f"{name}: CUDA error {status} for {words(like)}")
+        said = _function(gpu, library, "error_text", "i")(status).decode()
+        raise KernelError(f"{name}: {said}{ADVICE.get(status, '')} (CUDA error {status}), "
+                          f"for {words(like)}")  # fmt: skip
     return status
 
 
 @functools.cache
-def function(library: str, name: str, kinds: str, device: Device) -> Any:
-    found = load(library, device)[f"ddiff_{name}"]
+def _function(gpu: Gpu | None, library: str, name: str, kinds: str) -> Any:
+    loaded = load(library, "cpu") if gpu is None else gpu.library(library)
+    found = loaded[f"ddiff_{name}"]
     found.argtypes = [KINDS[kind] for kind in kinds]
+    found.restype = c_char_p if name == "error_text" else c_int
     return found

@@ -3,8 +3,9 @@
     python experiments/numbers/compare.py bf566b8 --rounds 3    # half an hour, on a quiet machine
 
 Runs every row of `ROWS` in turn in both trees, the other one first in each round, as commands of
-their own, and writes compare.json and compare.md: the median of each tree and the ratios of the
-rounds (after / before: above 1 is slower).
+their own, and adds what it measured to compare.json, as long as that is of the same revision, and
+writes compare.md: the median of each tree, the ratio of each round (after / before: above 1 is
+slower), their median and its 95% interval.
 """
 
 import argparse
@@ -18,8 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import scipy.stats
+
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 Runner = Callable[[Path, Path], float]  # a tree and an empty folder -> seconds
+Times = dict[str, dict[str, list[float]]]  # of each row, before and after
 
 
 def call(tree: Path, folder: Path, *words: str) -> str:
@@ -100,10 +104,8 @@ def checkout(revision: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
-def measure(
-    before: Path, rows: dict[str, Runner], rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    found: dict[str, dict[str, list[float]]] = {n: {"before": [], "after": []} for n in rows}
+def measure(before: Path, rows: dict[str, Runner], rounds: int) -> Times:
+    found: Times = {n: {"before": [], "after": []} for n in rows}
     for number in range(rounds):
         trees = {"before": before, "after": ROOT}
         for name, run in rows.items():
@@ -116,21 +118,43 @@ def measure(
     return found
 
 
-def table(revision: str, found: dict[str, dict[str, list[float]]]) -> str:
+def table(revision: str, found: Times) -> str:
     lines = [
         f"`python experiments/numbers/compare.py {revision}`: seconds, medians of the rounds.",
         "",
-        "| what | before | after | after / before, each round | median |",
-        "|---|---|---|---|---|",
+        "| what | before | after | after / before, each round | median | 95% |",
+        "|---|---|---|---|---|---|",
     ]
     for name, times in found.items():
         ratios = [b / a for a, b in zip(times["before"], times["after"], strict=True)]
         before, after = (statistics.median(times[which]) for which in ("before", "after"))
         each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+        low, high = interval(ratios)
         lines.append(
-            f"| {name} | {before:.4g} | {after:.4g} | {each} | {statistics.median(ratios):.3f} |"
+            f"| {name} | {before:.4g} | {after:.4g} | {each} | {statistics.median(ratios):.3f} "
+            f"| {low:.2f} to {high:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Interval of the median for any distribution, from the ranks; all of fewer than six."""
+    below = scipy.stats.binom(len(ratios), 0.5).cdf
+    lowest = max((rank for rank in range(len(ratios)) if below(rank) <= 0.025), default=0)
+    ordered = sorted(ratios)
+    return ordered[lowest], ordered[-1 - lowest]
+
+
+def joined(revision: str, found: Times) -> Times:
+    """The rounds of compare.json, if it is of this revision, and then these."""
+    path = HERE / "compare.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if known.get("revision") != revision:
+        return found
+    for name, times in found.items():
+        for which, seconds in times.items():
+            known["rows"].setdefault(name, {}).setdefault(which, []).extend(seconds)
+    return known["rows"]
 
 
 def main() -> None:
@@ -139,17 +163,16 @@ def main() -> None:
     )
     parser.add_argument("revision", help="of git, to compare with")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="rows with these words in their name; writes no file")
+    parser.add_argument("--only", help="rows with these words in their name")
     given = parser.parse_args()
     rows = {name: run for name, run in ROWS.items() if not given.only or given.only in name}
     with checkout(given.revision) as before:
         found = measure(before, rows, given.rounds)
-    if given.only:
-        print(table(given.revision, found))
-        return
-    (HERE / "compare.json").write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "compare.md").write_text(table(given.revision, found))
-    print(table(given.revision, found))
+    rows = joined(given.revision, found)
+    told = {"revision": given.revision, "rows": rows}
+    (HERE / "compare.json").write_text(json.dumps(told, indent=1) + "\n")
+    (HERE / "compare.md").write_text(table(given.revision, rows))
+    print(table(given.revision, rows))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from ddiff.system.errors import KernelError
 
-from ..calling import function
+from .. import calling
 
 __all__ = ["group_norm", "reference"]
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # call.h: enum Type
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-PACK = struct.Struct("20qd3q").pack  # call.h: struct Call
+PACK = struct.Struct("20qd2q").pack  # call.h: struct Call
 BLOCK = 8192  # values of a sample that are worth a block of CUDA threads
+MOST_CHANNELS = 48 * 1024 // 8  # two float32 sums of each in the shared memory of a block
 
 ARGUMENTS = "(Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, "
 SAVED = "(Tensor dy, Tensor x, Tensor mean, Tensor rstd, " + ARGUMENTS[len("(Tensor x, ") :]
@@ -100,6 +101,11 @@ def _formatted(y: Tensor, x: Tensor) -> Tensor:
 
 def _call(suffix, maps, affine, groups, silu, eps) -> None:
     x, (weight, bias, scale, shift) = maps[0], affine
+    if not x.numel():
+        for empty in maps[3:]:  # sums over nothing
+            if empty is not None:
+                empty.zero_()
+        return
     if weight.dtype is not torch.float32 or bias.dtype is not torch.float32:
         weight, bias = weight.float(), bias.float()
     weight, bias = weight.contiguous(), bias.contiguous()
@@ -111,30 +117,30 @@ def _call(suffix, maps, affine, groups, silu, eps) -> None:
         pointers = scale.data_ptr(), shift.data_ptr()
         modulation = *pointers, scale.stride(0), shift.stride(0), TYPES[scale.dtype]
     batch, channels = x.shape[0], x.shape[1]
-    size = x.numel() // (batch or 1)
+    size = x.numel() // batch
     fields = (
         *[0 if value is None else value.data_ptr() for value in maps],
         *(weight.data_ptr(), bias.data_ptr(), *modulation),
         *(batch, size // channels, channels, groups),
         *(TYPES[x.dtype], silu, eps),
     )
-    if x.is_cpu:
-        function("group_norm_silu", "group_norm_silu" + suffix, "s", "cpu")(PACK(*fields, 0, 0, 0))
-        return
-    chunks = max(1, min(4 * _processors(x.device) // (batch or 1), size // BLOCK))
-    each = 2 * (chunks * channels + groups)
-    workspace = x.new_empty((batch, each), dtype=torch.float32)
-    stream = torch.cuda.current_stream(x.device).cuda_stream
-    with torch.cuda.device(x.device):
-        run = function("group_norm_silu", "group_norm_silu" + suffix, "s", "cuda")
-        status = run(PACK(*fields, workspace.data_ptr(), chunks, stream))
-    if status:
-        raise KernelError(f"group_norm: CUDA error {status} for x {_words(x)}")
+    gpu, chunks, workspace = calling.gpu_of(x), 0, None
+    if gpu is not None:
+        if channels > MOST_CHANNELS:
+            raise KernelError(
+                f"group_norm: {channels} channels; the shared memory of a GPU's block holds "
+                f"{MOST_CHANNELS}; choose backend=eager or compiled"
+            )
+        chunks = max(1, min(4 * _multiprocessors(gpu, x.device) // batch, size // BLOCK))
+        each = 2 * (chunks * channels + groups)
+        workspace = x.new_empty((batch, each), dtype=torch.float32)
+    packed = PACK(*fields, 0 if workspace is None else workspace.data_ptr(), chunks)
+    calling.call("group_norm_silu", "group_norm_silu" + suffix, "s", x, packed)
 
 
 @functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _multiprocessors(gpu: calling.Gpu, device: torch.device) -> int:
+    return gpu.multiprocessors(device)
 
 
 def _check(x, weight, bias, scale, shift, groups) -> None:

@@ -181,5 +181,4 @@ struct Call {
     double eps;
     float* workspace;  // from here on: CUDA only
     int64_t chunks;    // of a sample, at most
-    void* stream;
 };

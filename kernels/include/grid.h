@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "errors.h"
 #include "philox.h"
 
 namespace ddiff {

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(THREADS)
 extern "C" int ddiff_normal(const int64_t* samples, const int64_t* step, int64_t key,
                             int64_t batch, int64_t size, float* out, void* stream) {
   using namespace ddiff;
-  const bool vector = size % 4 == 0 && aligned(out, 16);
+  const bool vector = size % 4 == 0;  // what torch allocates is aligned
   auto kernel = vector ? normal_kernel<true> : normal_kernel<false>;
   kernel<<<grid_for(batch, size), THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
       samples, step, key, batch, size, out);

@@ -97,7 +97,7 @@ extern "C" int ddiff_add_noise(const float* x_0, const float* coefficients,
                                const int64_t* samples, int64_t key, int64_t draw, float* x_t,
                                float* target, int64_t batch, int64_t size, void* stream) {
   using namespace ddiff;
-  const bool vector = size % 4 == 0 && aligned(x_0, 16) && aligned(x_t, 16) && aligned(target, 16);
+  const bool vector = size % 4 == 0 && aligned(x_0, 16);  // what torch allocates is aligned
   auto kernel = vector ? add_noise_kernel<true> : add_noise_kernel<false>;
   kernel<<<grid_for(batch, size), THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
       x_0, coefficients, samples, key, uint32_t(draw), x_t, target, batch, size);

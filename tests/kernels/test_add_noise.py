@@ -13,9 +13,8 @@ from ddiff.kernels.solver_step import add_noise
 from ddiff.kernels.solver_step import noise_reference as reference
 from ddiff.system.errors import KernelError
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 KEY = 0x0FED_CBA9_8765_4321
-SHAPES = [(1, 1), (3, 3), (2, 5, 3, 3), (5, 3, 32, 32), (2, 1, 17, 16, 16), (2, 2_100_004)]
+SHAPES = [(1, 1), (3, 3), (2, 5, 3, 3), (5, 3, 32, 32), (2, 1, 17, 16, 16)]
 
 Run = Callable[..., tuple[Tensor, Tensor]]
 
@@ -28,10 +27,18 @@ def inputs(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor, Tensor]
     return x_0.to(device), coefficients.to(device), samples.to(device)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("run", [add_noise, reference])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_follows_the_definition(run: Run, shape: tuple[int, ...], device: str) -> None:
+    follows(run, shape, device)
+
+
+def test_past_the_cache() -> None:
+    """Large enough that it is written past the cache, with a tile cut short at each sample."""
+    follows(add_noise, (2, 2_100_004), "cpu")
+
+
+def follows(run: Run, shape: tuple[int, ...], device: str) -> None:
     x_0, coefficients, samples = inputs(shape, device)
     draw = (1 << 32) - 1
     x_t, target = run(x_0, coefficients, samples, KEY, draw)
@@ -41,7 +48,6 @@ def test_follows_the_definition(run: Run, shape: tuple[int, ...], device: str) -
     torch.testing.assert_close(target.double(), e * eps + s * x_0, rtol=1e-6, atol=6e-6)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("objective", [Eps(), X0(), V()])
 def test_is_what_training_computes(objective: Objective, device: str) -> None:
     schedule = cosine(T=100)
@@ -55,20 +61,18 @@ def test_is_what_training_computes(objective: Objective, device: str) -> None:
     torch.testing.assert_close(target, objective.target(schedule, x_0, eps, t), rtol=0, atol=3e-6)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_unaligned(device: str) -> None:
-    x_0, coefficients, samples = inputs((3, 5, 41), device)
-    expected = add_noise(x_0, coefficients, samples, KEY, 3)
-    for offset in (1, 2, 3):
-        moved = torch.zeros(x_0.numel() + 8, device=device)[offset : offset + x_0.numel()]
-        moved.copy_(x_0.flatten())
-        for a, b in zip(
-            add_noise(moved.view(x_0.shape), coefficients, samples, KEY, 3), expected, strict=True
-        ):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    for shape in ((3, 5, 41), (3, 64)):  # of the second four numbers could be loaded at once
+        x_0, coefficients, samples = inputs(shape, device)
+        expected = add_noise(x_0, coefficients, samples, KEY, 3)
+        for offset in (1, 2, 3):
+            moved = torch.zeros(x_0.numel() + 8, device=device)[offset : offset + x_0.numel()]
+            moved.copy_(x_0.flatten())
+            found = add_noise(moved.view(shape), coefficients, samples, KEY, 3)
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_torch_sees_through(device: str) -> None:
     values = (*inputs((2, 3, 5), device), KEY, 4)
     torch.library.opcheck(torch.ops.ddiff.add_noise.default, values)

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddiff.kernels import group_norm_silu
+from ddiff.kernels import calling, group_norm_silu
 from ddiff.kernels.group_norm_silu import group_norm, reference
 from ddiff.system.errors import KernelError
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 SHAPES = [
     ((2, 32, 8, 8), 8),
@@ -76,7 +75,6 @@ def agree(values, groups: int, **options) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("shape", "groups"), SHAPES)
 def test_is_the_definition_with_its_gradients(shape, groups, dtype, device) -> None:
@@ -95,7 +93,6 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("shape", [(2, 14, 6, 5), (2, 14, 4, 3, 5)])
 def test_any_strides(shape, view, device) -> None:
@@ -109,7 +106,31 @@ def test_any_strides(shape, view, device) -> None:
     assert found["x"].shape == values[0].shape
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shifted", ["x", "dy"])
+def test_one_map_off_its_alignment(shifted, dtype, device) -> None:
+    """Wide loads take eight numbers at once: the channels allow it, and one address does not."""
+    shape = (2, 16, 4, 5)
+    x, *rest = inputs(shape, device, dtype, True)
+    dy = torch.randn(shape).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    expected = results(group_norm, [x, *rest], 4, dy)
+    for by in (1, 2, 4):
+        buffer = torch.zeros(x.numel() + by, dtype=dtype, device=device)[by:]
+        moved = buffer.view(2, 4, 5, 16).permute(0, 3, 1, 2)
+        moved.copy_(x if shifted == "x" else dy)
+        maps = (moved, dy) if shifted == "x" else (x, moved)
+        found = results(group_norm, [maps[0], *rest], 4, maps[1])
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=4 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3)])
+def test_an_empty_map_has_no_gradient(shape, device) -> None:
+    found = results(group_norm, inputs(shape, device, torch.float32, True), 4, torch.zeros(shape))
+    assert found["y"].shape == shape
+    assert all((value == 0).all() for value in found.values())
+
+
 def test_large_mean_and_outlier(device) -> None:
     x, weight, bias, _, _ = inputs((2, 32, 40, 40), device, torch.float32, False)
     for change in ("mean", "outlier"):
@@ -124,7 +145,6 @@ def test_large_mean_and_outlier(device) -> None:
         assert (y - right).abs().max() < 4e-4  # a unit in the last place of 1000 is 6e-5
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_extremes_stay_finite_and_nan_stays(dtype, device) -> None:
     x = inputs((2, 16, 4, 4), device, dtype, False)[0]
@@ -137,7 +157,6 @@ def test_extremes_stay_finite_and_nan_stays(dtype, device) -> None:
     assert y[1].isfinite().all()
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_mixed_types_of_the_parameters(device) -> None:
     """Under autocast scale and shift are bfloat16 beside float32 maps, or the reverse."""
     for dtype, other in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
@@ -166,7 +185,6 @@ def test_neither_batch_nor_threads_change_a_sample() -> None:
         assert torch.equal(split[name], alone[name])
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_operators_are_well_registered(device) -> None:
     values = inputs((2, 12, 3, 4), device, torch.float32, True)
     leaves = [value.detach().requires_grad_() for value in values]
@@ -178,7 +196,6 @@ def test_operators_are_well_registered(device) -> None:
     torch.library.opcheck(group_norm_silu.NORM, (x.contiguous(), *rest, 4, False, 1e-5))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_compiles_as_one_graph(device) -> None:
     values = inputs((2, 16, 4, 4, 2), device, torch.bfloat16, True)
     dy = torch.randn(values[0].shape).to(values[0])
@@ -195,6 +212,16 @@ def test_reference_is_the_definition() -> None:
     right = results(definition, values, 4, dy)
     for name, value in results(reference, values, 4, dy).items():
         torch.testing.assert_close(value, right[name])
+
+
+def test_more_channels_than_shared_memory_holds_are_refused(device, monkeypatch) -> None:
+    for channels, fits in ((group_norm_silu.MOST_CHANNELS, True), (6148, False)):
+        x, weight, bias, _, _ = inputs((1, channels, 2, 2), device, torch.float32, False)
+        if fits or calling.gpu_of(x) is None:
+            agree([x, weight, bias, None, None], 4)
+        else:
+            with pytest.raises(KernelError, match=r"6148 channels; .* 6144; choose"):
+                group_norm(x, 4, weight, bias)
 
 
 MISTAKES = {

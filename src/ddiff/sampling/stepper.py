@@ -4,7 +4,7 @@ Eager sampling runs `diffusion.solve`, as the equations are written. A test chec
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,9 +62,11 @@ class Stepper:
         self.y = torch.full_like(self.samples, NO_LABEL) if labelled else None
         self.x = torch.zeros(batch, *work.shape, device=device)
         self.x_0 = torch.zeros_like(self.x) if bool((table[:, 4] != 0).any()) else None
-        self.run: Callable[[], None] = self._run
+        self.graph: torch.cuda.CUDAGraph | None = None  # owns the memory of the step
+        self.rows = 0  # that a replay puts through the net
         if graph:
-            self.run = self._captured()
+            with torch.cuda.device(device):
+                self.graph = self._captured()
 
     def start(self, indices: Sequence[int], y: Tensor | None) -> None:
         """Set x to the noise of the samples with these indices, before the first step."""
@@ -83,7 +85,12 @@ class Stepper:
 
     def advance(self) -> Tensor:
         """Make a step and return x, which the next step overwrites."""
-        self.run()
+        if self.graph is None:
+            self._run()
+        else:
+            with phase("replay"):
+                self.graph.replay()
+            self.counts["asked"] += self.rows
         return self.x
 
     def _ask(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
@@ -123,10 +130,11 @@ class Stepper:
             self.step.add_(1)
         self.number += 1
 
-    def _captured(self) -> Callable[[], None]:
-        """Capture `_run` in a CUDA graph and return its replay.
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """Capture `_run` in a CUDA graph.
 
-        The runs before the capture let libraries choose algorithms and allocate memory.
+        The runs before the capture let libraries choose algorithms and allocate memory, and load
+        every kernel: older drivers load none during a capture.
         """
         before = self.counts["asked"]
         side = torch.cuda.Stream()
@@ -139,15 +147,9 @@ class Stepper:
         graph = torch.cuda.CUDAGraph()
         self._rewind()
         warm = self.counts["asked"]
-        with torch.cuda.graph(graph):
+        # other threads, as the one that pins memory, may call CUDA meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._run()
-        self.graph = graph  # owns the memory of the step
-        rows = self.counts["asked"] - warm
+        self.rows = self.counts["asked"] - warm
         self.counts["asked"] = before
-
-        def replay() -> None:
-            with phase("replay"):
-                graph.replay()
-            self.counts["asked"] += rows
-
-        return replay
+        return graph

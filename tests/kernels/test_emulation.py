@@ -1,0 +1,88 @@
+"""The emulation finds what CUDA forbids: faults are planted in the kernels, one at a time."""
+
+import pytest
+import torch
+
+from ddiff.kernels import calling
+from ddiff.kernels.group_norm_silu import NORM, NORM_BACKWARD
+from ddiff.kernels.solver_step import solver_step
+from tests.emulation import Emulated, Found, translated
+
+PLANTED = {  # the first such piece, what takes its place, what the emulation must say
+    "no barrier": ("__syncthreads();", "", "a race in shared memory"),
+    "a barrier in a branch": (
+        "__syncthreads();",
+        "if (threadIdx.x < 32) __syncthreads();",
+        "a barrier in line",
+    ),
+    "half a warp shuffles": (
+        "count = warp_sum(count);",
+        "if (threadIdx.x % 32 < 16) count = warp_sum(count);",
+        "a shuffle that not all of its members reach",
+    ),
+    "shared memory for one sum of the two": (
+        "2 * sizeof(float) * result.cut.down",
+        "sizeof(float) * result.cut.down",
+        "outside of its",
+    ),
+    "a row of shared memory that nobody writes": (
+        "if (cut.row() < cut.down) {",
+        "if (cut.row() + 1 < cut.down) {",
+        "reads shared memory that nobody wrote",
+    ),
+    "blocks that write each other's chunk": (
+        "partial[blockIdx.x * s.groups + g]",
+        "partial[blockIdx.x / 2 * s.groups + g]",
+        "a race in global memory",
+    ),
+    "wide loads at any address": (
+        "addresses % 16 == 0",
+        "true",
+        "an address that is no multiple of 16",
+    ),
+}
+
+
+def norm(gpu: Emulated, monkeypatch: pytest.MonkeyPatch, shift: int = 0) -> None:
+    """Forward and backward of a map in several blocks, `shift` values off its alignment."""
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    batch, channels, side = 2, 32, 24
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.randn(shift + batch * channels * side**2, generator=generator)[shift:]
+    x = flat.view(batch, side, side, channels).permute(0, 3, 1, 2)
+    weight, bias = torch.rand(2, channels, generator=generator)
+    _, mean, rstd = NORM(x, weight, bias, None, None, 8, True, 1e-5)
+    NORM_BACKWARD(x, x, mean, rstd, weight, bias, None, None, 8, True)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad, words = PLANTED[name]
+    with pytest.raises(Found, match=words):
+        norm(Emulated("reverse", planted=((good, bad),)), monkeypatch, shift=1)
+
+
+def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Emulated()
+    for shift in (0, 1):
+        norm(gpu, monkeypatch, shift)
+    assert gpu.launches > 0
+
+
+def test_a_launch_that_cuda_refuses_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Emulated(planted=(("grid_for(a.batch, a.size), THREADS", "dim3(0), THREADS"),))
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    x, step = torch.zeros(1, 4), torch.zeros((), dtype=torch.int64)
+    with pytest.raises(calling.KernelError, match=r"invalid configuration argument .*error 9"):
+        solver_step(x, x, None, torch.zeros(1, 7), step, step[None], 0, None, False)
+
+
+def test_launches_are_translated() -> None:
+    assert translated("scale<T, 4><<<dim3(2, 3), N, 0, s>>>(x, f(y));") == (
+        '::emulation::launch("scale<T, 4>", scale<T, 4>, dim3(2, 3), N, 0, s)(x, f(y));'
+    )
+    assert translated("extern __shared__ float sums[];") == (
+        "float* sums = ::emulation::shared<float>();"
+    )
