@@ -80,10 +80,11 @@ def test_an_editable_install_beside_folders_of_its_name(tmp_path: Path) -> None:
     for cwd in (tmp_path, tmp_path / "other"):
         found = run(python, "-c", show, cwd=cwd).split()
         assert found == [f"{source}/src/ddiff/{name}/__init__.py" for name in ("conf", "kernels")]
-        run(python, "-m", "ddiff.train", *DIGITS, "run_dir=run", cwd=cwd)
-        run(python, "-m", "ddiff.train", "ckpt_path=run", "budget.max_steps=3", cwd=cwd)
-        saved = checkpoint(cwd / "run")
-        assert (saved["global_step"], saved["ddiff"]["version"]) == (3, ddiff.__version__)
+    run(python, "-m", "ddiff.train", *DIGITS, "run_dir=run", cwd=tmp_path)
+    run(python, "-m", "ddiff.train", "ckpt_path=../run", "budget.max_steps=3",
+        cwd=tmp_path / "other")  # fmt: skip
+    saved = checkpoint(tmp_path / "run")
+    assert (saved["global_step"], saved["ddiff"]["version"]) == (3, ddiff.__version__)
 
 
 def test_this_environment_beside_an_empty_folder_of_its_name(tmp_path: Path) -> None:

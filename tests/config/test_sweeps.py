@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.runs import TINY, checkpoint, ddiff, ddiff_many, differences, job
 
+CONF = Path(__file__).parents[2] / "conf"
 DIGITS = ("experiment=digits_ddpm", *TINY)
 SWEEP = ("-m", *DIGITS, "budget.save_every=2", "budget.max_steps=4,8", "hydra.sweep.dir=sweep")
 
@@ -22,6 +23,27 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -
         assert a["global_step"] == b["global_step"] == steps
         assert differences(a["state_dict"], b["state_dict"]) == []
         assert differences(a["optimizer_states"], b["optimizer_states"]) == []
+
+
+def test_hydra_s_mode_makes_a_sweep_too(tmp_path: Path) -> None:
+    """From the command line, and from a config of one's own; those of ddiff do not set it."""
+    own = tmp_path / "own/experiment"
+    own.mkdir(parents=True)
+    (own / "both.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /experiment/digits_ddpm\n"
+        "hydra:\n  mode: MULTIRUN\n  sweep:\n    dir: by_file\n"
+    )
+    tiny = (*TINY, "budget.max_steps=1,2")
+    jobs = [
+        job("train", *DIGITS, *tiny, "hydra.mode=MULTIRUN", "hydra.sweep.dir=by_word"),
+        job("train", "--config-dir=own", "experiment=both", *tiny),
+    ]
+    assert [d.status for d in ddiff_many(jobs, tmp_path)] == [0, 0]
+    for sweep in ("by_word", "by_file"):
+        assert [checkpoint(tmp_path / sweep / n)["global_step"] for n in "01"] == [1, 2]
+    texts = [path.read_text() for path in CONF.rglob("*.yaml")]
+    assert len(texts) > 50
+    assert not any("MULTIRUN" in text for text in texts)
 
 
 def test_a_finished_sweep_trains_nothing_again_and_keeps_its_place(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def source(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES)
 def test_every_kernel_compiles_and_none_spills(path):
-    chosen = {*known_gpus()[::3], known_gpus()[-1]}  # --cuda-report takes all
+    chosen = {known_gpus()[0], known_gpus()[-1]}  # --cuda-report takes all
     uses = compiled(path, sorted(chosen))
     assert {use.gpu for use in uses} == chosen
     assert [use for use in uses if use.spills] == []

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -30,6 +31,7 @@ from ddiff.config.validation import check_given
 from ddiff.system.errors import ConfigError, DdiffError, nearest
 
 Main = Callable[[DictConfig], Any]
+GET_MODE = Hydra.get_mode
 
 
 def entry(
@@ -66,6 +68,7 @@ def entry(
                 sys.argv[1:] = [_renamed(word, config_name) for word in flags_first(sys.argv[1:])]
                 prepare(sys.argv[1:])
                 argparse.ArgumentParser.error = _refuse  # Hydra makes its parser itself
+                Hydra.get_mode = _mode
                 hydra.main(
                     version_base="1.3", config_path="pkg://ddiff.conf", config_name=config_name
                 )(job)()
@@ -88,6 +91,14 @@ def _renamed(word: str, verb: str) -> str:
 def _refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
     """One line in place of argparse's usage, which lists flags that nobody asked for."""
     raise ConfigError(f"{message}; options are written key=value, and --help lists them")
+
+
+def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """What `hydra.mode` says. Hydra composes everything twice, the first time for this alone; the
+    configs here do not set it, so only one's own or the command line can."""
+    if _config_dir(sys.argv[1:]) or any("hydra" in word for word in overrides):
+        return GET_MODE(self, config_name, overrides)
+    return None
 
 
 @dataclass(frozen=True)
