@@ -9,8 +9,9 @@ import torch
 from omegaconf import DictConfig
 
 from ddiff.backends import Eager, Native
-from ddiff.backends.auto import _native_builds
+from ddiff.backends.auto import _native_builds, _say_once
 from ddiff.build import build_backend
+from ddiff.system.precision import Precision
 from tests.support.runs import TINY, ddiff
 
 DIGITS = ("experiment=digits_ddpm", *TINY, "budget.max_steps=2")
@@ -19,14 +20,26 @@ DIGITS = ("experiment=digits_ddpm", *TINY, "budget.max_steps=2")
 @pytest.fixture(autouse=True)
 def afresh() -> Iterator[None]:
     _native_builds.cache_clear()
+    _say_once.cache_clear()
     yield
     _native_builds.cache_clear()
+    _say_once.cache_clear()
 
 
-def test_native_on_a_cpu_eager_on_a_gpu() -> None:
+def test_native_on_a_cpu_a_replayed_eager_on_a_gpu(capsys: pytest.CaptureFixture) -> None:
     cfg = DictConfig({"backend": {"_target_": "ddiff.backends.Auto"}})
     assert build_backend(cfg.backend, torch.device("cpu")) == Native(graph=False)
+    for _ in range(2):
+        assert build_backend(cfg.backend, torch.device("cuda")) == Eager(graph="try")
+    assert capsys.readouterr().out.count("backend.graph=false") == 1  # how to change it, once
+    cfg.backend.graph = False  # as runs of earlier versions have it
     assert build_backend(cfg.backend, torch.device("cuda")) == Eager()
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((9, 0), "bfloat16"), ((7, 5), "float16")])
+def test_precision_by_capability(capability, dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert Precision().on(torch.device("cuda")) == Precision(dtype, tf32=capability >= (8, 0))
 
 
 def test_a_named_backend_is_taken() -> None:

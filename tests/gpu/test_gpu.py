@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.runs import TINY, checkpoint, ddiff, differences, scalars
+from tests.support.runs import TINY, checkpoint, ddiff, differences, forked, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -20,11 +20,11 @@ DATA = {
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "auto"])
 def test_trains_and_samples(kind: str, precision: str, tmp_path: Path) -> None:
     options = [*DATA[kind], *TINY, "trainer=gpu", f"precision={precision}", "budget.max_steps=12"]
-    done = ddiff("train", *options, "run_dir=run", cwd=tmp_path)
+    done = forked("train", *options, "run_dir=run", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     losses = scalars(tmp_path / "run", "train/loss")
     assert np.isfinite(list(losses.values())).all()
-    done = ddiff("sample", "run=run", "num_samples=5", "batch_size=2", "out=a", cwd=tmp_path)
+    done = forked("sample", "run=run", "num_samples=5", "batch_size=2", "out=a", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     assert np.abs(np.load(tmp_path / "a.npy")).max() <= 1
 
@@ -54,10 +54,10 @@ def test_resumes_exactly(kind: str, tmp_path: Path) -> None:
 
 def test_compiled_samples_are_the_eager_ones(tmp_path: Path) -> None:
     options = [*DATA["3D"], *TINY, "trainer=gpu", "precision=fp32", "budget.max_steps=4"]
-    assert ddiff("train", *options, "run_dir=run", cwd=tmp_path).status == 0
+    assert forked("train", *options, "run_dir=run", cwd=tmp_path).status == 0
     for backend in ("eager", "compiled"):
         words = ["run=run", "num_samples=4", f"backend={backend}", f"out={backend}"]
-        done = ddiff("sample", *words, cwd=tmp_path)
+        done = forked("sample", *words, cwd=tmp_path)
         assert done.status == 0, done.err
     eager, compiled = (np.load(tmp_path / f"{b}.npy") for b in ("eager", "compiled"))
     assert np.abs(eager - compiled).max() < 1e-3

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from ddiff.backends import Eager, Native
 from ddiff.kernels import calling
 from ddiff.kernels.group_norm_silu import NORM, NORM_BACKWARD
 from ddiff.kernels.solver_step import solver_step
 from tests.emulation import Emulated, Found, translated
+from tests.support.sampling import generation, labels
 
 PLANTED = {  # the first such piece, what takes its place, what the emulation must say
     "no barrier": ("__syncthreads();", "", "a race in shared memory"),
@@ -69,6 +71,17 @@ def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
     for shift in (0, 1):
         norm(gpu, monkeypatch, shift)
     assert gpu.launches > 0
+
+
+@pytest.mark.parametrize("kind", ["2D", "3D"])
+def test_whole_samples_are_the_eager_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = labels(kind, 3)
+    expected = generation(kind, "ddpm", Eager()).batch([4, 0, 2], y)
+    gpu = Emulated()
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    found = generation(kind, "ddpm", Native(graph=False)).batch([4, 0, 2], y)
+    assert (found - expected).abs().max() < 1e-4
+    assert set(gpu.libraries) == {"group_norm_silu", "solver_step"}
 
 
 def test_a_launch_that_cuda_refuses_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections import Counter
+from typing import Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ddiff.diffusion.solvers import ddpm
 from ddiff.sampling.stepper import Stepper, Work
 
 
-def stepper(graph: bool = False) -> Stepper:
+def stepper(graph: bool | Literal["try"] = False) -> Stepper:
     work = Work(ddpm(cosine(T=20), num_steps=4), V(), (1, 4, 4), ClassifierFree(0.0), 1.0, key=7)
     execution = Execution(lambda x, t, y: x.tanh(), graph=graph)
     return Stepper(execution, work, 3, False, torch.device("cpu"), Counter())
@@ -65,3 +66,25 @@ def test_a_capture_lets_other_threads_use_cuda(monkeypatch: pytest.MonkeyPatch) 
     assert cuda.said[0] == ("device",)  # of the tensors, whichever is current
     assert made.rows == 3  # that a replay puts through the net
     assert made.counts["asked"] == 0  # warming up is no sampling
+
+
+def test_a_net_that_cannot_be_captured_is_run_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cuda = Cuda(monkeypatch)
+
+    def refuse(*_: object, **__: object) -> Cuda:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        stepper(graph=True)  # asked for
+    made, plain = stepper(graph="try"), stepper()
+    assert "backend.graph=false: this net's step is no CUDA graph (CUDA error: operation not" in (
+        capsys.readouterr().out
+    )
+    for one in (made, plain):
+        one.start([0, 1, 2], None)
+        one.advance()
+    assert torch.equal(made.x, plain.x)
+    assert cuda.said

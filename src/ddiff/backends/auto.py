@@ -13,19 +13,30 @@ from ddiff.kernels.building import load
 from ddiff.system.console import console
 from ddiff.system.errors import KernelError
 
+ON_A_GPU = (
+    "backend=auto: eager, each sampling step a replayed CUDA graph; "
+    "backend.graph=false, backend=compiled or backend=native change that"
+)
 KERNELS = ("group_norm_silu", "solver_step", "winograd")
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Native on a CPU where its kernels build, eager elsewhere. `graph` as that of eager."""
+    """Native on a CPU where its kernels build, eager elsewhere; on a GPU its sampling steps are a
+    CUDA graph. `graph` None: where there is a GPU, and the net can be captured."""
 
-    graph: bool = False
+    graph: bool | None = None
 
     def on(self, device: torch.device) -> Backend:
         if device.type == "cpu" and _native_builds():
-            return Native(self.graph)
-        return Eager(self.graph)
+            return Native(bool(self.graph))
+        if self.graph is None and device.type == "cuda":
+            _say_once(ON_A_GPU)
+            return Eager("try")
+        return Eager(bool(self.graph))
+
+
+_say_once = cache(console.print)
 
 
 @cache

@@ -1,6 +1,7 @@
 """The net as it is."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -10,9 +11,9 @@ from ddiff.system.precision import Precision
 
 @dataclass(frozen=True)
 class Eager:
-    """`graph` captures a sampling step in a CUDA graph."""
+    """`graph` captures a sampling step in a CUDA graph; "try": where that can be done."""
 
-    graph: bool = False
+    graph: bool | Literal["try"] = False
     name = "eager"
     add_noise = None
 
@@ -23,6 +24,6 @@ class Eager:
         device = device_of(net)
         return Execution(
             precision.with_autocast(net, device),
-            graph=graphs(self.graph, device),
-            static=self.graph or getattr(net, "batch", None) is not None,
+            graph=self.graph if self.graph == "try" else graphs(self.graph, device),
+            static=bool(self.graph) or getattr(net, "batch", None) is not None,
         )

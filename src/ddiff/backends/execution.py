@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,14 @@ class Execution:
     """`predict` runs the net. `solver_step` is an operation over fixed buffers, of the signature of
     its reference; None: the equations as `diffusion.solve` writes them.
 
-    graph: a whole step is captured in a CUDA graph and replayed. static: another batch size costs
-    a compilation or is impossible, so that every batch is filled up to one size.
+    graph: a whole step is captured in a CUDA graph and replayed; "try": where that can be done.
+    static: another batch size costs a compilation or is impossible, so that every batch is filled
+    up to one size.
     """
 
     predict: Predict
     solver_step: Callable[..., None] | None = None
-    graph: bool = False
+    graph: bool | Literal["try"] = False
     static: bool = False
 
 

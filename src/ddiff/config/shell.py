@@ -94,8 +94,11 @@ def _refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """What `hydra.mode` says. Hydra composes everything twice, the first time for this alone; the
-    configs here do not set it, so only one's own or the command line can."""
+    """Return what `hydra.mode` says.
+
+    Hydra composes everything twice, the first time for this alone. The configs of ddiff do not set
+    it, so only one's own or the command line can.
+    """
     if _config_dir(sys.argv[1:]) or any("hydra" in word for word in overrides):
         return GET_MODE(self, config_name, overrides)
     return None

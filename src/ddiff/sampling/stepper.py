@@ -15,6 +15,7 @@ from ddiff.diffusion import NO_LABEL, Guidance, Objective, Plan, Step
 from ddiff.diffusion.guidance import combines_two, doubled
 from ddiff.kernels import philox
 from ddiff.kernels.solver_step import reference
+from ddiff.system.console import console
 from ddiff.system.phases import phase
 
 
@@ -50,7 +51,7 @@ class Stepper:
         table = work.plan.table(work.objective)
         # the solver's step combines two predictions; any other guidance is called instead
         self.called = not combines_two(work.guidance)
-        graph = execution.graph and not self.called
+        graph = bool(execution.graph) and not self.called
         self.weights, self.number = work.plan.weights.tolist(), 0
         guided = [labelled and not self.called and weight != 0 for weight in self.weights]
         self.doubled = [any(guided)] * len(guided) if graph else guided  # a graph repeats one step
@@ -65,8 +66,14 @@ class Stepper:
         self.graph: torch.cuda.CUDAGraph | None = None  # owns the memory of the step
         self.rows = 0  # that a replay puts through the net
         if graph:
-            with torch.cuda.device(device):
-                self.graph = self._captured()
+            try:
+                with torch.cuda.device(device):
+                    self.graph = self._captured()
+            except RuntimeError as error:  # what a user's net does may wait for the GPU
+                if execution.graph != "try":
+                    raise
+                first = str(error).partition("\n")[0]
+                console.print(f"backend.graph=false: this net's step is no CUDA graph ({first})")
 
     def start(self, indices: Sequence[int], y: Tensor | None) -> None:
         """Set x to the noise of the samples with these indices, before the first step."""

@@ -1,0 +1,49 @@
+"""`make gpu` where there is no GPU: all of its parts on the CPU, so that none of them rots."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+GPU = Path(__file__).parents[1] / "experiments" / "gpu"
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(GPU)
+    sys.modules.pop("measure", None)
+    return importlib.import_module("measure")
+
+
+@pytest.mark.slow
+def test_every_part_runs(measure: ModuleType) -> None:
+    words = [sys.executable, str(GPU / "measure.py"), "--dry"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    for part in measure.PARTS:
+        assert f"| {part.name} | {part.seconds} |" in done.stdout
+    assert done.stdout.count("| passed |") == len(measure.PARTS)
+
+
+def test_the_parts_fit_ten_minutes(measure: ModuleType) -> None:
+    assert sum(part.seconds for part in measure.PARTS) <= 600
+    plan = {"part": measure.PARTS[0].name, "predicted": measure.PARTS[0].seconds}
+    assert measure.page([plan], "on no GPU yet").count("| not begun |") == 1
+
+
+def test_what_a_cut_run_had_is_kept(measure: ModuleType, tmp_path: Path) -> None:
+    def part(name: str, code: str) -> object:
+        return measure.Part(name, 1, ("timeit", "-n1", "-r1", code), ())
+
+    sleep = "import time; time.sleep(60)"
+    parts = [part("first", "pass"), part("wrong", "1 / 0"), part("long", sleep), part("last", "1")]
+    found = measure.measured(parts, tmp_path, 0.05, dry=False)
+    assert [measure.ended(row) for row in found] == ["passed", "**failed**", "cut", "not begun"]
+    kept = json.loads((tmp_path / "parts.json").read_text())
+    assert kept == found
+    assert "ZeroDivisionError" in kept[1]["said"]
+    assert 2 < sum(row.get("seconds", 0) for row in kept) < 10
