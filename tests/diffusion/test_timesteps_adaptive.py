@@ -28,7 +28,7 @@ from ddiff.diffusion.timesteps.bins import Averages, Bins
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.random import generator
 
-DRAWS = 1_000_000
+DRAWS = 500_000
 T = 60
 SCHEDULE = constant(T, 0.05)
 LOSS = torch.linspace(1.0, 3.0, T) ** 2  # of t = 1..T
@@ -156,7 +156,7 @@ def test_variances_of_the_unbiased_samplers():
     it, strata nearly remove it. The figures are closed forms."""
     measured = {}
     for name in ("uniform", "stratified", "loss_second_moment", "stratified_importance"):
-        t, weights = drawn(taught(ALL[name]), 20, f"variance {name}", 200_000)
+        t, weights = drawn(taught(ALL[name]), 20, f"variance {name}", 100_000)
         batches = (weights * LOSS[t - 1]).double().view(-1, 20).mean(1)
         measured[name] = batches.var().item() * 20 / LOSS.double().var(unbiased=False).item()
     assert measured["uniform"] == pytest.approx(1, rel=0.07)
