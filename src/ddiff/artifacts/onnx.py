@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddiff.artifacts.formats import NAMES, Format, Inputs, Job, Run, quiet
+from ddiff.artifacts.formats import NAMES, OUTPUT, Format, Inputs, Job, Run, quiet
 from ddiff.system.errors import DdiffError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -25,14 +25,14 @@ class Onnx(Format):
     runs_in_torch = False
     is_program = None
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> dict[str, Any]:
         for name in ("onnxscript", "onnxruntime"):
             _library(name)
         # the exporter remarks that torchvision is not here, which no net needs
         with quiet(), _only_errors("torch.onnx._internal.exporter._registration"):
             made = torch.onnx.export(
                 job.program(), dynamo=True, external_data=False, verbose=False,
-                input_names=NAMES[: len(job.example)], output_names=["prediction"],
+                input_names=NAMES[: len(job.example)], output_names=[OUTPUT],
             )  # fmt: skip
         assert made is not None
         for node in made.model.graph.all_nodes():
@@ -40,6 +40,7 @@ class Onnx(Format):
         made.save(path)
         if job.precision == "int8":
             _quantise(path, job.calibration())
+        return {}
 
     def open(self, path: Path, device: torch.device) -> Run:
         runtime = _library("onnxruntime")
@@ -56,6 +57,9 @@ class Onnx(Format):
             return torch.from_numpy(prediction).to(device)
 
         return run
+
+    def check_place(self, path: Path, made_on: str, device: torch.device) -> None:
+        """No check: `open` asks ONNX Runtime for the device."""
 
 
 def _quantise(path: Path, calibration: Iterator[Inputs]) -> None:
@@ -85,6 +89,35 @@ def _quantise(path: Path, calibration: Iterator[Inputs]) -> None:
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         quantised.replace(path)
+
+
+def widened(path: Path) -> bool:
+    """Rewrite a model of bfloat16 as one that computes in float32; return False if it has none.
+
+    The numbers stay those of the model: ONNX Runtime's convolutions do not take bfloat16.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    onnx = _library("onnx")
+    narrow, wide = TensorProto.BFLOAT16, TensorProto.FLOAT
+    model = onnx.load(path)
+    graph, found = model.graph, False
+    for value in graph.initializer:
+        if value.data_type == narrow:
+            numbers = numpy_helper.to_array(value).astype("float32")
+            value.CopyFrom(numpy_helper.from_array(numbers, value.name))
+            found = True
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == narrow:
+                attribute.i = wide
+            elif attribute.t.data_type == narrow:
+                numbers = numpy_helper.to_array(attribute.t).astype("float32")
+                attribute.t.CopyFrom(numpy_helper.from_array(numbers))
+    del graph.value_info[:]  # types of what is between, which are found again
+    if found:
+        onnx.save(model, path)
+    return found
 
 
 def _feed(inputs: Inputs) -> dict[str, Any]:
