@@ -44,6 +44,11 @@ class ExportWrapper(nn.Module):
         self.net = own.to(dtype, memory_format=torch.contiguous_format)
         self.eval()
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of the parameters."""
+        self.dtype = dtype
+        self.net.to(dtype)
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         form = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         return self.net(x.to(self.dtype, memory_format=form), t, y).float().contiguous()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddiff.artifacts.formats import NAMES, OUTPUT, Format, Inputs, Job, Run, quiet
+from ddiff.artifacts.quantised import translations
 from ddiff.system.errors import DdiffError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -26,40 +27,53 @@ class Onnx(Format):
     is_program = None
 
     def write(self, job: Job, path: Path) -> dict[str, Any]:
-        for name in ("onnxscript", "onnxruntime"):
-            _library(name)
-        # the exporter remarks that torchvision is not here, which no net needs
-        with quiet(), _only_errors("torch.onnx._internal.exporter._registration"):
-            made = torch.onnx.export(
-                job.program(), dynamo=True, external_data=False, verbose=False,
-                input_names=NAMES[: len(job.example)], output_names=[OUTPUT],
-            )  # fmt: skip
-        assert made is not None
-        for node in made.model.graph.all_nodes():
-            node.metadata_props.clear()  # lines of the exporter's source
-        made.save(path)
+        write_onnx(job, path)
         if job.precision == "int8":
             _quantise(path, job.calibration())
         return {}
 
     def open(self, path: Path, device: torch.device) -> Run:
-        runtime = _library("onnxruntime")
-        provider = PROVIDERS.get(device.type)
-        if provider not in runtime.get_available_providers():
-            raise DdiffError(f"this ONNX Runtime does not run on {device.type}; accelerator=cpu")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(str(path), options, providers=[provider])
-
-        def run(*inputs: Tensor) -> Tensor:
-            (prediction,) = session.run(None, _feed(inputs))
-            return torch.from_numpy(prediction).to(device)
-
-        return run
+        return opened(path, device)
 
     def check_place(self, path: Path, made_on: str, device: torch.device) -> None:
         """No check: `open` asks ONNX Runtime for the device."""
+
+
+def opened(path: Path, device: torch.device, fused: bool = True) -> Run:
+    """The function in an ONNX file; without `fused`, 8-bit layers round their inputs and compute in
+    the type of the file, as the nodes say."""
+    runtime = _library("onnxruntime")
+    provider = PROVIDERS.get(device.type)
+    if provider not in runtime.get_available_providers():
+        raise DdiffError(f"this ONNX Runtime does not run on {device.type}; accelerator=cpu")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if fused else "1")
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(str(path), options, providers=[provider])
+
+    def run(*inputs: Tensor) -> Tensor:
+        (prediction,) = session.run(None, _feed(inputs))
+        return torch.from_numpy(prediction).to(device)
+
+    return run
+
+
+def write_onnx(job: Job, path: Path) -> None:
+    """The net of a job as an ONNX file."""
+    for name in ("onnxscript", "onnxruntime"):
+        _library(name)
+    # the exporter remarks that torchvision is not here, which no net needs
+    with quiet(), _only_errors("torch.onnx._internal.exporter._registration"):
+        made = torch.onnx.export(
+            job.program(), dynamo=True, external_data=False, verbose=False,
+            input_names=NAMES[: len(job.example)], output_names=[OUTPUT],
+            custom_translation_table=translations(),
+        )  # fmt: skip
+    assert made is not None
+    for node in made.model.graph.all_nodes():
+        node.metadata_props.clear()  # lines of the exporter's source
+    made.save(path)
 
 
 def _quantise(path: Path, calibration: Iterator[Inputs]) -> None:

@@ -3,20 +3,23 @@
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddiff.artifacts.engine import Engine, Log, load_tensorrt
-from ddiff.artifacts.formats import FoldedUpsample, Format, Job, Pt2, Run
-from ddiff.artifacts.onnx import Onnx, widened
+from ddiff.artifacts.formats import DTYPES, FoldedUpsample, Format, Job, Pt2, Run
+from ddiff.artifacts.onnx import opened, widened, write_onnx
+from ddiff.artifacts.quantised import NUMBERS, quantise
 from ddiff.artifacts.seal import payload_of, unseal
 from ddiff.backends.tensorrt import load_library
 from ddiff.system.errors import DdiffError
 
 OLD_ENDING = ".trt.pt2"  # of files by ddiff 0.1, through Torch-TensorRT
-CAPABILITY = (8, 0)  # the least of the GPUs that TensorRT for RTX builds for
+CAPABILITY = (8, 0)  # the least of the GPUs that TensorRT for RTX builds for unless told others
+FP8_CAPABILITY, FP8_GPUS = (8, 9), ("SM89", "SM120")
 NEEDS = (
     "an engine needs an NVIDIA GPU of compute capability {}.{} or later, its driver for CUDA 13 "
     "(580 or later), and torch for CUDA".format(*CAPABILITY)
@@ -34,7 +37,8 @@ class TensorRT(Format):
     """
 
     ending = ".engine"
-    precisions = ("fp32", "bf16", "fp16")
+    precisions = ("fp32", "bf16", "fp16", "int8", "fp8")
+    plain = DTYPES | dict.fromkeys(NUMBERS, torch.float16)
     is_program = "it holds an engine of native code"
     runs_in_torch = False
     runs_on = "cuda"
@@ -50,11 +54,17 @@ class TensorRT(Format):
             for module in job.net.modules():
                 if isinstance(module, FoldedUpsample):  # of which the builder has none in bfloat16
                     module.float()
+        if job.precision in NUMBERS:
+            dtype = job.net.dtype
+            job.net.cast(torch.float32)  # CPUs take many times as long in float16
+            quantise(job.net, job.precision, job.calibration())
+            job.net.cast(dtype)
         onnx = path.with_suffix(".onnx")
-        Onnx().write(job, onnx)
+        write_onnx(job, onnx)
         # guidance sends every sample twice, with its label and without
         largest = len(job.example[0]) * (2 if len(job.example) == 3 else 1)
-        plan, facts = build_engine(trt, onnx.read_bytes(), len(job.example[0]), largest)
+        gpus = FP8_GPUS if job.precision == "fp8" else ()
+        plan, facts = build_engine(trt, onnx.read_bytes(), len(job.example[0]), largest, gpus)
         path.write_bytes(plan)
         return {"engine": facts, "largest": None if job.batch else largest}
 
@@ -66,13 +76,15 @@ class TensorRT(Format):
         what = "the ONNX file that the engine was built from; no GPU has run the engine"
         if widened(onnx):
             what = f"{what}; bfloat16 weights, computed in float32"
-        return Onnx().open(onnx, device), what
+        return opened(onnx, device, fused=False), what
 
     def open(self, path: Path, device: torch.device) -> Run:
         if path.name.endswith(OLD_ENDING):
             load_library(str(path))
             return Pt2().open(path, device)
-        trt, facts = load_tensorrt(str(path)), unseal(path).facts["engine"]
+        trt, facts = load_tensorrt(str(path)), unseal(path).facts.get("engine") or {}
+        if not {"tensorrt", "capability"} <= set(facts):
+            raise DdiffError(f"refused {path}: its facts lack engine")
         check_gpu(path, facts, trt.__version__, torch.cuda.get_device_capability(device))
         return Engine(trt, payload_of(path), str(path))
 
@@ -102,10 +114,13 @@ def check_gpu(path: Path, facts: dict[str, Any], version: str, gpu: tuple[int, i
         )
 
 
-def build_engine(trt: Any, model: bytes, usual: int, largest: int) -> tuple[bytes, dict[str, Any]]:
+def build_engine(
+    trt: Any, model: bytes, usual: int, largest: int, gpus: Sequence[str] = ()
+) -> tuple[bytes, dict[str, Any]]:
     """The engine of an ONNX model, and facts about it.
 
-    A model of any batch size becomes an engine of 1 to `largest` rows, fastest at `usual`.
+    A model of any batch size becomes an engine of 1 to `largest` rows, fastest at `usual`. `gpus`
+    are the only ones that it is built for, by their names in trt.ComputeCapability.
     """
     started, log = time.perf_counter(), Log(trt)
     builder = trt.Builder(log.receiver)
@@ -117,6 +132,9 @@ def build_engine(trt: Any, model: bytes, usual: int, largest: int) -> tuple[byte
     config.clear_flag(trt.BuilderFlag.TF32)
     config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # for its capture in a CUDA graph
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the names and types of layers
+    config.num_compute_capabilities = len(gpus)
+    for number, name in enumerate(gpus):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), number)
     inputs = [network.get_input(number) for number in range(network.num_inputs)]
     profile = builder.create_optimization_profile()
     for value in inputs:
@@ -131,7 +149,7 @@ def build_engine(trt: Any, model: bytes, usual: int, largest: int) -> tuple[byte
     outputs = [network.get_output(number) for number in range(network.num_outputs)]
     facts = {
         "tensorrt": trt.__version__,
-        "capability": list(CAPABILITY),
+        "capability": list(FP8_CAPABILITY if gpus == FP8_GPUS else CAPABILITY),
         "seconds": round(time.perf_counter() - started, 2),
         "inputs": {value.name: _signature(value) for value in inputs},
         "outputs": {value.name: _signature(value) for value in outputs},
@@ -145,7 +163,8 @@ def inspected(layers: str, model: bytes) -> dict[str, Any]:
 
     - `layers`: their number; one is a fusion of several nodes of the model.
     - `types`: the number of layers that multiply weights, by the type of their first input.
-    - `lost`: nodes of the model that multiply weights and that no layer names: there should be none.
+    - `lost`: nodes of the model that multiply weights, and that no layer names: there should be
+      none.
     """
     from onnx import load_from_string
 
