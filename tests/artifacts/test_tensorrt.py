@@ -1,5 +1,6 @@
 """format=tensorrt: engines built without a GPU, inspected, and refused where they cannot run."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -10,20 +11,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from ddiff.artifacts import engine, writing
+from ddiff.artifacts import engine
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import payload_of, seal, unseal
 from ddiff.artifacts.tensorrt import TensorRT, build_engine, check_gpu
 from ddiff.artifacts.trained import Trained
-from ddiff.build import build_net
-from ddiff.config.options import Train
-from ddiff.config.targets import build
-from ddiff.config.validation import train_options
 from ddiff.system.errors import ConfigError, DdiffError
-from ddiff.training.building import fill_in_data_facts
 from tests.artifacts.worlds import Make, export_of
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 CPU = torch.device("cpu")
 needs_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -88,34 +85,27 @@ def test_an_engine_has_the_inputs_layers_and_types_of_its_net(name: str, exporte
     assert payload_of(done.path)[:4] == b"vtrt"
 
 
-def recipe(name: str) -> Trained:
-    """The untrained net of a recipe, none of whose layers is zero."""
-    options: Train = train_options(f"experiment={name}")
-    fill_in_data_facts(options, build(options.data))
-    torch.manual_seed(0)
-    net = build_net(options.net).requires_grad_(False).eval()
-    for parameter in net.parameters():
-        parameter.add_(0.02 * torch.randn_like(parameter))
-    schedule, objective = build(options.schedule), build(options.objective)
-    return Trained(net, schedule, objective, options, Path("none"), 0, "", {})
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that measures the engines of every recipe."""
+    monkeypatch.syspath_prepend(ROOT / "experiments/engines")
+    monkeypatch.delitem(sys.modules, "measure", raising=False)
+    yield importlib.import_module("measure")
+    sys.modules.pop("measure", None)
 
 
 @needs_tensorrt
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "classifier")
-)
-def test_every_recipe_s_net_is_built(name: str, tmp_path: Path) -> None:
-    trained = recipe(name)
-    given = {"_target_": "ddiff.artifacts.TensorRT"}
-    options = SimpleNamespace(
-        format=given, solver=trained.options.solver, guidance=trained.options.guidance,
-        dynamic_batch=True, batch_size=2, weights="ema", overwrite=False,
-        out=str(tmp_path / "model.engine"),
-    )  # fmt: skip
-    done = writing.export(trained, options, "fp16", lambda *_: None)  # type: ignore[arg-type]
-    assert done.facts["engine"]["lost"] == []
-    assert done.facts["engine"]["types"].keys() == {"Half"}
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_s_net_is_built(recipe: str, experiment: Any) -> None:
+    trained = experiment.untrained(recipe)
+    if recipe == "classifier":
+        assert trained is None
+        return
+    row = experiment.measured(trained, "fp16", dynamic=recipe != "volumes", batch=2)
+    assert row["engine"]["lost"] == []
+    assert row["engine"]["types"].keys() == {"Half"}
+    assert row["verified"]["psnr"] > 45
 
 
 def test_without_the_package(

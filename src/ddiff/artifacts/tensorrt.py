@@ -161,7 +161,7 @@ def build_engine(
 def inspected(layers: str, model: bytes) -> dict[str, Any]:
     """What the engine's layers are, compared with the nodes of its ONNX model.
 
-    - `layers`: their number; one is a fusion of several nodes of the model.
+    - `layers`: their number; one is a fusion of several of the model's `nodes`.
     - `types`: the number of layers that multiply weights, by the type of their first input.
     - `lost`: nodes of the model that multiply weights, and that no layer names: there should be
       none.
@@ -170,9 +170,8 @@ def inspected(layers: str, model: bytes) -> dict[str, Any]:
 
     rows = [match for line in layers.splitlines() if (match := LAYER.match(line))]
     named = {name for row in rows for name in re.findall(r"\[ONNX Layer: (.*?)\]", row[3])}
-    products = [
-        node.name for node in load_from_string(model).graph.node if node.op_type in PRODUCTS
-    ]
+    nodes = load_from_string(model).graph.node
+    products = [node.name for node in nodes if node.op_type in PRODUCTS]
     types = Counter(
         kind
         for row in rows
@@ -180,6 +179,7 @@ def inspected(layers: str, model: bytes) -> dict[str, Any]:
         for kind in re.findall(r"Datatype: (\w+)", row[2])[:1]
     )
     return {
+        "nodes": len(nodes),
         "layers": len(rows),
         "kinds": dict(Counter(row[1] for row in rows)),
         "types": dict(types),
