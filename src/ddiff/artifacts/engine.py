@@ -72,14 +72,19 @@ class Engine:
 
     def __init__(self, trt: Any, plan: bytes, about: str):
         self.about, self.log = about, Log(trt)
-        runtime = trt.Runtime(self.log.receiver)
-        self.engine = runtime.deserialize_cuda_engine(plan)
+        self.runtime = trt.Runtime(self.log.receiver)
+        self.engine = self.runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
-            raise DdiffError(f"{about} cannot be loaded: {_reason(trt, runtime, plan, self.log)}")
+            why = _reason(trt, self.runtime, plan, self.log)
+            raise DdiffError(f"{about} cannot be loaded: {why}")
         self.config = self.engine.create_runtime_config()
         # kernels for a number of rows are compiled before its graph is captured, not meanwhile
         strategy = trt.DynamicShapesKernelSpecializationStrategy
         self.config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+        # what lies between the layers is in memory of torch, as large as the rows need
+        self.config.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         self.executions: OrderedDict[int, Callable[..., Tensor]] = OrderedDict()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -117,6 +122,9 @@ class Bound:
         for name, value in buffers.items():
             if not context.set_input_shape(name, tuple(value.shape)):
                 raise DdiffError(why())
+        size = context.update_device_memory_size_for_shapes()
+        self.between = torch.empty(max(1, size), dtype=torch.uint8, device=self.output.device)
+        context.set_device_memory(self.between.data_ptr(), size)
         for name, value in (buffers | {OUTPUT: self.output}).items():
             if not context.set_tensor_address(name, value.data_ptr()):
                 raise DdiffError(why())

@@ -54,7 +54,9 @@ def _(value: Tensor, scale: Tensor, number: str) -> Tensor:
 def translations() -> dict[Any, Any]:
     """What the exporter to ONNX writes in the place of `rounded`."""
     from onnx import TensorProto, helper
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
+
+    op: Any = opset20
 
     def pair(value: Any, scale: Any, number: str) -> Any:
         rows = [int(n) for n in scale.shape]
