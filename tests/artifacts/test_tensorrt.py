@@ -143,19 +143,6 @@ def test_what_a_model_of_one_layer_becomes() -> None:
     assert (facts["inputs"], facts["products"], facts["lost"]) == ({"x": ["float", -1, 4]}, 0, [])
 
 
-@needs_tensorrt
-def test_sampling_without_a_gpu(exported: Make) -> None:
-    path = exported("2D", "TensorRT", "fp32").path
-    words = (
-        r"model\.engine: an engine needs an NVIDIA GPU of compute capability 8\.0 or later, its "
-    )
-    why = "torch finds no GPU" if torch.version.cuda else "has no CUDA"
-    if torch.cuda.is_available():
-        why = "accelerator=cpu was chosen"
-    with pytest.raises(DdiffError, match=f"{words}.*{why}.*format=onnx runs on a CPU"):
-        Trained.load(str(path), "ema", "cpu")
-
-
 @pytest.fixture
 def sealed(tmp_path: Path, runs: dict[str, Path]) -> Path:
     """A file with the facts of an engine, made without TensorRT and so noted nowhere."""
@@ -169,6 +156,20 @@ def sealed(tmp_path: Path, runs: dict[str, Path]) -> Path:
     path = tmp_path / "model.engine"
     path.write_bytes(seal(b"vtrt an engine", facts)[0])
     return path
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cpu"])
+def test_sampling_without_a_gpu(
+    accelerator: str, sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDIFF_TRUST", unseal(sealed).sha256)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = (
+        r"model\.engine: an engine needs an NVIDIA GPU of compute capability 8\.0 or later, its "
+    )
+    why = "torch finds no GPU" if torch.version.cuda else "has no CUDA"
+    with pytest.raises(DdiffError, match=f"{words}.*{why}.*format=onnx runs on a CPU"):
+        Trained.load(str(sealed), "ema", accelerator)
 
 
 def load(path: Path) -> Trained:

@@ -53,6 +53,8 @@ def load(path: Path, weights: str, accelerator: str) -> tuple["ArtifactNet", Tra
     if kind.is_program:
         require_trust(path, sha256, kind.is_program)
     made_on = facts["device"]  # which accelerator=auto means
+    if kind.runs_on:  # says more of what is missing than device_for
+        kind.check_place(path, kind.runs_on, device_for("auto"))
     device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
     kind.check_place(path, made_on, device)
     options = typed(Train, cfg)

@@ -71,7 +71,11 @@ class TensorRT(Format):
     def compared(self, path: Path, device: torch.device) -> tuple[Run, str]:
         """The engine on a GPU. Without one, the ONNX file beside it, by ONNX Runtime."""
         if device.type == self.runs_on:
-            return self.open(path, device), "the engine"
+            try:
+                return self.open(path, device), "the engine"
+            except DdiffError as error:
+                instead = "with accelerator=cpu its ONNX file is compared instead"
+                raise DdiffError(f"{error}; {instead}") from error
         onnx = path.with_suffix(".onnx")
         what = "the ONNX file that the engine was built from; no GPU has run the engine"
         if widened(onnx):
