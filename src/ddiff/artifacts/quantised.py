@@ -52,7 +52,7 @@ def _(value: Tensor, scale: Tensor, number: str) -> Tensor:
 
 
 def translations() -> dict[Any, Any]:
-    """What the exporter to ONNX writes in the place of `rounded`."""
+    """Translation of `rounded` into nodes of ONNX, for the exporter."""
     from onnx import TensorProto, helper
     from onnxscript import opset20
 

@@ -163,7 +163,7 @@ def build_engine(
 
 
 def inspected(layers: str, model: bytes) -> dict[str, Any]:
-    """What the engine's layers are, compared with the nodes of its ONNX model.
+    """Facts about the engine's layers, compared with the nodes of its ONNX model.
 
     - `layers`: their number; one is a fusion of several of the model's `nodes`.
     - `types`: the number of layers that multiply weights, by the type of their first input.
