@@ -89,4 +89,4 @@ def test_the_onnx_file_rounds_inputs_and_weights(name: str, tmp_path: Path) -> N
     inputs_of = [made.get(n.input[0]) for n in graph.node if n.op_type in ("Conv", "Gemm")]
     assert inputs_of.count("DequantizeLinear") == len(inputs_of) - 2  # but the first and the last
     found = opened(path, CPU, fused=False)(*inputs("2D", 2))
-    assert psnr(found, net(*inputs("2D", 2))) > 60  # a sum in another order rounds to a neighbour
+    assert psnr(found, net(*inputs("2D", 2))) > 50  # a sum in another order rounds to a neighbour
