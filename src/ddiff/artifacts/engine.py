@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib import import_module
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ddiff.system.errors import DdiffError
 LEAST_VERSION = (1, 7)
 KEPT = 4  # executions, each of its own number of rows
 WARM_UP = 3  # runs before a capture: kernels are compiled and memory is allocated in them
+LONGEST = 300  # letters of an error of TensorRT
 NOISE = "Thread context has not been set"  # said at every build, as an error
 
 
@@ -61,7 +63,7 @@ class Log:
 
     def why(self) -> str:
         """The last error, or words where TensorRT gave none."""
-        return self.errors[-1] if self.errors else "TensorRT does not say why"
+        return shorten(self.errors[-1], LONGEST) if self.errors else "TensorRT does not say why"
 
 
 class Engine:

@@ -55,10 +55,7 @@ class ExportWrapper(nn.Module):
 
 
 class FoldedUpsample(nn.Module):
-    """An `Upsample` whose kernel is a parameter, not the result of a computation.
-
-    It computes in the type of its own parameters, and returns the type of its input.
-    """
+    """An `Upsample` whose kernel is a parameter, not the result of a computation."""
 
     def __init__(self, layer: Upsample):
         super().__init__()
@@ -67,8 +64,7 @@ class FoldedUpsample(nn.Module):
         self.weight = nn.Parameter(layer.kernel(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.transposed(x.to(self.weight.dtype), self.weight, self.bias, stride=2, padding=1)
-        return y.to(x.dtype)
+        return self.transposed(x, self.weight, self.bias, stride=2, padding=1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ddiff.artifacts.engine import Engine, Log, load_tensorrt
 from ddiff.artifacts.formats import DTYPES, FoldedUpsample, Format, Job, Pt2, Run
@@ -24,6 +25,7 @@ NEEDS = (
     "an engine needs an NVIDIA GPU of compute capability {}.{} or later, its driver for CUDA 13 "
     "(580 or later), and torch for CUDA".format(*CAPABILITY)
 )
+TRANSPOSED = (FoldedUpsample, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # operations that multiply weights
 LAYER = re.compile(r"^Name: .*?, LayerType: (\w+), Inputs: \[(.*?)\], Constants: .*Metadata: (.*)$")
 MULTIPLY = ("correlation", "deconv", "gemm")  # the builder's names of such layers
@@ -51,9 +53,7 @@ class TensorRT(Format):
         """Write the engine, and beside it the ONNX file that it is built from."""
         trt = load_tensorrt("format=tensorrt")
         if job.precision == "bf16":
-            for module in job.net.modules():
-                if isinstance(module, FoldedUpsample):  # of which the builder has none in bfloat16
-                    module.float()
+            widen_transposed(job.net)
         if job.precision in NUMBERS:
             dtype = job.net.dtype
             job.net.cast(torch.float32)  # CPUs take many times as long in float16
@@ -101,6 +101,25 @@ class TensorRT(Format):
         elif torch.version.cuda is None:
             why = f"torch {torch.__version__} has no CUDA"
         raise DdiffError(f"cannot run {path}: {NEEDS}; {why}. format=onnx runs on a CPU")
+
+
+class InFloat(nn.Module):
+    """A layer that computes in float32 and returns the type of its input."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float()).to(x.dtype)
+
+
+def widen_transposed(net: nn.Module) -> None:
+    """Make transposed convolutions compute in float32: the builder has none of bfloat16."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, TRANSPOSED):
+                setattr(parent, name, InFloat(child))
 
 
 def check_gpu(path: Path, facts: dict[str, Any], version: str, gpu: tuple[int, int]) -> None:
