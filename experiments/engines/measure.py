@@ -6,7 +6,7 @@
 No GPU is needed, and none runs the engines: what is compared with the net is the ONNX file that
 each engine is built from. The nets are untrained, with random numbers in the layers that begin at
 zero, and 8-bit ranges are those of noise: sizes, layers and types do not depend on the numbers,
-errors do. Writes results.json and README.md.
+errors do. Writes results.json and README.md, with verdict.md in it.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from ddiff.system.errors import DdiffError
 from ddiff.training.building import fill_in_data_facts
 
 HERE = Path(__file__).parent
+VERDICT = HERE / "verdict.md"
 RECIPES = sorted(path.stem for path in (HERE.parents[1] / "conf/experiment").glob("*.yaml"))
 BATCH = 4
 CASES = {  # name -> precision, whether the batch is dynamic
@@ -92,6 +93,8 @@ def report(found: dict[str, dict[str, Any]], where: dict[str, Any]) -> list[str]
         f"Written by `python experiments/engines/measure.py` on {where['device_name']},",
         f"{where['threads']} thread(s), torch {where['packages']['torch']}, TensorRT for RTX "
         f"{', '.join(sorted(versions))}.",
+        "",
+        *(VERDICT.read_text().splitlines() if VERDICT.exists() else ()),
         "",
         "**No engine was run: there was no GPU.** *PSNR* and *largest error* compare the ONNX file",
         "that the engine was built from, run by ONNX Runtime on the CPU, with the net in float32",
