@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 
 from ddiff.artifacts import engine
+from ddiff.artifacts.formats import ExportWrapper
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import payload_of, seal, unseal
-from ddiff.artifacts.tensorrt import TensorRT, build_engine, check_gpu
+from ddiff.artifacts.tensorrt import TensorRT, build_engine, check_gpu, widen_transposed
 from ddiff.artifacts.trained import Trained
+from ddiff.nets.blocks import Upsample
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import Make, export_of
 
@@ -106,6 +109,21 @@ def test_every_recipe_s_net_is_built(recipe: str, experiment: Any) -> None:
     assert row["engine"]["lost"] == []
     assert row["engine"]["types"].keys() == {"Half"}
     assert row["verified"]["psnr"] > 45
+
+
+@pytest.mark.parametrize("layer", [Upsample(3, 4), nn.ConvTranspose2d(4, 4, 4)])
+def test_transposed_convolutions_of_bfloat16_compute_in_float32(layer: nn.Module) -> None:
+    dims = 3 if isinstance(layer, Upsample) else 2
+    x = torch.randn(2, 4, *[4] * dims).bfloat16()
+    own = ExportWrapper(nn.Sequential(layer), torch.bfloat16)
+    narrow = own.net[0](x)
+    widen_transposed(own)
+    wide = own.net[0](x)
+    assert {p.dtype for p in own.net.parameters()} == {torch.float32}
+    assert wide.dtype == torch.bfloat16
+    exact = own.net[0].layer(x.float())
+    assert torch.equal(wide, exact.bfloat16())
+    assert torch.allclose(narrow.float(), exact, atol=0.05)
 
 
 def test_without_the_package(
