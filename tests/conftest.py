@@ -6,7 +6,7 @@ A file's tests share runs, so a file stays in one process (`--dist loadfile`).
 import pytest
 
 LONGEST = ("test_quality.py", "test_resume.py", "test_bad_inputs.py", "test_prediction.py",
-           "test_formats.py", "test_continuing.py", "test_experiments.py",
+           "test_formats.py", "test_tensorrt.py", "test_continuing.py", "test_experiments.py",
            "test_cuda_compiles.py", "test_sampling.py", "test_wheel.py")  # fmt: skip
 
 

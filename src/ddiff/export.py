@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
     found = done.facts["verified"]
     console.print(f"artifact    {done.path}  sha256 {done.sha256[:16]}")
     error = f"PSNR {found['psnr']:.0f} dB, largest error {found['max_error']:.2g}"
-    console.print(f"compared    {error} over batches of {found['batches']}")
+    console.print(f"compared    {error} over batches of {found['batches']}: {found['of']}")
     console.print(f"more        python -m ddiff.sample run={done.path} num_samples=8")
 
 

@@ -39,12 +39,6 @@ MISTAKES = {  # verb, options, exit status, words of the one line
     "ending": ("export", ["run=run", "out=model.onnx"], 2, ["model.onnx", "end in .pt2"]),
     "int8": ("export", ["run=run", "precision=int8"], 2, ["no int8", "format=onnx"]),
     "there already": ("export", ["run=run", "out=model.pt2"], 2, ["model.pt2", "overwrite=true"]),
-    "no GPU": (
-        "export",
-        ["run=run", "format=tensorrt", "precision=fp16"],
-        1,
-        ["format=tensorrt needs an NVIDIA GPU", "runs on cpu"],
-    ),
     "a classifier": ("export", ["run=classifier"], 1, ["classifier is a classifier"]),
     "a classifier's samples": ("sample", ["run=classifier"], 1, ["classifier is a classifier"]),
     "an unwritable place": ("export", ["run=run", "out=/proc/x.pt2"], 1, ["/proc/x.pt2"]),

@@ -15,17 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from ddiff.artifacts.quantised import NUMBERS, load_modelopt, quantise
-from ddiff.backends.tensorrt import installed, load_library
 from ddiff.nets.blocks import Upsample
-from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.errors import ConfigError
 
 Inputs = tuple[Tensor, ...]
 Run = Callable[..., Tensor]
-NAMES = ("x", "t", "y")
+NAMES, OUTPUT = ("x", "t", "y"), "prediction"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
           "int8": torch.float32, "fp8": torch.float32}  # fmt: skip
-FP8_SINCE = (8, 9)
 
 
 class ExportWrapper(nn.Module):
@@ -46,6 +43,11 @@ class ExportWrapper(nn.Module):
         # formats keep dense weights best; x decides that the convolutions run channels last
         self.net = own.to(dtype, memory_format=torch.contiguous_format)
         self.eval()
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of the parameters."""
+        self.dtype = dtype
+        self.net.to(dtype)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         form = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
@@ -69,8 +71,7 @@ class FoldedUpsample(nn.Module):
 class Job:
     """Input of a format: the net, an example of its input, the precision and the batch size.
 
-    `batch` None is any size (where a largest must be named, that of the example). `calibration`
-    makes inputs that the net meets when it samples.
+    `batch` None is any size. `calibration` makes inputs that the net meets when it samples.
     """
 
     net: ExportWrapper
@@ -79,11 +80,11 @@ class Job:
     batch: int | None
     calibration: Callable[[], Iterator[Inputs]]
 
-    def program(self, largest: int | None = None) -> torch.export.ExportedProgram:
+    def program(self) -> torch.export.ExportedProgram:
         """The graph of ATen operations that several formats are made from."""
         shapes = None
         if self.batch is None:
-            batch = torch.export.Dim("batch", min=1, max=largest)
+            batch = torch.export.Dim("batch", min=1)
             shapes = tuple({0: batch} for _ in self.example)
         with torch.no_grad():
             return torch.export.export(self.net, self.example, dynamic_shapes=shapes)
@@ -95,6 +96,7 @@ class Format(ABC):
     plain: ClassVar[Mapping[str, torch.dtype]] = DTYPES  # of what is not quantised
     why_not: ClassVar[str] = "format=onnx has int8, format=tensorrt int8 and fp8"
     runs_in_torch: ClassVar[bool] = True
+    runs_on: ClassVar[str | None] = None  # the device of its files; None: that of the export
     is_program: ClassVar[str | None]  # what in the file would be executed; None: nothing
 
     def check(self, precision: str, device: torch.device) -> None:
@@ -111,24 +113,40 @@ class Format(ABC):
             )
 
     @abstractmethod
-    def write(self, job: Job, path: Path) -> None:
-        """Writes the file. Torch's own archives are made in memory first: its writer of files
-        ends the process where the disk is full."""
+    def write(self, job: Job, path: Path) -> dict[str, Any]:
+        """Write the file, and return facts that only its writer knows.
+
+        Torch's own archives are made in memory first: its writer of files ends the process where
+        the disk is full.
+        """
 
     @abstractmethod
     def open(self, path: Path, device: torch.device) -> Run:
         """The function of the inputs in `path`, whose hash has been checked."""
+
+    def compared(self, path: Path, device: torch.device) -> tuple[Run, str]:
+        """The function that is compared with the net after `write`, and what it runs."""
+        return self.open(path, device), "the file"
+
+    def check_place(self, path: Path, made_on: str, device: torch.device) -> None:
+        """Raise unless a file that was made for the device `made_on` runs on this one."""
+        if device.type != made_on:
+            raise ConfigError(
+                f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
+                f"export it again with accelerator={device.type}"
+            )
 
 
 class TorchScript(Format):
     ending = ".ts"
     is_program = "TorchScript is a program"
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> dict[str, Any]:
         with quiet(), torch.no_grad():
             traced = torch.jit.trace(job.net, job.example, check_trace=False)
             made = torch.jit.freeze(traced).save_to_buffer()
         path.write_bytes(made)
+        return {}
 
     def open(self, path: Path, device: torch.device) -> Run:
         with quiet():
@@ -140,11 +158,12 @@ class Pt2(Format):
     ending = ".pt2"
     is_program = "torch.export.load is not made for files of strangers"
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> dict[str, Any]:
         made = io.BytesIO()
         with quiet():
             torch.export.save(job.program(), made)
         path.write_bytes(made.getvalue())
+        return {}
 
     def open(self, path: Path, device: torch.device) -> Run:
         module = torch.export.load(path).module()
@@ -162,7 +181,7 @@ class Aoti(Format):
     ending = ".aoti.pt2"
     is_program = "it holds native code"
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> dict[str, Any]:
         import torch._inductor
 
         made = io.BytesIO()
@@ -173,56 +192,12 @@ class Aoti(Format):
                 inductor_configs={"freezing": job.example[0].device.type == "cpu"},
             )
         path.write_bytes(made.getvalue())
+        return {}
 
     def open(self, path: Path, device: torch.device) -> Run:
         import torch._inductor
 
         return torch._inductor.aoti_load_package(str(path))
-
-
-class TensorRT(Format):
-    """Torch-TensorRT through dynamo; the parameters' types are the engine's."""
-
-    ending = ".trt.pt2"
-    precisions = ("fp32", "bf16", "fp16", "int8", "fp8")
-    plain = DTYPES | dict.fromkeys(NUMBERS, torch.float16)
-    is_program = "it holds an engine of native code"
-    runs_in_torch = False
-
-    def check(self, precision: str, device: torch.device) -> None:
-        super().check(precision, device)
-        if device.type != "cuda":
-            raise DdiffError(
-                f"format=tensorrt needs an NVIDIA GPU with Torch-TensorRT; this runs on {device}"
-            )
-        if precision == "int8" and any("rtx" in name for name in installed()):
-            raise ConfigError(
-                "precision: TensorRT-RTX rounds no activations to int8; choose fp8 or fp16"
-            )
-        if precision == "fp8":
-            capability = torch.cuda.get_device_capability(device)
-            if capability < FP8_SINCE:
-                raise ConfigError(
-                    "precision: fp8 needs compute capability {}.{}, and this GPU has {}.{}; "
-                    "choose int8 or fp16".format(*FP8_SINCE, *capability)
-                )
-
-    def write(self, job: Job, path: Path) -> None:
-        number = NUMBERS.get(job.precision)
-        if number:
-            load_modelopt()
-        library = load_library("format=tensorrt")
-        if number:
-            quantise(job.net, number, job.calibration())
-        engine = library.dynamo.compile(
-            job.program(largest=len(job.example[0])), arg_inputs=job.example,
-            use_explicit_typing=True, min_block_size=1, disable_tf32=True,
-        )  # fmt: skip
-        library.save(engine, str(path), arg_inputs=list(job.example), retrace=False)
-
-    def open(self, path: Path, device: torch.device) -> Run:
-        load_library("format=tensorrt")
-        return Pt2().open(path, device)
 
 
 @contextmanager

@@ -53,12 +53,10 @@ def load(path: Path, weights: str, accelerator: str) -> tuple["ArtifactNet", Tra
     if kind.is_program:
         require_trust(path, sha256, kind.is_program)
     made_on = facts["device"]  # which accelerator=auto means
+    if kind.runs_on:  # says more of what is missing than device_for
+        kind.check_place(path, kind.runs_on, device_for("auto"))
     device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
-    if device.type != made_on and path.suffix != ".onnx":
-        raise ConfigError(
-            f"accelerator: {path} was exported for {made_on}, and this is {device.type}; "
-            f"export it again with accelerator={device.type}"
-        )
+    kind.check_place(path, made_on, device)
     options = typed(Train, cfg)
     return ArtifactNet(path, kind.open(path, device), options, facts, device), options, facts
 
@@ -89,7 +87,7 @@ def require_trust(path: Path, sha256: str, about: str) -> None:
 class ArtifactNet(nn.Module):
     """Calls an artifact as the net it came from; refuses what it was not made for.
 
-    `batch`: the one number of rows it takes, None for any.
+    `batch`: the one number of rows it takes, None for any, or any up to `largest`.
     """
 
     def __init__(
@@ -106,11 +104,19 @@ class ArtifactNet(nn.Module):
         self.shape = tuple(options.net.shape)
         self.num_classes: int | None = options.net.num_classes
         self.batch: int | None = facts["batch"]
+        self.largest: int | None = facts.get("largest")
         self.dtype: str = options.precision.dtype
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         size = len(x) if self.batch is None else self.batch
+        if self.largest and not 0 < len(x) <= self.largest:
+            rows = self.largest
+            half = f", or {rows // 2} with guidance" if rows > 1 else ""
+            raise ConfigError(
+                f"{self.path} takes 1 to {rows} rows, and was given {len(x)}; choose "
+                f"batch_size={rows} or fewer{half}, or export with a larger batch_size"
+            )
         if tuple(x.shape) != (size, *self.shape):
             made = ", ".join(map(str, [self.batch or "any number", *self.shape]))
             hint = ""

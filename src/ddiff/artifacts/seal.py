@@ -1,7 +1,8 @@
 """Facts at the end of a file, and a hash of every byte before it: one seal for all formats.
 
-The facts are one JSON object, in the comment of a zip archive (TorchScript, pt2, AOTInductor) or
-in the metadata of an ONNX model, appended either way, so that the file ends in
+The facts are one JSON object, in the comment of a zip archive (TorchScript, pt2, AOTInductor), in
+the metadata of an ONNX model, or after the bytes of a TensorRT engine: appended in all three, so
+that the file ends in
 
     ... "length": "<of the JSON, 8 digits>", "sha256": "<of all bytes before these 64 digits>"}
 
@@ -14,6 +15,7 @@ import json
 import mmap
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ VERSION = 1
 END = re.compile(rb'"length": "(\d{8})", "sha256": "([0-9a-f]{64})"\}\Z')
 END_LENGTH = len('"length": "12345678", "sha256": ""}') + 64
 LONGEST_ZIP_COMMENT = 65535
+ENGINE = b"vtrt"  # how an engine of TensorRT for RTX begins
 
 
 class Sealed(NamedTuple):
@@ -31,11 +34,11 @@ class Sealed(NamedTuple):
 
 
 def seal(payload: bytes, facts: dict[str, Any]) -> tuple[bytes, str]:
-    """`payload` (a zip archive or an ONNX model) with its facts, and the hash."""
+    """`payload` (a zip archive, an ONNX model or an engine) with its facts, and the hash."""
     text = json.dumps({"ddiff_artifact": VERSION, **facts})[:-1] + ", "
     length = len(text) + END_LENGTH
     text += f'"length": "{length:08d}", "sha256": "{"0" * 64}"}}'
-    body = (_zip if payload[:2] == b"PK" else _onnx)(payload, text)[:-66]
+    body = _container(payload)(payload, text)[:-66]
     sha256 = hashlib.sha256(body).hexdigest()
     return body + f'{sha256}"}}'.encode(), sha256
 
@@ -63,6 +66,27 @@ def unseal(path: Path) -> Sealed:
         found = facts.get("ddiff_artifact")
         raise DdiffError(f"{path} is an artifact of version {found}; this ddiff reads {VERSION}")
     return Sealed(facts, sha256)
+
+
+def payload_of(path: Path) -> bytes:
+    """The bytes before the facts of a file that `unseal` has checked: an engine as it was built."""
+    sealed = path.read_bytes()
+    end = END.search(sealed[-END_LENGTH:])
+    assert end
+    return sealed[: -int(end[1])]
+
+
+def _container(payload: bytes) -> Callable[[bytes, str], bytes]:
+    """The function that appends text to a payload of this kind."""
+    for start, append in ((b"PK", _zip), (ENGINE, _engine)):
+        if payload.startswith(start):
+            return append
+    return _onnx
+
+
+def _engine(payload: bytes, text: str) -> bytes:
+    """The engine, then `text`: `payload_of` cuts it off before TensorRT reads the engine."""
+    return payload + text.encode()
 
 
 def _zip(payload: bytes, text: str) -> bytes:

@@ -61,21 +61,20 @@ def export(
     met = partial(_met, trained, walk, size)
     net = ExportWrapper(trained.net, kind.plain[precision])
     job = Job(net, inputs(size), precision, batch, met)
-    facts = _facts(trained, options, job, device)
+    facts = _facts(trained, options, job, kind.runs_on or device.type)
     with (
         _disk_errors(path),
         tempfile.TemporaryDirectory(prefix=".ddiff_export.", dir=existing_parent(path)) as folder,
     ):
         part = Path(folder) / f"model{kind.ending}"
-        kind.write(job, part)
+        facts |= kind.write(job, part)
         payload = part.read_bytes()
         part.write_bytes(seal(payload, facts)[0])
-        found = ArtifactNet(
-            path, kind.open(part, device), typed(Train, DictConfig(facts["config"])), facts, device
-        )
+        run, what = kind.compared(part, device)
+        found = ArtifactNet(path, run, typed(Train, DictConfig(facts["config"])), facts, device)
         sizes = {1, size} if batch is None else {size}
         cases = (inputs(n, first) for n in sorted(sizes) for first in range(4))
-        facts["verified"] = check(found, trained.net, cases, precision)
+        facts["verified"] = {"of": what, **check(found, trained.net, cases, precision)}
     sealed, sha256 = seal(payload, facts)
     with replacing(path) as file:
         file.write(sealed)
@@ -106,7 +105,7 @@ def _target(trained: Trained, kind: Format, options: Export, precision: str) -> 
     return Path(options.out)
 
 
-def _facts(trained: Trained, options: Export, job: Job, device: torch.device) -> dict[str, Any]:
+def _facts(trained: Trained, options: Export, job: Job, runs_on: str) -> dict[str, Any]:
     config = tree_of(trained.options)
     for name in ("format", "solver", "guidance"):
         config[name] = OmegaConf.to_container(getattr(options, name))
@@ -117,7 +116,7 @@ def _facts(trained: Trained, options: Export, job: Job, device: torch.device) ->
         "precision": job.precision,
         "batch": job.batch,
         "inputs": dict(zip(NAMES, sizes, strict=False)),
-        "device": device.type,
+        "device": runs_on,
         "weights": options.weights,
         "net": trained.digest,
         "step": trained.step,

@@ -18,7 +18,7 @@ from ddiff.system.files import replacing
 
 # what zipfile raises where the archive itself is damaged
 DAMAGE = (BadZipFile, EOFError, LookupError, RuntimeError, ValueError, struct.error, zlib.error)
-ARTIFACTS = (".ts", ".onnx", ".pt2")  # how the names of exported files end
+ARTIFACTS = (".ts", ".onnx", ".pt2", ".engine")  # how the names of exported files end
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
