@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddiff.artifacts.engine import KEPT, WARM_UP, Bound, Engine, Log, replayed
+from ddiff.artifacts.engine import KEPT, Bound, Engine, Log
 from ddiff.system.errors import DdiffError
+from ddiff.system.graphs import WARM_UP, replayed
 
 SIDE, CURRENT = 7, 1  # addresses of streams
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ddiff.artifacts.formats import NAMES, OUTPUT
 from ddiff.system.errors import DdiffError
+from ddiff.system.graphs import replayed
 
 LEAST_VERSION = (1, 7)
 KEPT = 4  # executions, each of its own number of rows
-WARM_UP = 3  # runs before a capture: kernels are compiled and memory is allocated in them
 LONGEST = 300  # letters of an error of TensorRT
 NOISE = "Thread context has not been set"  # said at every build, as an error
 
@@ -139,27 +139,6 @@ class Bound:
         """Put one execution on a stream, which is named by its address."""
         if not self.context.execute_async_v3(stream):
             raise DdiffError(self.why())
-
-
-def replayed(
-    launch: Callable[[int], None], can_be_captured: Callable[[int], bool]
-) -> Callable[[], None]:
-    """Capture `launch` in a CUDA graph and return its replay; without one, return a launch.
-
-    Other threads may allocate memory meanwhile ("thread_local"): a data loader's, for one.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            launch(side.cuda_stream)
-    torch.cuda.current_stream().wait_stream(side)
-    if not can_be_captured(side.cuda_stream):
-        return lambda: launch(torch.cuda.current_stream().cuda_stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-        launch(side.cuda_stream)
-    return graph.replay
 
 
 def _reason(trt: Any, runtime: Any, plan: bytes, log: Log) -> str:

@@ -4,7 +4,7 @@ Eager sampling runs `diffusion.solve`, as the equations are written. A test chec
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from ddiff.diffusion.guidance import combines_two, doubled
 from ddiff.kernels import philox
 from ddiff.kernels.solver_step import reference
 from ddiff.system.console import console
+from ddiff.system.graphs import replayed
 from ddiff.system.phases import phase
 
 
@@ -63,12 +64,12 @@ class Stepper:
         self.y = torch.full_like(self.samples, NO_LABEL) if labelled else None
         self.x = torch.zeros(batch, *work.shape, device=device)
         self.x_0 = torch.zeros_like(self.x) if bool((table[:, 4] != 0).any()) else None
-        self.graph: torch.cuda.CUDAGraph | None = None  # owns the memory of the step
+        self.replay: Callable[[], None] | None = None  # of the step's CUDA graph
         self.rows = 0  # that a replay puts through the net
         if graph:
             try:
                 with torch.cuda.device(device):
-                    self.graph = self._captured()
+                    self.replay = self._captured()
             except RuntimeError as error:  # what a user's net does may wait for the GPU
                 if execution.graph != "try":
                     raise
@@ -92,11 +93,11 @@ class Stepper:
 
     def advance(self) -> Tensor:
         """Make a step and return x, which the next step overwrites."""
-        if self.graph is None:
+        if self.replay is None:
             self._run()
         else:
             with phase("replay"):
-                self.graph.replay()
+                self.replay()
             self.counts["asked"] += self.rows
         return self.x
 
@@ -137,26 +138,16 @@ class Stepper:
             self.step.add_(1)
         self.number += 1
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        """Capture `_run` in a CUDA graph.
-
-        The runs before the capture let libraries choose algorithms and allocate memory, and load
-        every kernel: older drivers load none during a capture.
-        """
+    def _captured(self) -> Callable[[], None]:
+        """Capture `_run` in a CUDA graph and return its replay."""
         before = self.counts["asked"]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._rewind()
-                self._run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        self._rewind()
-        warm = self.counts["asked"]
-        # other threads, as the one that pins memory, may call CUDA meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+
+        def launch(_: int) -> None:
+            asked = self.counts["asked"]
+            self._rewind()
             self._run()
-        self.rows = self.counts["asked"] - warm
+            self.rows = self.counts["asked"] - asked
+
+        replay = replayed(launch)
         self.counts["asked"] = before
-        return graph
+        return replay
