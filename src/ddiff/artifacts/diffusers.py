@@ -115,9 +115,7 @@ def read_diffusers(folder: Path, shape: list[int] | None = None) -> Foreign:
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     path = place / CONFIG
     if not path.is_file():
-        raise DdiffError(
-            f"{folder} is no folder of diffusers: it has no {path.relative_to(folder)}"
-        )
+        raise DdiffError(f"{folder} is no folder of diffusers: it lacks unet/{CONFIG}")
     tree = read_json_object(path)
     kind = tree.get("_class_name")
     if kind != "UNet2DModel":

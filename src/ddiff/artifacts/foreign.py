@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -38,8 +39,10 @@ class Foreign:
 
     def load(self) -> nn.Module:
         """The net on the CPU, frozen."""
+        with torch.device("meta"):  # takes no memory: the config may not fit the weights
+            state = self.state_dict(build_net(self.cfg.net))
         net = build_net(self.cfg.net)
-        net.load_state_dict(self.state_dict(net))
+        net.load_state_dict(state)
         return net.requires_grad_(False).eval()
 
 
