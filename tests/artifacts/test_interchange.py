@@ -1,6 +1,6 @@
 """Folders of diffusers and MONAI: tiny nets with random weights, and what their libraries computed.
 
-tests/artifacts/peers was made by experiments/interchange/peer.py, with diffusers 0.42.1 and MONAI
+tests/artifacts/peers was made by tests/artifacts/peer_side.py, with diffusers 0.42.1 and MONAI
 1.6.1; neither is needed here. test_peers.py compares with the libraries themselves.
 """
 
@@ -25,17 +25,11 @@ from ddiff.artifacts.writing import Exported
 from ddiff.diffusion import objectives, schedules, solve, solvers
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.errors import ConfigError, DdiffError
-from tests.artifacts.worlds import KINDS, export_of, make_run
+from tests.artifacts.worlds import export_of, make_run
 
 PEERS = Path(__file__).parent / "peers"
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-KINDS["plain"] = (
-    "digits_ddpm",
-    [1, 8, 8],
-    None,
-    ("net.channels=[8,16]", "net.num_blocks=1", "net.attention=[8]", "net.head_dim=8"),
-)
 
 
 @pytest.fixture

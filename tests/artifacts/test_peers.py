@@ -18,7 +18,7 @@ from tests.artifacts.worlds import export_of, make_run
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-PEER = ROOT / "experiments" / "interchange" / "peer.py"
+PEER = Path(__file__).with_name("peer_side.py")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON.is_file(), reason="diffusers is not here: `make peers`"),
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def peer(do: str, folder: Path, name: str = "") -> dict[str, Any]:
-    """Runs peer.py, and reads what it recorded."""
+    """Runs peer_side.py, and reads what it recorded."""
     order = json.dumps({"do": do, "folder": str(folder), "name": name})
     done = subprocess.run([PYTHON, PEER, order], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -259,9 +259,6 @@ def _solver(options: Scheduler, kind: str) -> dict[str, Any]:
             **shared}  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------
-
-
 def unet_config(net: nn.Module, node: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config.json of a net, as UNet2DModel reads it.
 

@@ -64,7 +64,7 @@ def config_of(
             "module": {"_target_": "ddiff.training.modules.DDPM"},
             "solver": {"_partial_": True, **solver},
             "guidance": {"_target_": "ddiff.diffusion.guidance.ClassifierFree", "scale": 0.0},
-            "precision": {"_target_": "ddiff.system.precision.Precision", "dtype": "auto"},
+            "precision": {"_target_": "ddiff.system.precision.Precision", "dtype": "float32"},
             "backend": {"_target_": "ddiff.backends.Auto"},
             "sampling": {"num_samples": 64, "batch_size": 32, "y": "auto", "clamp": clamp},
         }

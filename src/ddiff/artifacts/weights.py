@@ -150,7 +150,7 @@ class Diffusers(Weights):
         self, trained: Trained, options: Export, verified: dict[str, Any], path: Path
     ) -> None:
         pipeline = read_json(path / INDEX)["_class_name"]
-        about = f"largest error {verified['max_error']:.2g}, of noise at {verified['inputs']}"
+        about = f"predictions differ by at most {verified['max_error']:.2g} ({verified['inputs']})"
         with replacing(path / "README.md", "w") as file:
             file.write(card(trained, options, pipeline, about, path.name))
 

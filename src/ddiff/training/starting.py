@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddiff.artifacts.names import in_words, listed
 from ddiff.artifacts.sources import Source
 from ddiff.config.options import Train
-from ddiff.config.resolvers import KNOWN, size_of
+from ddiff.config.resolvers import KNOWN, data_name, size_of
 from ddiff.system.errors import ConfigError
 
 PARTS = ("net", "schedule", "objective")  # that a source brings with it
@@ -80,15 +80,10 @@ def brought(said: Collection[str]) -> list[str]:
 
 def _shape(cfg: DictConfig) -> list[int] | None:
     """The shape of a sample without its channels, [0, *S], if the options of the data tell it."""
-    name = str(cfg.data["_target_"])
-    if not any(_is(name, known) for known in KNOWN):
+    if data_name(cfg.data["_target_"]) not in KNOWN:
         return None
     size, dims = size_of(cfg.data)
     return [0, *[size] * dims]
-
-
-def _is(target: str, known: str) -> bool:
-    return target.rpartition(".")[2].lower() == known.replace("_", "")
 
 
 def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
@@ -144,7 +139,8 @@ def start_from(options: Train, net: nn.Module, parts: list[str]) -> Start:
         raise ConfigError(f"init: no tensor of {source.path} fits this net")
     net.load_state_dict({**own, **state})
     left = sorted(theirs.keys() - own.keys())
-    return Start(source.path, taken, anew, left, parts if source.cfg is not None else [])
+    with_it = source.cfg if source.cfg is not None else {}
+    return Start(source.path, taken, anew, left, [part for part in parts if with_it.get(part)])
 
 
 def _labels(own: Tensor, given: Tensor | None) -> Tensor:
