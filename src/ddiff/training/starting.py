@@ -41,7 +41,7 @@ class Start:
         return "; ".join(words)
 
     def facts(self) -> dict[str, Any]:
-        """What a run notes about its start."""
+        """Facts that a run notes about its start."""
         return {"source": self.source, "taken": len(self.taken), "anew": self.anew,
                 "left": self.left, "parts": self.parts}  # fmt: skip
 
