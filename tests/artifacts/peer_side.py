@@ -93,7 +93,7 @@ def woken(net: nn.Module) -> nn.Module:
     """The net with no layer left at zero."""
     torch.manual_seed(0)
     for parameter in net.parameters():
-        parameter.add_(0.02 * torch.randn_like(parameter))
+        parameter.add_(0.01 * torch.randn_like(parameter))
     return net.eval()
 
 
