@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format types docs gpu wheel bench clean
+.PHONY: help demo test test-fast lint format types docs gpu wheel bench peers clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ wheel: .venv/dev.stamp ## build the wheel into dist/
 
 bench: .venv/run.stamp ## measure the training step: framework against a bare loop, and the 64^3 levers
 	$(BIN)/python experiments/training_step/measure.py
+
+peers: .venv/dev.stamp ## make .venv-peers: diffusers and MONAI, which tests/artifacts/test_peers.py compares with
+	PYTHONPATH=experiments/peers $(BIN)/python -c "import surroundings; surroundings.prepared()"
 
 clean: ## remove the environment and what was built (runs and data stay)
 	rm -rf .venv build dist *.egg-info

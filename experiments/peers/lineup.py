@@ -23,7 +23,7 @@ NETS: dict[str, tuple[str, ...]] = {
     "MONAI DiffusionModelUNet, fused": (*VOXEL, "net=monai_unet", "net.fused_attention=true"),
     "ddiff UNet, MONAI's shape": (
         *(*VOXEL, "net=unet", "net.channels=[32,64,128]", "net.num_blocks=1"),
-        *("net.modulation=shift", "net.embedding.dim=32"),
+        *("net.modulation=shift", "net.embedding.out_dim=null"),
     ),
     "ddiff voxel_adaptive": VOXEL,
 }

@@ -37,6 +37,7 @@ def main(cfg: DictConfig) -> None:
 
     from functools import partial
 
+    from ddiff.artifacts.loading import is_artifact
     from ddiff.artifacts.trained import Trained
     from ddiff.artifacts.writing import export
     from ddiff.sampling.generation import walk
@@ -44,7 +45,8 @@ def main(cfg: DictConfig) -> None:
     from ddiff.system.console import console
     from ddiff.system.precision import Precision
 
-    find_checkpoint(options.run)  # of all that can be sampled from, artifacts do not hold a net
+    if is_artifact(options.run):
+        find_checkpoint(options.run)  # refuses: a program holds no net to export again
     trained = Trained.load(options.run, options.weights, options.accelerator)
     if numbers["tf32"]:
         raise ConfigError("precision: tf32 is how float32 is multiplied, not what a file holds")

@@ -1,4 +1,4 @@
-"""A trained net in Python: loaded from a run, a checkpoint or an exported file, to sample from."""
+"""A trained net in Python: loaded from a run, a file or a folder, to sample from."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,18 +26,24 @@ SOLVERS: dict[str, Callable[..., Plan]] = {  # every function that makes a plan
 
 
 def load(
-    source: str | Path, weights: Literal["ema", "net"] = "ema", accelerator: str = "auto"
+    source: str | Path,
+    weights: Literal["ema", "net"] = "ema",
+    accelerator: str = "auto",
+    shape: Sequence[int] | None = None,
 ) -> "Model":
-    """Load a trained model from a run, a checkpoint or an exported file.
+    """Load a trained model from a run, a checkpoint, an exported file or a folder of diffusers.
 
-    - `source`: the folder of a run, a checkpoint or an exported file.
+    - `source`: the folder of a run, a checkpoint, an exported file, or a folder of diffusers or
+      MONAI.
     - `weights`: "ema", the averaged weights, or "net", the raw weights of the last step.
     - `accelerator`: "auto", "cpu", "gpu" or "mps".
+    - `shape`: [C, *S] of a sample, for a folder that does not say it, such as MONAI's.
 
     Files are treated as untrusted: no pickle is executed, and a damaged file is refused.
     Raises `ddiff.system.errors.DdiffError` with one line that says what is wrong.
     """
-    return Model(Trained.load(str(source), weights, accelerator))
+    sides = None if shape is None else list(shape)
+    return Model(Trained.load(str(source), weights, accelerator, sides))
 
 
 class Model:

@@ -24,7 +24,8 @@ def main(cfg: DictConfig) -> None:
     validate(cfg, "sample")
     options = typed(Sample, cfg)
     with threads(options.threads, options.accelerator):
-        write_samples(Trained.load(options.run, options.weights, options.accelerator), options)
+        trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
+        write_samples(trained, options)
 
 
 if __name__ == "__main__":

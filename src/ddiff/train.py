@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from ddiff.config.options import Train, typed
 from ddiff.config.shell import entry
-from ddiff.config.sweeps import job_folder, overrides_of_command
+from ddiff.config.sweeps import job_folder, name_of, overrides_of_command
 from ddiff.recipe import choose_recipe
 
 
@@ -18,6 +18,11 @@ def main(cfg: DictConfig) -> float | None:
     if (done := finished(cfg)) is not None:
         return done
     cfg, point = continued(cfg)
+    said = [name_of(word) for word in overrides_of_command()]
+    if cfg.init and not point:
+        from ddiff.training.starting import with_parts_of_source
+
+        cfg = with_parts_of_source(cfg, said)
 
     from ddiff.training.rehearsal import rehearse
 

@@ -28,6 +28,12 @@ KINDS = {
         (*TINY, "data.size=16", "net.patch_size=2", "net.bounded=true"),
     ),
     "classifier": ("classifier", [1, 8, 8], 10, ()),
+    "plain": (  # can leave for diffusers
+        "digits_ddpm",
+        [1, 8, 8],
+        None,
+        ("net.channels=[8,16]", "net.num_blocks=1", "net.attention=[8]", "net.head_dim=8"),
+    ),
 }
 Make = Callable[..., Exported]
 SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")

@@ -38,7 +38,7 @@ TRAIN: dict[str, list[str]] = {
     "~optimizer": ["optimizer", "<a choice>"],
     "data=null": ["data=null", "a choice"],
     "net.chanels=[8]": ["net.chanels", "'net.channels'"],
-    "net=unet_tiny net.nonsense=3": ["net.nonsense", "net=unet_tiny", "net.channels"],
+    "net=unet_tiny net.zzz=3": ["net.zzz", "net=unet_tiny", "--help lists them"],
     "net=simple2d data=digits net.num_blocks=3": ["net.num_blocks", "net=simple2d", "net=unet,"],
     "experiment=cifar10_ddpm data.size=64": ["data.size", "data=cifar10", "data=images"],
     "schedul=linear": ["schedul", "'schedule'"],

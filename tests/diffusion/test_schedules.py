@@ -8,6 +8,7 @@ from ddiff.diffusion.schedules import (
     Schedule,
     constant,
     cosine,
+    from_betas,
     linear,
     scaled_linear,
     shifted,
@@ -220,3 +221,13 @@ def test_shifted_multiplies_every_snr() -> None:
     for wrong in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ConfigError, match="snr_factor"):
             shifted(plain, wrong)
+
+
+def test_betas_one_by_one():
+    table = linear(10, rescale=False)
+    betas = (1 - table.abar[1:] / table.abar[:-1]).tolist()
+    torch.testing.assert_close(from_betas(betas).abar, table.abar)
+    assert from_betas([0.5, 1.0]).abar.tolist() == [1.0, 0.5, 0.0]
+    for wrong in ([0.5, 1.0, 0.5], [0.0], [1.5]):
+        with pytest.raises(ConfigError, match="every beta must lie"):
+            from_betas(wrong)

@@ -3,6 +3,7 @@ import torch
 
 from ddiff.diffusion import spaced
 from ddiff.diffusion.schedules import constant, cosine, linear, sigmoid, zero_terminal_snr
+from ddiff.diffusion.solvers import ddim, ddpm
 from ddiff.system.errors import ConfigError
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -100,3 +101,12 @@ def test_wrong_options_are_refused_in_one_line(num_steps, spacing, message):
         spaced(linear(), num_steps, spacing)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2
+
+
+def test_an_offset_is_added_to_leading_times():
+    assert spaced(linear(), 5, "leading", 1).tolist() == [802, 602, 402, 202, 2, 0]
+    assert spaced(linear(), 1000, "leading", 1).tolist() == list(range(1000, -1, -1))
+    with pytest.raises(ConfigError, match=r"solver\.steps_offset: 1 is for spacing=leading"):
+        spaced(linear(), 5, "trailing", 1)
+    assert ddim(linear(), 5, spacing="leading", steps_offset=1).times[0] == 802
+    assert ddpm(linear(), 5, spacing="leading", steps_offset=1).times[0] == 802

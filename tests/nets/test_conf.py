@@ -6,9 +6,9 @@ from ddiff.nets import LogSNR, Sinusoidal
 
 # preset: (a shape it is made for, its parameters there without classes)
 PRESETS = {
-    "unet": ((1, 16, 16), 4_199_329),
-    "unet_tiny": ((1, 8, 8), 1_213_665),
-    "unet_small": ((1, 28, 28), 2_924_225),
+    "unet": ((1, 16, 16), 4_191_137),
+    "unet_tiny": ((1, 8, 8), 1_205_473),
+    "unet_small": ((1, 28, 28), 2_916_033),
     "unet_ddpm_cifar10": ((3, 32, 32), 35_746_307),
     "unet_patch4": ((1, 64, 64, 64), 2_782_705),
     "unet_patch2": ((1, 64, 64, 64), 3_266_665),

@@ -24,6 +24,17 @@ def test_sinusoidal_features_are_those_of_ddpm():
         torch.testing.assert_close(row, torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("flip", "shift"), [(True, 0), (True, 1), (False, 0)])
+def test_the_order_and_the_periods_of_sines_are_options(flip, shift):
+    net, seen = Sinusoidal(8, flip_sin_to_cos=flip, freq_shift=shift, out_dim=12), []
+    net.mlp[0].register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    assert net(torch.tensor([7])).shape == (1, 12)
+    phase = [7 * 10000 ** (-i / (4 - shift)) for i in range(4)]
+    sines, cosines = [math.sin(p) for p in phase], [math.cos(p) for p in phase]
+    expected = cosines + sines if flip else sines + cosines
+    torch.testing.assert_close(seen[0][0], torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
 def test_log_snr_is_told_the_noise_level_of_t_plus_one():
     net = LogSNR(8, schedule())
     assert net.level.shape == (51,)

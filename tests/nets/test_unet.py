@@ -1,7 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ddiff.nets import Sinusoidal, UNet
+from ddiff.nets.blocks import Downsample
+from ddiff.nets.norm import Norm
 from ddiff.system.errors import ConfigError
 
 SHAPES = [(3, 8, 8), (2, 4, 8, 4)]
@@ -183,3 +186,32 @@ def test_compile_in_place_keeps_the_state_dict_keys():
     keys = list(net.state_dict())
     net.compile(backend="eager")
     assert list(net.state_dict()) == keys
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zeros_at_the_end_only_are_those_of_a_padded_input(shape):
+    net = perturbed(build(shape, downsample_padding="end"))
+    layer = next(m for m in net.modules() if isinstance(m, Downsample))
+    x = torch.randn(2, 8, *shape[1:])
+    padded = F.pad(x, (0, 1) * (len(shape) - 1))
+    convolve = F.conv2d if len(shape) == 3 else F.conv3d
+    expected = convolve(padded, layer.conv.weight, layer.conv.bias, stride=2)
+    torch.testing.assert_close(layer(x), expected)
+    assert layer(x).shape[2:] == tuple(n // 2 for n in x.shape[2:])
+    y, t = batch(shape)
+    assert net(y, t).shape == y.shape
+    other = build(shape)
+    other.load_state_dict(net.state_dict())
+    assert (net(y, t) - other(y, t)).abs().max() > 1e-3
+
+
+def test_norm_eps_reaches_every_norm():
+    net = build((3, 8, 8), attention=[4], norm_eps=0.25)
+    norms = [m for m in net.modules() if isinstance(m, Norm)]
+    assert {norm.eps for norm in norms} == {0.25}
+    assert len(norms) > 10
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(ConfigError, match=r"net\.downsample_padding=start; choose from both, end"):
+        build((3, 8, 8), downsample_padding="start")

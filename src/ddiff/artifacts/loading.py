@@ -1,5 +1,6 @@
 """An artifact as a net to sample with."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +12,20 @@ from torch import Tensor, nn
 
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
-from ddiff.build import build
+from ddiff.artifacts.tensors import read_metadata, read_tensors
+from ddiff.build import build, build_net
 from ddiff.config.options import Train, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion.guidance import NO_LABEL
-from ddiff.system.checkpoints import ARTIFACTS
+from ddiff.system.checkpoints import ARTIFACTS, short_digest
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import cache_folder
 
 DIGITS = 16  # of a hash, that are enough to name a file
 AS_IT_IS = ("ddiff.backends.Auto", "ddiff.backends.Eager")
+OF_WEIGHTS = {"config": dict, "net": str, "step": int, "spent": dict, "weights": str}
 FACTS = {"config": dict, "batch": int | None, "device": str, "weights": str, "net": str,
          "step": int, "spent": dict, "precision": str}  # fmt: skip
 
@@ -59,6 +62,40 @@ def load(path: Path, weights: str, accelerator: str) -> tuple["ArtifactNet", Tra
     kind.check_place(path, made_on, device)
     options = typed(Train, cfg)
     return ArtifactNet(path, kind.open(path, device), options, facts, device), options, facts
+
+
+def read_safetensors(path: Path) -> tuple[nn.Module, DictConfig, dict[str, Any]]:
+    """The net of a file that was exported with format=safetensors, its config and its facts."""
+    facts = facts_of(path)
+    cfg = resolved(DictConfig(facts["config"]))
+    validate(cfg, bounds=False)
+    net = build_net(cfg.net)
+    try:
+        net.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise DdiffError(f"{path} does not fit its own config: {lines}") from error
+    if short_digest(net) != facts["net"]:
+        raise DdiffError(f"refused {path}: its numbers are not those that were exported")
+    return net.requires_grad_(False).eval(), cfg, facts
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """The facts in a safetensors file of ddiff."""
+    text = read_metadata(path).get("ddiff")
+    if text is None:
+        raise DdiffError(
+            f"{path} carries no config of ddiff; train init= takes its tensors, or give the folder "
+            "of diffusers that it lies in"
+        )
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DdiffError(f"refused {path}: its facts are no JSON ({error})") from error
+    wrong = [n for n, kind in OF_WEIGHTS.items() if not isinstance(dict(facts or {}).get(n), kind)]
+    if wrong:
+        raise DdiffError(f"refused {path}: its facts lack {', '.join(wrong)}")
+    return facts
 
 
 def remember(sha256: str) -> None:

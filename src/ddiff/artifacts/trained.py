@@ -1,4 +1,4 @@
-"""A trained net, out of a run or a checkpoint, ready to sample from."""
+"""A trained net, out of a run, a checkpoint, an exported file or a folder, to sample from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 
 from ddiff.artifacts import loading
+from ddiff.artifacts.folders import is_foreign, read_foreign
+from ddiff.artifacts.tensors import SAFE
 from ddiff.build import build, build_net, is_generative
 from ddiff.config.options import Train, typed
 from ddiff.config.trees import config_of, resolved
@@ -31,13 +33,35 @@ class Trained:
     spent: dict[str, Any]  # seconds and images of the training
 
     @classmethod
-    def load(cls, source: str, weights: str = "ema", accelerator: str = "auto") -> "Trained":
+    def load(
+        cls,
+        source: str,
+        weights: str = "ema",
+        accelerator: str = "auto",
+        shape: list[int] | None = None,
+    ) -> "Trained":
+        """The net of a source. `shape`: of a sample, for folders that do not say it."""
+        if shape is not None and not is_foreign(source):
+            raise ConfigError(f"shape: {source} says the shape of its samples; leave shape out")
         if loading.is_artifact(source):
             path = Path(source)
             net, options, facts = loading.load(path, weights, accelerator)
             # its outputs go into a folder beside the artifact, of its name
             run_dir = path.with_name(path.name.replace(".", "_"))
             step, digest, spent = facts["step"], facts["net"], facts["spent"]
+        elif source.endswith(SAFE):
+            path = Path(source)
+            net, cfg, facts = loading.read_safetensors(path)
+            if weights != facts["weights"]:
+                raise ConfigError(f"weights: {path} holds {facts['weights']}, not {weights}")
+            net, options = net.to(device_for(accelerator)), typed(Train, cfg)
+            run_dir = path.with_name(path.name.replace(".", "_"))
+            step, digest, spent = facts["step"], facts["net"], facts["spent"]
+        elif is_foreign(source):
+            found = read_foreign(source, shape)
+            net, options = found.load(), typed(Train, found.cfg)
+            run_dir, step, digest, spent = Path(source), 0, short_digest(net), {}
+            net = net.to(device_for(accelerator))
         else:
             path = find_checkpoint(source)
             net, options, checkpoint = load_net(path, weights)

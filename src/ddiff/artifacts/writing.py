@@ -18,6 +18,7 @@ from ddiff.artifacts.formats import NAMES, ExportWrapper, Format, Inputs, Job
 from ddiff.artifacts.loading import ArtifactNet, remember
 from ddiff.artifacts.seal import seal
 from ddiff.artifacts.trained import Trained
+from ddiff.artifacts.weights import Weights
 from ddiff.build import build, build_guidance
 from ddiff.config.options import Export, Train, tree_of, typed
 from ddiff.diffusion.guidance import NO_LABEL
@@ -47,8 +48,10 @@ def export(
 
     `walk` draws that many samples with a net, whose inputs then calibrate formats of 8 bits.
     """
-    kind: Format = build(options.format)
+    kind: Format | Weights = build(options.format)
     build_guidance(options.guidance).check(trained.options.net.num_classes)
+    if isinstance(kind, Weights):
+        return export_weights(trained, options, kind, precision)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
@@ -80,6 +83,40 @@ def export(
         file.write(sealed)
     remember(sha256)
     return Exported(path, facts, sha256)
+
+
+def export_weights(trained: Trained, options: Export, kind: Weights, precision: str) -> Exported:
+    """Writes the net's tensors by name, unless what is read back would differ from the net."""
+    kind.check(precision)
+    kind.check_net(trained, options)
+    Precision("float32").prepare()
+    path = Path(options.out or trained.run_dir / "artifacts" / f"{kind.default}{kind.ending}")
+    if not path.name.endswith(kind.ending):
+        raise ConfigError(f"out: {path} must end in {kind.ending}, as this format's files do")
+    kind.check_target(path, options.overwrite)
+    device, net = next(trained.net.parameters()).device, trained.options.net
+    inputs = partial(example, tuple(net.shape), trained.schedule.T, net.num_classes, device)
+    facts = _weight_facts(trained, options)
+    with _disk_errors(path), kind.place(path) as part:
+        kind.write(trained, options, facts, part)
+        cases = (inputs(4, first) for first in range(4))
+        facts["verified"] = check(kind.read(part).to(device), trained.net, cases, precision)
+        kind.describe(trained, options, facts["verified"], part)
+        sha256 = kind.sha256(part)
+    return Exported(path, facts, sha256)
+
+
+def _weight_facts(trained: Trained, options: Export) -> dict[str, Any]:
+    config = tree_of(trained.options)
+    for name in ("solver", "guidance"):
+        config[name] = OmegaConf.to_container(getattr(options, name))
+    return {
+        "config": config,
+        "weights": options.weights,
+        "net": trained.digest,
+        "step": trained.step,
+        "spent": trained.spent,
+    }
 
 
 @contextmanager

@@ -93,6 +93,7 @@ class Train:
     runs: Place
     run_dir: str | None
     ckpt_path: str | None
+    init: Place | None
     optimized_metric: str | None
     threads: Threads
     memory_budget_gb: Positive | None
@@ -126,6 +127,7 @@ class Sample(Draw):
 
     profiler: Group
     run: Place
+    shape: Annotated[list[Count], Filled()] | None
     out: str | None
     mesh: Literal["ply", "obj", "none"] | None
 

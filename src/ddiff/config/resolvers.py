@@ -69,7 +69,7 @@ def fit(size: int, dims: int) -> Fit | None:
 
 def fitted(option: str, data: DictConfig) -> Any:
     """${fitted:patch_size,${data}} in a config: an option of the U-Net that suits the data."""
-    size, dims = _size(data)
+    size, dims = size_of(data)
     found = fit(size, dims)
     if found is None:
         below, above = range(size, max(0, size - 99), -1), range(size, size + 99)
@@ -85,7 +85,7 @@ def fitted(option: str, data: DictConfig) -> Any:
 
 def snr_factor(data: DictConfig) -> float:
     """${snr_factor:${data}} in a config: 1,024 over the number of pixels or voxels, at most 1."""
-    size, dims = _size(data)
+    size, dims = size_of(data)
     return min(1.0, PIXELS / size**dims)
 
 
@@ -94,7 +94,7 @@ def data_name(target: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
 
 
-def _size(data: DictConfig) -> tuple[int, int]:
+def size_of(data: DictConfig) -> tuple[int, int]:
     """Side and number of dimensions."""
     facts = KNOWN.get(data_name(data["_target_"]))
     if facts is None:

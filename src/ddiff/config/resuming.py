@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # What does not change the training, and what the data fill in. A checkpoint's config may differ
 # here from what its own options give today, without a word.
 FREE = ("_", "budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver",
-        "guidance", "backend", "runs", "run_dir", "ckpt_path", "memory_budget_gb", "profiler",
-        "logger", "callbacks", "threads", "optimized_metric", "net.shape",
+        "guidance", "backend", "runs", "run_dir", "ckpt_path", "init", "memory_budget_gb",
+        "profiler", "logger", "callbacks", "threads", "optimized_metric", "net.shape",
         "net.num_classes")  # fmt: skip
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
@@ -44,6 +44,8 @@ def continued(cfg: DictConfig) -> tuple[DictConfig, "ResumePoint | None"]:
             raise ConfigError(
                 f"{name}: is empty (an unset shell variable?); leave it out, or give a path"
             )
+    if cfg.ckpt_path and cfg.init:
+        raise ConfigError("init: starts a new training, and ckpt_path continues one; leave one out")
     source = cfg.ckpt_path or begun_job(cfg)
     point = ResumePoint.at(str(source), cfg.run_dir) if source else None
     return resolved(point.cfg if point else cfg), point

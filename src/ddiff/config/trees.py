@@ -23,6 +23,15 @@ MOVED = {
     "ddiff.optimizers": "ddiff.training.optimizers",
     "ddiff.precision": "ddiff.system.precision",
 }
+# Options that later versions added -> what nets and samplers without them did. A value that says
+# the same is left out of what is compared.
+ADDED = {
+    "net.norm_eps": 1e-5,
+    "net.downsample_padding": "both",
+    "net.embedding.flip_sin_to_cos": False,
+    "net.embedding.freq_shift": 1,
+    "net.embedding.out_dim": None,
+}
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
@@ -150,9 +159,11 @@ def origin(cfg: Any) -> dict[str, Any]:
 
 
 def identity(options: dict[str, Any]) -> dict[str, Any]:
-    """Flat options without those that say how data are split and loaded, not what they are."""
+    """Flat options without those that say how data are split and loaded, not what they are, and
+    without those of `ADDED`."""
     free = ("batch_size", "num_workers", "num_val", "seed", "download")
-    return {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
+    kept = {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
+    return {k: v for k, v in kept.items() if ADDED.get(k, ADDED) != v}
 
 
 def config_of(checkpoint: dict[str, Any]) -> DictConfig:

@@ -250,9 +250,12 @@ def _check_arguments(
     names = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     for name in sorted(special):
         yield f"{where}.{name}: not an option"
-    for name in sorted(given - special - set(names)):
+    choices = sorted(set(names) - {*supplied})
+    for number, name in enumerate(sorted(given - special - set(names))):
         if not open_ended:
-            yield f"{where}.{name}: no such option{nearest(name, sorted(set(names) - {*supplied}))}"
+            hint = nearest(name, choices)
+            listed = number > 0 and hint.startswith("; choose from")  # once is enough
+            yield f"{where}.{name}: no such option{'' if listed else hint}"
     for name in names:
         required = parameters[name].default is inspect.Parameter.empty
         if required and name not in given and name not in supplied and name != "self":

@@ -1,13 +1,14 @@
 """Noise schedules: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, for t = 1..T; t = 0 is data."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ddiff.system.bounds import At, NotNegative, Positive
+from ddiff.system.bounds import At, Filled, NotNegative, Positive
 from ddiff.system.errors import ConfigError
 
 Times = Annotated[int, At(least=1, most=100_000)]
@@ -123,6 +124,14 @@ def constant(T: Times = 100, beta: Beta = 0.1) -> Schedule:
     return _from_betas(torch.full((_steps(T),), beta, dtype=torch.float64))
 
 
+def from_betas(betas: Annotated[Sequence[float], Filled()]) -> Schedule:
+    """Schedule from a list of beta_t, for t = 1..T; a last beta of 1 ends in pure noise."""
+    table = torch.tensor(list(betas), dtype=torch.float64)
+    _check_betas(table[:-1])
+    _check_betas(table[-1:], most=1)
+    return _of(table)
+
+
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Return the schedule shifted and scaled to zero terminal SNR (Lin et al. 2024, Algorithm 1).
 
@@ -158,8 +167,17 @@ def _steps(T: int) -> int:
 
 
 def _from_betas(betas: Tensor) -> Schedule:
-    if not bool(((betas > 0) & (betas < 1)).all()):
+    _check_betas(betas)
+    return _of(betas)
+
+
+def _check_betas(betas: Tensor, most: float | None = None) -> None:
+    fits = (betas > 0) & ((betas < 1) if most is None else (betas <= most))
+    if not bool(fits.all()):
         low, high = betas.min().item(), betas.max().item()
         raise ConfigError(f"every beta must lie in (0, 1); these run from {low:.4g} to {high:.4g}")
+
+
+def _of(betas: Tensor) -> Schedule:
     abar = torch.cumprod(1 - betas, 0)
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), abar]))

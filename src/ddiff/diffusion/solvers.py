@@ -9,7 +9,7 @@ Notation: sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t), lambda_t = log(alp
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from torch import Tensor
 from ddiff.diffusion.guidance import ClassifierFree, Guidance, Net, Step
 from ddiff.diffusion.objectives import Objective
 from ddiff.diffusion.schedules import Schedule
-from ddiff.system.bounds import Count, Share
+from ddiff.system.bounds import At, Count, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 
 Spacing = Literal["linear", "trailing", "leading", "quadratic", "logsnr"]
+Offset = Annotated[int, At(least=0)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,20 +126,25 @@ def solve(
         yield State(x, x_0, times[step + 1])
 
 
-def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
+def spaced(schedule: Schedule, num_steps: int, spacing: Spacing, steps_offset: int = 0) -> Tensor:
     """Return num_steps + 1 strictly falling times from T (or near it) to 0, [num_steps + 1] int64.
 
     - `linear`: evenly from T to 1, then 0.
     - `trailing`: T - i T / N.
-    - `leading`: 1 + (N - 1 - i) floor(T / N), then 0; the default of diffusers' schedulers. The
-      first time lies below T, where samples are not pure noise: use `trailing` unless to compare.
+    - `leading`: 1 + (N - 1 - i) floor(T / N) + `steps_offset`, then 0; the default of diffusers'
+      schedulers. The first time lies below T, where samples are not pure noise: use `trailing`
+      unless to compare.
     - `quadratic`: dense near the data.
     - `logsnr`: T, then evenly in log SNR down to 1, then 0. One step crosses all log SNR below -10
       (where the linear schedule ends), because x_t is almost pure noise there.
 
-    Raises ConfigError unless 1 <= num_steps <= T.
+    Raises ConfigError unless 1 <= num_steps <= T, and for an offset of another spacing.
     """
     T = schedule.T
+    if steps_offset and spacing != "leading":
+        raise ConfigError(
+            f"solver.steps_offset: {steps_offset} is for spacing=leading, not for {spacing}"
+        )
     if not 1 <= num_steps <= T:
         raise ConfigError(
             f"solver.num_steps must lie in 1..{T} (the schedule's T), not {num_steps}"
@@ -147,7 +153,8 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing) -> Tensor:
     if spacing == "trailing":
         times = T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps
     elif spacing == "leading":
-        times = 1 + torch.arange(num_steps - 1, -1, -1, dtype=torch.float64) * (T // num_steps)
+        falling = torch.arange(num_steps - 1, -1, -1, dtype=torch.float64)
+        times = (1 + steps_offset + falling * (T // num_steps)).clamp(max=T)
     elif spacing == "linear":
         times = T + u * (1 - T)
     elif spacing == "quadratic":
@@ -174,13 +181,16 @@ def ddpm(
     num_steps: Count | None = None,
     variance: Literal["beta", "posterior"] = "posterior",
     spacing: Spacing = "trailing",
+    steps_offset: Offset = 0,
 ) -> Plan:
     """DDPM sampling (Ho et al. 2020, Eq. 7).
 
     - `num_steps`: None visits all T times.
     - `variance`: sigma^2 is beta ("beta") or beta tilde ("posterior").
+    - `steps_offset`: added to the times of `spacing` leading.
     """
-    times = spaced(schedule, schedule.T if num_steps is None else num_steps, spacing)
+    num_steps = schedule.T if num_steps is None else num_steps
+    times = spaced(schedule, num_steps, spacing, steps_offset)
     abar_t, abar_s = schedule.abar[times[:-1]], schedule.abar[times[1:]]
     alpha = abar_t / abar_s
     x = alpha.sqrt() * (1 - abar_s) / (1 - abar_t)
@@ -195,14 +205,19 @@ def ddpm(
 
 
 def ddim(
-    schedule: Schedule, num_steps: Count = 50, eta: Share = 0.0, spacing: Spacing = "trailing"
+    schedule: Schedule,
+    num_steps: Count = 50,
+    eta: Share = 0.0,
+    spacing: Spacing = "trailing",
+    steps_offset: Offset = 0,
 ) -> Plan:
     """DDIM sampling (Song et al. 2021, Eq. 12 and 16).
 
-    eta = 0 is deterministic; eta = 1 has the DDPM posterior variance.
+    eta = 0 is deterministic; eta = 1 has the DDPM posterior variance. `steps_offset` is added to
+    the times of `spacing` leading.
     """
     _check_eta(eta)
-    times = spaced(schedule, num_steps, spacing)
+    times = spaced(schedule, num_steps, spacing, steps_offset)
     abar_t, abar_s = schedule.abar[times[:-1]], schedule.abar[times[1:]]
     std = eta * ((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)).sqrt()
     # sqrt((1 - abar_s - std^2) / (1 - abar_t)), without the difference, which cancels near eta = 1

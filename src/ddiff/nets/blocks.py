@@ -1,25 +1,32 @@
 """Building blocks of the U-Net; every block works in 2D and in 3D."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddiff.nets.norm import Norm
+from ddiff.nets.norm import NORM_EPS, Norm
 
 Modulation = Literal["scale_shift", "shift"]
+Padding = Literal["both", "end"]
 FEW_TOKENS = 256  # 16^2; see experiments/step_profile
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of [B, C, *S]
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: int | None = None,
 ) -> nn.Conv2d | nn.Conv3d:
-    """Return a convolution padded so that only `stride` changes the size."""
+    """Return a convolution; without `padding`, padded so that only `stride` changes the size."""
     layer = {2: nn.Conv2d, 3: Conv3d}[dims]
-    return layer(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    padding = kernel // 2 if padding is None else padding
+    return layer(inputs, outputs, kernel, stride=stride, padding=padding)
 
 
 class Conv3d(nn.Conv3d):
@@ -84,13 +91,14 @@ class ResBlock(nn.Module):
         dropout: float,
         modulation: Modulation,
         groups: int,
+        norm_eps: float = NORM_EPS,
     ):
         super().__init__()
-        self.norm1 = Norm(inputs, groups)
+        self.norm1 = Norm(inputs, groups, eps=norm_eps)
         self.conv1 = conv(dims, inputs, outputs)
         self.has_scale = modulation == "scale_shift"
         self.modulate = nn.Linear(emb_dim, outputs * (2 if self.has_scale else 1))
-        self.norm2 = Norm(outputs, groups)
+        self.norm2 = Norm(outputs, groups, eps=norm_eps)
         self.dropout = Dropout(dropout)
         self.conv2 = zeroed(conv(dims, outputs, outputs))
         self.shortcut = conv(dims, inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -123,10 +131,12 @@ class Attention(nn.Module):
     `head_dim` None is a single head.
     """
 
-    def __init__(self, channels: int, head_dim: int | None, groups: int):
+    def __init__(
+        self, channels: int, head_dim: int | None, groups: int, norm_eps: float = NORM_EPS
+    ):
         super().__init__()
         self.heads = channels // (head_dim or channels)
-        self.norm = Norm(channels, groups, silu=False)
+        self.norm = Norm(channels, groups, silu=False, eps=norm_eps)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = zeroed(nn.Linear(channels, channels))
 
@@ -186,12 +196,14 @@ class Block(nn.Module):
         recompute: bool = False,
         head_dim: int | None,
         groups: int,
+        norm_eps: float = NORM_EPS,
         **options,
     ):
         super().__init__()
         self.recompute = recompute
-        self.res = ResBlock(inputs=inputs, outputs=outputs, groups=groups, **options)
-        self.attention = Attention(outputs, head_dim, groups) if attend else nn.Identity()
+        norms: dict[str, Any] = {"groups": groups, "norm_eps": norm_eps}
+        self.res = ResBlock(inputs=inputs, outputs=outputs, **norms, **options)
+        self.attention = Attention(outputs, head_dim, **norms) if attend else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
@@ -204,14 +216,19 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2, which halves the size of every axis."""
+    """A convolution of stride 2, which halves the size of every axis.
 
-    def __init__(self, dims: int, channels: int):
+    `padding`: a zero at both ends of every axis ("both"), or at the end only ("end").
+    """
+
+    def __init__(self, dims: int, channels: int, padding: Padding = "both"):
         super().__init__()
-        self.conv = conv(dims, channels, channels, stride=2)
+        self.at_the_end = (0, 1) * dims if padding == "end" else None
+        own = 0 if self.at_the_end else None
+        self.conv = conv(dims, channels, channels, stride=2, padding=own)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        return self.conv(F.pad(x, self.at_the_end) if self.at_the_end else x)
 
 
 class Upsample(nn.Module):

@@ -10,6 +10,7 @@ from ddiff.system.bounds import At
 from ddiff.system.errors import ConfigError
 
 Width = Annotated[int, At(least=4, most=65_536)]
+Shift = Annotated[int, At(least=0, most=1)]
 
 
 class HasNoiseLevels(Protocol):
@@ -18,8 +19,8 @@ class HasNoiseLevels(Protocol):
     abar: Tensor  # float64 [T + 1], abar[0] = 1
 
 
-def _mlp(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim))
+def _mlp(dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
 
 
 def _check_even(dim: int) -> None:
@@ -30,22 +31,38 @@ def _check_even(dim: int) -> None:
 class Sinusoidal(nn.Module):
     """Sinusoidal embedding of the time (Ho et al. 2020), then an MLP.
 
-    Sines and cosines of t have periods from 2 pi to 2 pi 10000.
+    Feature i of the dim / 2 sines, and of as many cosines, has the period
+    2 pi 10000^(i / (dim / 2 - freq_shift)).
+
+    - `dim`: the number of features.
+    - `out_dim`: channels of the embedding; None: 4 `dim`.
+    - `flip_sin_to_cos`: cosines come before sines.
+    - `freq_shift`: 1: the longest period is 2 pi 10000, as in Ho et al. 2020; 0: it is shorter, as
+      in most later nets.
     """
 
-    def __init__(self, dim: Width):
+    def __init__(
+        self,
+        dim: Width,
+        flip_sin_to_cos: bool = False,
+        freq_shift: Shift = 1,
+        out_dim: Width | None = None,
+    ):
         super().__init__()
         _check_even(dim)
         self.dim = dim
-        self.out_dim = 4 * dim
-        self.mlp = _mlp(dim)
+        self.flip_sin_to_cos, self.freq_shift = flip_sin_to_cos, freq_shift
+        self.out_dim = out_dim or 4 * dim
+        self.mlp = _mlp(dim, self.out_dim)
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed t [B] int64, counted from 0, as [B, out_dim]."""
         half = self.dim // 2
         index = torch.arange(half, device=t.device, dtype=torch.float32)
-        phase = t.float()[:, None] * torch.exp(index * (-math.log(10000) / (half - 1)))
-        features = torch.cat([phase.sin(), phase.cos()], dim=1)
+        rate = -math.log(10000) / (half - self.freq_shift)
+        phase = t.float()[:, None] * torch.exp(index * rate)
+        parts = [phase.cos(), phase.sin()] if self.flip_sin_to_cos else [phase.sin(), phase.cos()]
+        features = torch.cat(parts, dim=1)
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
@@ -54,18 +71,21 @@ class LogSNR(nn.Module):
 
     The net is told the noise level instead of the time. The level is -log(abar / (1 - abar)) / 8 =
     log(sigma) / 4, as in Karras et al. 2024.
+
+    - `dim`: the number of features.
+    - `out_dim`: channels of the embedding; None: 4 `dim`.
     """
 
-    def __init__(self, dim: Width, schedule: HasNoiseLevels):
+    def __init__(self, dim: Width, schedule: HasNoiseLevels, out_dim: Width | None = None):
         super().__init__()
         _check_even(dim)
-        self.out_dim = 4 * dim
+        self.out_dim = out_dim or 4 * dim
         self.level: Tensor
         abar = schedule.abar.double()
         level = -(abar / (1 - abar)).log().clamp(-20, 20) / 8
         self.register_buffer("level", level.float(), persistent=False)  # [T + 1]
         self.frequencies = nn.Parameter(torch.randn(dim // 2))
-        self.mlp = _mlp(dim)
+        self.mlp = _mlp(dim, self.out_dim)
 
     def _apply(self, fn, recurse: bool = True):
         level = self.level

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NORM_EPS = 1e-5  # added to the variance
+
 
 class Norm(nn.Module):
     """Group norm of x [B, C, *S], then SiLU if `silu`.
@@ -15,7 +17,7 @@ class Norm(nn.Module):
     It has at most `groups` groups: the largest number that divides `channels`.
     """
 
-    def __init__(self, channels: int, groups: int = 32, silu: bool = True, eps: float = 1e-5):
+    def __init__(self, channels: int, groups: int = 32, silu: bool = True, eps: float = NORM_EPS):
         super().__init__()
         self.groups = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
         self.silu = silu
@@ -47,7 +49,7 @@ def group_norm(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     silu: bool = True,
-    eps: float = 1e-5,
+    eps: float = NORM_EPS,
 ) -> Tensor:
     """Return the group norm of x [B, C, *S], scaled, shifted and activated, in the type of x.
 

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddiff.nets.blocks import Block, Downsample, Modulation, Upsample, conv, zeroed
+from ddiff.nets.blocks import Block, Downsample, Modulation, Padding, Upsample, conv, zeroed
 from ddiff.nets.checks import check_divides, check_input, check_unet, checked_shape
 from ddiff.nets.embedding import Condition
-from ddiff.nets.norm import Norm
+from ddiff.nets.norm import NORM_EPS, Norm
 from ddiff.nets.patches import depth_to_space, space_to_depth
-from ddiff.system.bounds import At, Count, Filled
+from ddiff.system.bounds import At, Count, Filled, Positive
+from ddiff.system.errors import ConfigError
 
 
 class UNet(nn.Module):
@@ -37,6 +38,9 @@ class UNet(nn.Module):
     - `bounded`: applies tanh to the prediction, for an x_0 of -1 and 1. If the voxels are
       independent, E[x_0 | x_t] = tanh(l + a x_t / b^2) with prior log odds 2 l; `input_skip` then
       supplies the gain.
+    - `norm_eps`: added to the variance in every group norm.
+    - `downsample_padding`: where the convolutions that halve the size add zeros: at both ends of
+      every axis ("both"), or at the end only ("end").
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class UNet(nn.Module):
         groups: Count = 32,
         mid_attention: bool = True,
         bounded: bool = False,
+        norm_eps: Positive = NORM_EPS,
+        downsample_padding: Padding = "both",
     ):
         super().__init__()
         self.shape = checked_shape(shape)
@@ -67,6 +73,8 @@ class UNet(nn.Module):
         check_unet(
             sizes, channels, attention, head_dim, checkpoint_levels, modulation, mid_attention
         )
+        if downsample_padding not in ("both", "end"):
+            raise ConfigError(f"net.downsample_padding={downsample_padding}; choose from both, end")
 
         self.condition = Condition(embedding, num_classes)
         emb_dim = self.condition.out_dim
@@ -79,18 +87,19 @@ class UNet(nn.Module):
             dropout=dropout,
             modulation=modulation,
             groups=groups,
+            norm_eps=norm_eps,
             head_dim=head_dim,
         )
         per_level = [
             partial(block, attend=size in attention, recompute=level in checkpoint_levels)
             for level, size in enumerate(sizes)
         ]
-        self.down, skips = _down(per_level, dims, channels, num_blocks)
+        self.down, skips = _down(per_level, dims, channels, num_blocks, downsample_padding)
         self.middle = nn.ModuleList(
             block(channels[-1], channels[-1], attend=attend) for attend in (mid_attention, False)
         )
         self.up = _up(per_level, dims, channels, num_blocks, skips)
-        self.norm = Norm(channels[0], groups)
+        self.norm = Norm(channels[0], groups, eps=norm_eps)
         self.out = zeroed(conv(dims, channels[0], depth))
         self.gain = zeroed(nn.Linear(emb_dim, self.shape[0])) if input_skip else None
 
@@ -115,7 +124,11 @@ class UNet(nn.Module):
 
 
 def _down(
-    blocks: list[Callable[..., Block]], dims: int, channels: Sequence[int], num_blocks: int
+    blocks: list[Callable[..., Block]],
+    dims: int,
+    channels: Sequence[int],
+    num_blocks: int,
+    padding: Padding,
 ) -> tuple[nn.ModuleList, list[int]]:
     """Return the layers of the way down, and the channels of each skip.
 
@@ -127,7 +140,7 @@ def _down(
             layers.append(block(skips[-1], width))
             skips.append(width)
         if level < len(channels) - 1:
-            layers.append(Downsample(dims, width))
+            layers.append(Downsample(dims, width, padding))
             skips.append(width)
     return layers, skips
 

@@ -19,6 +19,7 @@ from ddiff.system.files import replacing
 # what zipfile raises where the archive itself is damaged
 DAMAGE = (BadZipFile, EOFError, LookupError, RuntimeError, ValueError, struct.error, zlib.error)
 ARTIFACTS = (".ts", ".onnx", ".pt2", ".engine")  # how the names of exported files end
+FOREIGN = "; nor is it a folder of diffusers (unet/config.json) or MONAI (configs/inference.json)"
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -92,10 +93,17 @@ def find_checkpoint(source: str) -> Path:
         if not last.is_file():
             runs = sorted(p.parent.parent for p in path.glob("**/checkpoints/last.ckpt"))
             hint = f"; did you mean {runs[-1]}?" if runs else ""
-            raise DdiffError(f"{path} is not a run: it has no checkpoints/last.ckpt{hint}")
+            raise DdiffError(
+                f"{path} is not a run: it has no checkpoints/last.ckpt{hint or FOREIGN}"
+            )
         return last
     if not path.is_file():
         raise DdiffError(f"there is no run or checkpoint {path}")
+    if path.suffix == ".safetensors":
+        raise DdiffError(
+            f"{path} holds weights: it can be sampled from, evaluated, exported, and trained from "
+            "by init=, no more"
+        )
     if path.name.endswith(ARTIFACTS):
         raise DdiffError(f"{path} is an artifact: it can be sampled from and evaluated, no more")
     return path

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ddiff.build import build_backend, build_plan, build_precision, check_guidance
 from ddiff.config.options import Train, tree_of
 from ddiff.config.resuming import ResumePoint
+from ddiff.config.sweeps import name_of
 from ddiff.config.targets import build
 from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
@@ -41,6 +42,7 @@ from ddiff.training.callbacks import (
 from ddiff.training.callbacks.samples import Found
 from ddiff.training.loggers import board_of, build_loggers
 from ddiff.training.modules import DDPM
+from ddiff.training.starting import Start, brought, start_from
 from ddiff.training.summary import summarise
 
 RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
@@ -81,8 +83,13 @@ class Run:
         self.tree = tree_of(options)
         self.precision = build_precision(options.precision, self.device)
         self.module = build_module(options, self.precision)
+        self.start: Start | None = None
         if point:
             point.check_state(self.module.state_dict())
+        elif options.init:
+            said = [name_of(word) for word in self.overrides]
+            self.start = start_from(options, self.module.net, brought(said))
+            self.module.ema.load_state_dict(self.module.net.state_dict())
         self.y, self.examine = None, None
         if isinstance(self.module, DDPM):
             self.plan = build_plan(options.solver, self.module.schedule)
@@ -142,6 +149,8 @@ class Run:
             f"to step {self.options.budget.max_steps}"
             f"\n{self.path}"
         )
+        if self.start:
+            console.print(str(self.start))
         if self.point:
             if self.point.kept:
                 console.print(f"as it was trained: {', '.join(self.point.kept)}")
@@ -165,6 +174,8 @@ class Run:
                 "changed": {n: list(pair) for n, pair in self.point.changes(self.tree).items()},
                 "before": [*earlier, *([before] if before else [])],
             }
+        elif self.start:
+            where |= {"init": self.start.facts()}
         elif self.point:
             where |= {"from_checkpoint": str(self.point.path), "from_step": self.point.step}
         with replacing(self.path / "config.yaml", "w") as config:
