@@ -56,6 +56,8 @@ def load_run(cfg: DictConfig, given: list[str]) -> "Trained | None":
     names = [group_of(word) for word in given]
     if cfg.ckpt_path:
         raise ConfigError("ckpt_path: resumes a training; a net to measure is given by run=")
+    if cfg.init:
+        raise ConfigError("init: starts a training; a net to measure is given by run=")
     if not cfg.run:
         return None
     strange = sorted({name for name in names if name not in (*OWN, "seed", "precision")})

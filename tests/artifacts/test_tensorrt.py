@@ -36,10 +36,7 @@ BUILT = {  # kind, precision, options, type of the products, least PSNR of the O
 }
 SLOW = {
     "2D bf16": ("2D", "bf16", {}, "BFloat16", 45),
-    "3D bf16 fixed": ("3D", "bf16", FIXED, "BFloat16", 45),
     "2D int8": ("2D", "int8", {}, "Int8", 35),
-    "3D int8": ("3D", "int8", {}, "Int8", 30),
-    "2D fp8": ("2D", "fp8", {}, "FP8", 30),
     "3D fp8 fixed": ("3D", "fp8", FIXED, "FP8", 28),
 }
 

@@ -12,7 +12,7 @@ from ddiff.backends import Eager, Native
 from ddiff.backends.auto import _native_builds, _say_once
 from ddiff.build import build_backend
 from ddiff.system.precision import Precision
-from tests.support.runs import TINY, ddiff
+from tests.support.runs import TINY, forked
 
 DIGITS = ("experiment=digits_ddpm", *TINY, "budget.max_steps=2")
 
@@ -53,12 +53,12 @@ def test_a_named_backend_is_taken() -> None:
 def test_a_run_says_which_and_goes_on_under_the_other(
     env: dict[str, str], backend: str, tmp_path: Path
 ) -> None:
-    done = ddiff("train", *DIGITS, "run_dir=run", cwd=tmp_path, **env)
+    done = forked("train", *DIGITS, "run_dir=run", cwd=tmp_path, **env)
     assert done.status == 0, done.err
     assert f" on cpu ({backend})," in done.out
     assert done.out.count("CXX=no-such-compiler: there is no such program") == (backend == "eager")
     assert json.loads((tmp_path / "run/environment.json").read_text())["backend"] == backend
     other = {} if env else {"CXX": "no-such-compiler"}
-    more = ddiff("train", "ckpt_path=run", "budget.max_steps=4", cwd=tmp_path, **other)
+    more = forked("train", "ckpt_path=run", "budget.max_steps=4", cwd=tmp_path, **other)
     assert more.status == 0, more.err
     assert f" on cpu ({backend})," not in more.out

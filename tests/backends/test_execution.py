@@ -57,11 +57,11 @@ def test_native_in_bf16_is_as_near_as_eager_in_bf16(kind) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("regional", [False, True])
-def test_compiled_samples_are_the_eager_ones(regional: bool) -> None:
-    a = generation("2D", "dpmpp_2m_sde", Eager()).batch(range(3), labels("2D", 3))
-    compiled = generation("2D", "dpmpp_2m_sde", Compiled(regional=regional))
-    b = compiled.batch(range(3), labels("2D", 3))
+@pytest.mark.parametrize(("kind", "regional"), [("2D", False), ("3D", True)])
+def test_compiled_samples_are_the_eager_ones(kind: str, regional: bool) -> None:
+    a = generation(kind, "dpmpp_2m_sde", Eager()).batch(range(3), labels(kind, 3))
+    compiled = generation(kind, "dpmpp_2m_sde", Compiled(regional=regional))
+    b = compiled.batch(range(3), labels(kind, 3))
     assert (a - b).abs().max() < 1e-4
 
 

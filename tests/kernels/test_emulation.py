@@ -8,6 +8,7 @@ from ddiff.kernels import calling
 from ddiff.kernels.group_norm_silu import NORM, NORM_BACKWARD
 from ddiff.kernels.solver_step import solver_step
 from tests.emulation import Emulated, Found, translated
+from tests.support import sampling
 from tests.support.sampling import generation, labels
 
 PLANTED = {  # the first such piece, what takes its place, what the emulation must say
@@ -75,11 +76,12 @@ def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
 
 @pytest.mark.parametrize("kind", ["2D", "3D"])
 def test_whole_samples_are_the_eager_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "STEPS", 3)
     y = labels(kind, 3)
-    expected = generation(kind, "ddpm", Eager()).batch([4, 0, 2], y)
+    expected = generation(kind, "dpmpp_2m_sde", Eager()).batch([4, 0, 2], y)
     gpu = Emulated()
     monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
-    found = generation(kind, "ddpm", Native(graph=False)).batch([4, 0, 2], y)
+    found = generation(kind, "dpmpp_2m_sde", Native(graph=False)).batch([4, 0, 2], y)
     assert (found - expected).abs().max() < 1e-4
     assert set(gpu.libraries) == {"group_norm_silu", "solver_step"}
 

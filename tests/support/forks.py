@@ -1,8 +1,9 @@
 """A server that runs verbs of ddiff, each in a forked child, so that imports are paid once.
 
-Reads a line of JSON for each command from stdin: {"verb", "argv", "kill_at", "seconds", "cwd"}, and
-answers each with a line {"status", "out", "err"}. With `kill_at` a training dies by SIGKILL inside
-the training step after that optimiser step; a command that takes longer than `seconds` is ended.
+Reads a line of JSON for each command from stdin: {"verb", "argv", "kill_at", "seconds", "env",
+"cwd"}, and answers each with a line {"status", "out", "err"}. With `kill_at` a training dies by
+SIGKILL inside the training step after that optimiser step; a command that takes longer than
+`seconds` is ended.
 """
 
 import gc
@@ -56,8 +57,11 @@ def die_at(step: int) -> None:
     DDPM.training_step = training_step
 
 
-def child(verb: str, argv: list[str], kill_at: int | None, seconds: int, cwd: str) -> int:
+def child(
+    verb: str, argv: list[str], kill_at: int | None, seconds: int, env: dict[str, str], cwd: str
+) -> int:
     os.chdir(cwd)
+    os.environ.update(env)
     torch.set_num_threads(1)
     signal.alarm(seconds)
     if kill_at is not None:
@@ -74,14 +78,16 @@ def child(verb: str, argv: list[str], kill_at: int | None, seconds: int, cwd: st
     return 0
 
 
-def fork(verb: str, argv: list[str], kill_at: int | None, seconds: int, cwd: str) -> dict:
+def fork(
+    verb: str, argv: list[str], kill_at: int | None, seconds: int, env: dict[str, str], cwd: str
+) -> dict:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         pid = os.fork()
         if pid == 0:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            status = child(verb, argv, kill_at, seconds, cwd)
+            status = child(verb, argv, kill_at, seconds, env, cwd)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

@@ -46,8 +46,10 @@ def ddiff(verb: str, *options: str, cwd: Path, **env: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def job(verb: str, *options: str, kill_at: int | None = None, seconds: int = 0) -> dict[str, Any]:
-    return {"verb": verb, "argv": list(options), "kill_at": kill_at, "seconds": seconds}
+def job(
+    verb: str, *options: str, kill_at: int | None = None, seconds: int = 0, **env: str
+) -> dict[str, Any]:
+    return {"verb": verb, "argv": list(options), "kill_at": kill_at, "seconds": seconds, "env": env}
 
 
 class Forks:
@@ -91,9 +93,9 @@ def ddiff_many(jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
     return FORKS.run(jobs, cwd)
 
 
-def forked(verb: str, *options: str, cwd: Path) -> Done:
+def forked(verb: str, *options: str, cwd: Path, **env: str) -> Done:
     """Like `ddiff`, in a fork."""
-    return ddiff_many([job(verb, *options)], cwd)[0]
+    return ddiff_many([job(verb, *options, **env)], cwd)[0]
 
 
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:

@@ -100,7 +100,8 @@ def export_weights(trained: Trained, options: Export, kind: Weights, precision: 
     with _disk_errors(path), kind.place(path) as part:
         kind.write(trained, options, facts, part)
         cases = (inputs(4, first) for first in range(4))
-        facts["verified"] = check(kind.read(part).to(device), trained.net, cases, precision)
+        read = check(kind.read(part).to(device), trained.net, cases, precision)
+        facts["verified"] = {"of": "the weights as they are read back", **read}
         kind.describe(trained, options, facts["verified"], part)
         sha256 = kind.sha256(part)
     return Exported(path, facts, sha256)

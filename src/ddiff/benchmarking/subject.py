@@ -106,6 +106,8 @@ def checked(cfg: DictConfig, given: Collection[str]) -> Benchmark:
             raise ConfigError(f"{name}: several are compared here: {right}")
     if cfg.ckpt_path:
         raise ConfigError("ckpt_path: resumes a training; a net to measure is given by run=")
+    if cfg.init:
+        raise ConfigError("init: starts a training; a net to measure is given by run=")
     cfg = resolved(cfg)
     if cfg.run:
         validate(cfg, "benchmark")
