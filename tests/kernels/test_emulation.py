@@ -7,7 +7,7 @@ from ddiff.backends import Eager, Native
 from ddiff.kernels import calling
 from ddiff.kernels.group_norm_silu import NORM, NORM_BACKWARD
 from ddiff.kernels.solver_step import solver_step
-from tests.emulation import Emulated, Found, translated
+from tests.emulation import ORDERS, Emulated, Found, translated
 from tests.support import sampling
 from tests.support.sampling import generation, labels
 
@@ -58,11 +58,12 @@ def norm(gpu: Emulated, monkeypatch: pytest.MonkeyPatch, shift: int = 0) -> None
     NORM_BACKWARD(x, x, mean, rstd, weight, bias, None, None, 8, True)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_found(name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad, words = PLANTED[name]
     with pytest.raises(Found, match=words):
-        norm(Emulated("reverse", planted=((good, bad),)), monkeypatch, shift=1)
+        norm(Emulated(order, planted=((good, bad),)), monkeypatch, shift=1)
 
 
 def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
@@ -91,6 +92,16 @@ def test_a_launch_that_cuda_refuses_is_an_error_in_words(monkeypatch: pytest.Mon
     monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
     x, step = torch.zeros(1, 4), torch.zeros((), dtype=torch.int64)
     with pytest.raises(calling.KernelError, match=r"invalid configuration argument .*error 9"):
+        solver_step(x, x, None, torch.zeros(1, 7), step, step[None], 0, None, False)
+
+
+def test_a_toolkit_newer_than_the_driver_is_an_error_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Emulated(planted=(("return cudaGetLastError();", "return 35;"),))
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    x, step = torch.zeros(1, 4), torch.zeros((), dtype=torch.int64)
+    with pytest.raises(calling.KernelError, match=r"newer than the driver: .*error 35\)"):
         solver_step(x, x, None, torch.zeros(1, 7), step, step[None], 0, None, False)
 
 
