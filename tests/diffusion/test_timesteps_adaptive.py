@@ -28,7 +28,7 @@ from ddiff.diffusion.timesteps.bins import Averages, Bins
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.random import generator
 
-DRAWS = 500_000
+DRAWS = 250_000
 T = 60
 SCHEDULE = constant(T, 0.05)
 LOSS = torch.linspace(1.0, 3.0, T) ** 2  # of t = 1..T
