@@ -91,14 +91,14 @@ def test_a_bundle_of_monai_is_the_net_that_it_was() -> None:
 
 
 def in_the_root(folder: Path) -> None:
-    """As google/ddpm-cifar10-32 is laid out."""
+    """A folder laid out like google/ddpm-cifar10-32: the net's files at its top."""
     for file in [*folder.glob("unet/*"), *folder.glob("scheduler/*")]:
         file.rename(folder / file.name)
     (folder / "unet").rmdir()
 
 
 def with_old_names(folder: Path) -> None:
-    """As diffusers named the parts of attention before 0.17."""
+    """Diffusers named the parts of attention otherwise before 0.17."""
     state = load_file(folder / WEIGHTS)
     for now, then in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"),
                       ("to_out.0", "proj_attn")):  # fmt: skip
@@ -121,7 +121,7 @@ def test_other_layouts_are_the_same_net(folder: Path, changed: Callable[[Path], 
 
 
 def test_an_earlier_bundle_is_the_same_net(bundle: Path) -> None:
-    """As MONAI Generative named the parts, in a pickle, with settings by reference."""
+    """MONAI Generative named the parts otherwise: here in a pickle, with settings by reference."""
     (file,) = (bundle / "models").iterdir()
     state = load_file(file)
     for now, then in ((".attn.to_", ".to_"), (".attn.out_proj.", ".proj_attn."),

@@ -26,7 +26,7 @@ GRAMMAR = (  # what C++ cannot read, and what it reads instead
 
 
 class Found(AssertionError):
-    """What CUDA forbids, and a kernel did."""
+    """An error for what CUDA forbids and a kernel did."""
 
 
 class Emulated(calling.Gpu):

@@ -1,4 +1,4 @@
-"""Where kernels are tested: the CPU, a GPU where there is one, and CUDA emulated on the CPU."""
+"""Devices of the kernels' tests: the CPU, a GPU where there is one, CUDA emulated on the CPU."""
 
 from collections.abc import Iterator
 from functools import cache

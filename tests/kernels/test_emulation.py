@@ -66,6 +66,23 @@ def test_a_planted_fault_is_found(name: str, order: str, monkeypatch: pytest.Mon
         norm(Emulated(order, planted=((good, bad),)), monkeypatch, shift=1)
 
 
+def test_an_output_that_nobody_writes_stays_not_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deterministic mode fills new tensors, so a kernel's test sees what it left unwritten."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    fault = ("rstd[b * s.groups + g] = inverse;", "")
+    for planted in ((), (fault,)):
+        gpu = Emulated(planted=planted)
+        monkeypatch.setattr(calling, "gpu_of", lambda like, gpu=gpu: gpu)
+        torch.use_deterministic_algorithms(True)
+        x, ones = torch.ones(1, 8, 4, 4), torch.ones(8)
+        _, mean, rstd = NORM(x, ones, ones, None, None, 4, True, 1e-5)
+        torch.use_deterministic_algorithms(False)
+        assert mean.isfinite().all()
+        assert (rstd.isnan() if planted else rstd.isfinite()).all()
+
+
 def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,7 +37,7 @@ def test_its_buffers_go_with_it() -> None:
 
 
 class Cuda:
-    """What a capture asks of torch.cuda, recorded. A replay does what was captured."""
+    """A stand-in for torch.cuda that records what a capture asks of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.said: list[object] = []
