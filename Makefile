@@ -45,7 +45,7 @@ wheel: .venv/dev.stamp ## build the wheel into dist/
 bench: .venv/run.stamp ## measure the training step: framework against a bare loop, and the 64^3 levers
 	$(BIN)/python experiments/training_step/measure.py
 
-peers: .venv/dev.stamp ## make .venv-peers: diffusers and MONAI, which tests/artifacts/test_peers.py compares with
+peers: .venv/dev.stamp ## make .venv-peers: diffusers and MONAI, which tests/interchange/test_peers.py compares with
 	PYTHONPATH=experiments/peers $(BIN)/python -c "import surroundings; surroundings.prepared()"
 
 clean: ## remove the environment and what was built (runs and data stay)

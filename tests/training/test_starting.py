@@ -22,7 +22,7 @@ from ddiff.training.starting import Start, brought, start_from, with_parts_of_so
 from tests.artifacts.worlds import make_run
 from tests.support.runs import checkpoint, ddiff_many, job
 
-PEERS = Path(__file__).parents[1] / "artifacts" / "peers"
+PEERS = Path(__file__).parents[1] / "interchange" / "peers"
 FOLDER, BUNDLE = PEERS / "diffusers", PEERS / "monai"
 DIGITS = ("experiment=pictures", "data=digits")
 

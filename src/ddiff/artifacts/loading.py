@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
-from ddiff.artifacts.tensors import read_metadata, read_tensors
 from ddiff.build import build, build_net
 from ddiff.config.options import Train, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion.guidance import NO_LABEL
+from ddiff.interchange.tensors import read_metadata, read_tensors
 from ddiff.system.checkpoints import ARTIFACTS, short_digest
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError

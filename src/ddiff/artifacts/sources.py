@@ -8,12 +8,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ddiff.artifacts.diffusers import says_size
-from ddiff.artifacts.folders import is_foreign, read_foreign
 from ddiff.artifacts.loading import is_artifact, read_safetensors
-from ddiff.artifacts.names import DIFFUSERS, MONAI, names_in, with_current_names
-from ddiff.artifacts.tensors import PICKLED, SAFE, read_metadata, read_tensors
 from ddiff.artifacts.trained import load_net
+from ddiff.interchange.diffusers import says_size
+from ddiff.interchange.folders import is_foreign, read_foreign
+from ddiff.interchange.names import DIFFUSERS, MONAI, names_in, with_current_names
+from ddiff.interchange.tensors import PICKLED, SAFE, read_metadata, read_tensors
 from ddiff.system.checkpoints import find_checkpoint
 from ddiff.system.errors import DdiffError
 

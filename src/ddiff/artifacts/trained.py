@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from ddiff.artifacts import loading
-from ddiff.artifacts.folders import is_foreign, read_foreign
-from ddiff.artifacts.tensors import SAFE
 from ddiff.build import build, build_net, is_generative
 from ddiff.config.options import Train, typed
 from ddiff.config.trees import config_of, resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion import Objective, Schedule
+from ddiff.interchange.folders import is_foreign, read_foreign
+from ddiff.interchange.tensors import SAFE
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError

@@ -12,7 +12,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ddiff.artifacts.card import card
-from ddiff.artifacts.diffusers import (
+from ddiff.artifacts.loading import read_safetensors
+from ddiff.artifacts.trained import Trained
+from ddiff.config.options import Export
+from ddiff.interchange.diffusers import (
     CONFIG,
     INDEX,
     SCHEDULER,
@@ -22,11 +25,8 @@ from ddiff.artifacts.diffusers import (
     scheduler_config,
     unet_config,
 )
-from ddiff.artifacts.loading import read_safetensors
-from ddiff.artifacts.names import DIFFUSERS, names_in, to_theirs
-from ddiff.artifacts.tensors import SAFE, write_tensors
-from ddiff.artifacts.trained import Trained
-from ddiff.config.options import Export
+from ddiff.interchange.names import DIFFUSERS, names_in, to_theirs
+from ddiff.interchange.tensors import SAFE, write_tensors
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import (
     check_outputs,

@@ -51,9 +51,9 @@ def _config(source: str, shape: list[int] | None) -> DictConfig:
     path = Path(source) / "config.yaml"
     if path.is_file():
         return stored(path)
-    from ddiff.artifacts.folders import is_foreign, read_foreign
     from ddiff.artifacts.loading import facts_of, is_artifact, read
-    from ddiff.artifacts.tensors import SAFE
+    from ddiff.interchange.folders import is_foreign, read_foreign
+    from ddiff.interchange.tensors import SAFE
 
     if is_artifact(source):
         return read(Path(source))[1]

@@ -8,10 +8,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ddiff.artifacts.names import in_words, listed
 from ddiff.artifacts.sources import Source
 from ddiff.config.options import Train
 from ddiff.config.resolvers import KNOWN, data_name, size_of
+from ddiff.interchange.names import in_words, listed
 from ddiff.system.errors import ConfigError
 
 PARTS = ("net", "schedule", "objective")  # that a source brings with it

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ddiff.artifacts.diffusers import OBJECTIVES, VARIANCES
-from ddiff.artifacts.foreign import (
+from ddiff.interchange.diffusers import OBJECTIVES, VARIANCES
+from ddiff.interchange.foreign import (
     Foreign,
     attended_sizes,
     config_of,
@@ -15,8 +15,8 @@ from ddiff.artifacts.foreign import (
     read_json_object,
     shaped,
 )
-from ddiff.artifacts.names import MONAI
-from ddiff.artifacts.tensors import PICKLED, SAFE
+from ddiff.interchange.names import MONAI
+from ddiff.interchange.tensors import PICKLED, SAFE
 from ddiff.system.bounds import Count, Filled, Positive, Share
 from ddiff.system.errors import DdiffError
 

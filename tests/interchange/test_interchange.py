@@ -1,6 +1,6 @@
 """Folders of diffusers and MONAI: tiny nets with random weights, and what their libraries computed.
 
-tests/artifacts/peers was made by tests/artifacts/peer_side.py, with diffusers 0.42.1 and MONAI
+tests/interchange/peers was made by tests/interchange/peer_side.py, with diffusers 0.42.1 and MONAI
 1.6.1; neither is needed here. test_peers.py compares with the libraries themselves.
 """
 
@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ddiff
-from ddiff.artifacts.diffusers import scheduler_config, unet_config
-from ddiff.artifacts.folders import read_foreign
-from ddiff.artifacts.names import DIFFUSERS, MONAI, names_in, to_theirs
 from ddiff.artifacts.trained import Trained
 from ddiff.artifacts.writing import Exported
 from ddiff.diffusion import objectives, schedules, solve, solvers
+from ddiff.interchange.diffusers import scheduler_config, unet_config
+from ddiff.interchange.folders import read_foreign
+from ddiff.interchange.names import DIFFUSERS, MONAI, names_in, to_theirs
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import export_of, make_run

@@ -9,7 +9,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from ddiff.artifacts.foreign import (
+from ddiff.diffusion import Schedule, schedules
+from ddiff.interchange.foreign import (
     Foreign,
     attended_sizes,
     config_of,
@@ -17,9 +18,8 @@ from ddiff.artifacts.foreign import (
     read_json_object,
     shaped,
 )
-from ddiff.artifacts.names import DIFFUSERS
-from ddiff.artifacts.tensors import PICKLED, SAFE
-from ddiff.diffusion import Schedule, schedules
+from ddiff.interchange.names import DIFFUSERS
+from ddiff.interchange.tensors import PICKLED, SAFE
 from ddiff.nets.norm import Norm
 from ddiff.system.bounds import At, Count, Filled, Positive, Share
 from ddiff.system.errors import ConfigError, DdiffError

@@ -10,10 +10,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ddiff.artifacts.names import Library, names_in, to_ours
-from ddiff.artifacts.tensors import read_tensors
 from ddiff.build import build_net
 from ddiff.config.validation import mismatch, validate
+from ddiff.interchange.names import Library, names_in, to_ours
+from ddiff.interchange.tensors import read_tensors
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import regular
 

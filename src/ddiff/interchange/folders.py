@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ddiff.artifacts.diffusers import is_diffusers, read_diffusers
-from ddiff.artifacts.foreign import Foreign
-from ddiff.artifacts.monai import is_monai, read_monai
+from ddiff.interchange.diffusers import is_diffusers, read_diffusers
+from ddiff.interchange.foreign import Foreign
+from ddiff.interchange.monai import is_monai, read_monai
 
 
 def is_foreign(source: str | Path) -> bool:
