@@ -49,46 +49,80 @@ def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> No
     assert checkpoint(tmp_path / "run")["global_step"] == step + 2
 
 
-def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
-    """Two ranks on the CPU; the second one gets the signal, and the first one says it."""
+KICK = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Kick(Callback):
+    \"\"\"A signal to this process, if it is the second rank, in its first validation.\"\"\"
+
+    def on_validation_start(self, trainer, pl_module):
+        if trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("moment", ["between two steps", "in a validation"])
+def test_a_signal_to_any_rank_saves_once_and_ends_all(moment: str, tmp_path: Path) -> None:
+    """Two ranks on the CPU; the second one gets the signal, and the first one says it.
+
+    Saving is collective: a rank that acts on a signal alone waits for the others for ever.
+    """
     ranks = ("trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp")
     options = [*DIGITS, *ranks, "budget.max_steps=100000", "budget.save_every=100000"]
+    if moment == "in a validation":
+        (tmp_path / "kick.py").write_text(KICK)
+        options.append("+callbacks.kick._target_=kick.Kick")
     process = subprocess.Popen(
         [sys.executable, "-m", "ddiff.train", *options],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DDIFF_TRUST": "kick"},
     )
-    best = tmp_path / "run/checkpoints/best.ckpt"
-    deadline = time.monotonic() + 120
-    while not best.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (second,) = [
-        int(child)
-        for child in children
-        if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
-    ]
-    os.kill(second, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    try:
+        if moment == "between two steps":
+            best = tmp_path / "run/checkpoints/best.ckpt"
+            deadline = time.monotonic() + 120
+            while not best.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(0.5)
+            os.kill(second_rank_of(process.pid), signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
     step = checkpoint(tmp_path / "run")["global_step"]
     assert process.returncode == 128 + signal.SIGTERM
     said = [line for line in errors.splitlines() if line.startswith("ddiff: ")]
     assert said == [f"ddiff: stopped by SIGTERM after step {step}; resume with ckpt_path=run"]
     deadline = time.monotonic() + 30
-    while running(second) and time.monotonic() < deadline:
+    while ranks_in(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not running(second)
+    assert not ranks_in(tmp_path)
 
 
-def running(pid: int) -> bool:
-    """Whether a process exists and has not ended, collected by its parent or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def second_rank_of(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (second,) = [
+        int(child)
+        for child in children
+        if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
+    ]
+    return second
+
+
+def ranks_in(folder: Path) -> list[int]:
+    """The processes that work in a folder and have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve() == folder:
+                found.append(int(entry.name))
+        except OSError:  # it has just ended
+            continue
+    return found
 
 
 def test_a_connection_that_breaks_does_not_end_what_nohup_started(tmp_path: Path) -> None:

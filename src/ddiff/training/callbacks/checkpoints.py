@@ -81,8 +81,6 @@ class Checkpoints(Callback):
         assert isinstance(trainer.val_check_batch, int)
         validation_due = (batch_idx + 1) % trainer.val_check_batch == 0
         validation_next = validation_due and trainer.enable_validation
-        if not between_steps:
-            self._agree()
         if not between_steps and not validation_next and step != self.saved_step:
             self._save_if_due(trainer, step)
 
@@ -95,28 +93,32 @@ class Checkpoints(Callback):
 
     def _save_if_due(self, trainer: Trainer, step: int) -> None:
         last = step >= trainer.max_steps or trainer.should_stop
-        if last or self.signum or step - self.saved_step >= self.every:
+        signum = self._agreed()
+        if last or signum or step - self.saved_step >= self.every:
             self._save(trainer, "last.ckpt")
             self.saved_step = step
-        if self.signum and not last:
-            name = signal.Signals(self.signum).name
+        if signum and not last:
+            name = signal.Signals(signum).name
             if not trainer.is_global_zero:  # rank 0 says it
-                sys.exit(128 + self.signum)
+                sys.exit(128 + signum)
             raise Stopped(
-                f"stopped by {name} after step {step}; resume with ckpt_path={self.run_dir}",
-                self.signum,
+                f"stopped by {name} after step {step}; resume with ckpt_path={self.run_dir}", signum
             )
 
     def _save(self, trainer: Trainer, name: str) -> None:
         self.nan.check()
         trainer.save_checkpoint(self.folder / name)
 
-    def _agree(self) -> None:
-        """Makes a signal to one rank a signal to all: 0.1 ms a step, where there are several."""
+    def _agreed(self) -> int:
+        """The signal that some rank was sent, the same on all of them; 0 without one.
+
+        Saving is collective, so a rank may not act on a signal that the others do not know yet.
+        0.1 ms a step, where there are several ranks.
+        """
+        signum = torch.tensor(self.signum or 0)
         if self._ranks is not None:
-            signum = torch.tensor(self.signum or 0)
             dist.all_reduce(signum, dist.ReduceOp.MAX, self._ranks)
-            self.signum = int(signum) or None
+        return int(signum)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
