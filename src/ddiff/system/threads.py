@@ -72,6 +72,14 @@ def quota() -> float:
     return min(found)
 
 
+def cores_here() -> list[int]:
+    """The numbers of the cores that this process may use, no more of them than its quota allows."""
+    able = hasattr(os, "sched_getaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if able else list(range(os.cpu_count() or 1))
+    limit = quota()
+    return cores if limit == math.inf else cores[: max(1, math.ceil(limit))]
+
+
 def _limit(folder: Path) -> float:
     """Quota of one cgroup in cores, from the second version's file or the first version's.
 

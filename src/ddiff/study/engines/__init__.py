@@ -1,0 +1,6 @@
+"""Engines: where the jobs of a study, or the shards of `sample` and `evaluate`, run."""
+
+from ddiff.study.engines.base import Ended, Engine, Job, run_all
+from ddiff.study.engines.local import Local
+
+__all__ = ["Ended", "Engine", "Job", "Local", "run_all"]
