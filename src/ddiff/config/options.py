@@ -44,6 +44,7 @@ class Budget:
     sample_every: Steps
     log_every: Steps
     save_every: Steps
+    pause_at: Steps | None
 
 
 @dataclass(frozen=True, kw_only=True)
