@@ -29,9 +29,8 @@ def test_a_busy_machine_gives_no_one_more_steps() -> None:
     random = np.random.default_rng(0)
     load = random.uniform(1, 4, 30)
     noise = lambda: 1 + 0.03 * random.standard_normal(30)  # noqa: E731
-    found = step_seconds({
-        "first": load * noise(), "same": load * noise(), "slower": 1.2 * load * noise()
-    })  # fmt: skip
+    times = {"first": load * noise(), "same": load * noise(), "slower": 1.2 * load * noise()}
+    found = step_seconds({name: of.tolist() for name, of in times.items()})
     assert found["same"] == found["first"]
     assert found["slower"] / found["first"] == pytest.approx(1.2, rel=0.03)
 
@@ -40,7 +39,7 @@ def test_of_trainings_that_cost_the_same_few_are_called_different() -> None:
     random = np.random.default_rng(1)
     different = 0
     for _ in range(500):
-        found = step_seconds({n: 1 + 0.05 * random.standard_normal(20) for n in "ab"})
+        found = step_seconds({n: (1 + 0.05 * random.standard_normal(20)).tolist() for n in "ab"})
         different += found["a"] != found["b"]
     assert different < 500 * 0.12  # a two-sided test at two standard errors, of a median of 20
 
