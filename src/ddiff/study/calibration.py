@@ -135,7 +135,7 @@ class Turns:
 def count_scorings(
     timesteps: TimestepSampler, batches: int
 ) -> tuple[tuple[Tensor, Gradient] | None, int]:
-    """Return what a sampler of timesteps asks to have measured, and how often in so many batches."""
+    """Return what a sampler asks to have measured, and how often in so many batches."""
     asked: list[tuple[Tensor, Gradient]] = []
 
     def norms(t: Tensor, of: Gradient) -> Tensor:
