@@ -162,7 +162,7 @@ def test_sums_of_four_differ_by_rounding(tmp_path: Path) -> None:
         for run in ("one", "two")
     )
     apart = float((one - two).norm() / one.norm())
-    assert 0 < apart < 1e-5, apart
+    assert 0 < apart < 1e-6, apart  # measured: 3.1e-7
     losses = [scalars(tmp_path / run, "val/loss")[5] for run in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
