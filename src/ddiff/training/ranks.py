@@ -56,8 +56,7 @@ def check_launch(trainer: DictConfig) -> None:
 
 
 class FromFirst:
-    """What rank 0 decides before the ranks are connected: `ask` is answered by rank 0 alone, and
-    waits for that answer elsewhere."""
+    """Answers that rank 0 gives, and the others wait for, before the ranks are connected."""
 
     _store: ClassVar[Any] = None  # as long as the process lives, for another rank may be late
     _answers: ClassVar[int] = 0  # in that store
@@ -119,7 +118,7 @@ def _connected() -> Any:
 
 
 class Agreement:
-    """What ranks that train tell each other, on CPUs, so that no GPU is waited for.
+    """Messages between ranks that train, on CPUs, so that no GPU is waited for.
 
     Every method is collective: all ranks call it at the same moment. 0.1 ms a call.
     """
