@@ -37,6 +37,7 @@ GROUPS = {
     "precision": Place(("ddiff.system.precision",)),
     "backend": Place(("ddiff.backends",)),
     "profiler": Place(("ddiff.profiling",)),
+    "engine": Place(("ddiff.study.engines",)),
     "format": Place(("ddiff.artifacts",)),
     "extractor": Place(("ddiff.metrics",), ("shape", "data", "device"), True),
     "metrics": Place(("ddiff.metrics",), needs_lightning=True),

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import pynvml
 
-from ddiff.study.engines.base import Ended, Job
+from ddiff.study.engines.base import Ended, Job, environment_of_jobs
 from ddiff.system.bounds import At
 from ddiff.system.errors import ConfigError
 from ddiff.system.threads import cores_here
@@ -95,7 +95,7 @@ class Local:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **slot.environment()},
+                    env=environment_of_jobs() | slot.environment(),
                     start_new_session=True,  # Ctrl-C reaches the engine alone, which ends its jobs
                     preexec_fn=_end_with_parent(),
                 )
