@@ -1,4 +1,5 @@
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,13 +35,25 @@ def small(**options):
     return data
 
 
+def one_of(rank, world_size, position=0, limit=1.0, **options):
+    """The data of one of several ranks, after `position` batches of all."""
+    data = small(**options)
+    data.trainer = SimpleNamespace(
+        global_rank=rank,
+        world_size=world_size,
+        limit_val_batches=limit,
+        lightning_module=SimpleNamespace(batches_seen=position),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    return data
+
+
 def same(a, b):
     return all(torch.equal(p[0], q[0]) for p, q in zip(a, b, strict=True))
 
 
 def test_batches_per_epoch():
     assert batches_per_epoch(23, 5) == 4
-    assert batches_per_epoch(23, 5, 2) == 2
     assert batches_per_epoch(3, 5) == 1
     assert small().batches_per_epoch == 5
 
@@ -55,13 +68,13 @@ def test_every_sample_at_most_once_an_epoch_and_epochs_differ():
     assert torch.equal(epochs[1], expected)
 
 
-def test_ranks_are_disjoint_and_make_the_global_batch():
-    whole = stream(length=40, batch_size=8)
-    halves = [stream(length=40, batch_size=4, rank=r, world_size=2) for r in range(2)]
-    for n in range(12):
-        parts = [half.indices(n) for half in halves]
-        assert not set(parts[0].tolist()) & set(parts[1].tolist())
-        assert torch.equal(torch.cat(parts), whole.indices(n))
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_take_the_batches_of_one_stream_in_turn(world_size):
+    alone = list(islice(small(flip=True).train_dataloader(), 4 + 3 * world_size))
+    for rank in range(world_size):
+        data = one_of(rank, world_size, flip=True, position=4)
+        assert same(list(islice(data.train_dataloader(), 3)), alone[4 + rank :: world_size])
+        assert data.batches_per_epoch == small().batches_per_epoch
 
 
 def test_a_set_smaller_than_a_batch_repeats_its_order():
@@ -94,14 +107,18 @@ def test_flips_are_keyed_and_fair():
 def test_validation_is_in_order_whole_and_split_over_ranks():
     batches = ValBatches(Numbers(11), 4)
     assert [batches[i][1].tolist() for i in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    data = small()
-    got = [len(x) for x, _ in data.val_dataloader()]
-    assert got == [4, 4, 2]
-    data.trainer = type("Two", (), {"global_rank": 1, "world_size": 2, "strategy": None})()
-    data._pinned = lambda: False
-    (x, _), *rest = list(data.val_dataloader())
-    assert not rest
-    assert torch.equal(x, data.val.batch(torch.arange(4, 8))[0])
+    alone = list(small().val_dataloader())
+    assert [len(x) for x, _ in alone] == [4, 4, 2]
+    ranks = [list(one_of(rank, 2).val_dataloader()) for rank in range(2)]
+    assert same(ranks[0], [alone[0], alone[2]])
+    assert same(ranks[1], [alone[1], alone[0]])  # as many as the other; the module leaves it out
+
+
+@pytest.mark.parametrize(("limit", "number"), [(1.0, 3), (2, 2), (9, 3), (0.7, 2), (1, 1), (0, 0)])
+def test_a_limit_on_validation_counts_the_batches_of_all_ranks(limit, number):
+    ranks = [one_of(rank, 2, limit=limit) for rank in range(2)]
+    assert [data.num_val_batches for data in ranks] == [number] * 2
+    assert [len(list(data.val_dataloader())) for data in ranks] == [-(-number // 2)] * 2
 
 
 def test_a_loader_started_at_n_continues_the_stream():

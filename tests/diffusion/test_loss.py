@@ -78,18 +78,6 @@ def test_noise_may_come_from_elsewhere():
     assert found.each.tolist() == pytest.approx([0.04] * 3, rel=1e-6)
 
 
-def test_ranks_draw_different_parts_of_one_stratified_batch():
-    from ddiff.diffusion.timesteps import Stratified
-
-    x_0, sampler = torch.zeros(5, 1), Stratified(SCHEDULE)
-    t = [
-        loss(Asked(), x_0, None, SCHEDULE, V(), sampler, drawn(6), rank=rank, world_size=2).t
-        for rank in (0, 1)
-    ]
-    tenths = sorted(((torch.cat(t) - 1) // 10).tolist())
-    assert tenths == list(range(10))
-
-
 def test_errors_are_float32_under_a_half_precision_net():
     x_0, t, eps = torch.ones(2, 3), torch.tensor([1, 50]), torch.zeros(2, 3)
     x_t, target = noised(x_0, t, eps, SCHEDULE, X0())

@@ -1,10 +1,14 @@
 """Starting ddiff as a user does, and reading back what a run wrote."""
 
 import atexit
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +66,13 @@ class Forks:
     def run(self, jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
         """The commands one after another."""
         if self.process is None:
+            path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.forks"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             )
         to, back = self.process.stdin, self.process.stdout
         assert to
@@ -127,3 +132,56 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
         pairs = enumerate(zip(a, b, strict=True))
         return [d for i, (x, y) in pairs for d in differences(x, y, f"{path}[{i}]")]
     return [] if a == b else [path]
+
+
+def free_port() -> int:
+    """The first of two free ports in a row, for `by_torchrun` and `by_slurm`."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                two.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def by_torchrun(rank: int, number: int, port: int) -> dict[str, str]:
+    """The variables that torchrun gives to a rank, but for its store: rank 0 serves one."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+    own |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {"TORCHELASTIC_RUN_ID": "none"} | {name: str(value) for name, value in own.items()}
+
+
+def by_slurm(rank: int, number: int, port: int) -> dict[str, str]:
+    """The variables that srun gives to a rank, of those that Lightning and ddiff read."""
+    own = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_NNODES": 1}
+    own |= {"SLURM_NTASKS": number, "SLURM_NTASKS_PER_NODE": number, "SLURM_JOB_ID": 1234}
+    own |= {"SLURM_STEP_NUM_TASKS": number, "SLURM_JOB_NAME": "train", "MASTER_PORT": port}
+    return {"SLURM_NODELIST": "127.0.0.1"} | {name: str(value) for name, value in own.items()}
+
+
+PAIR = FORKS, Forks()  # for each of two ranks
+atexit.register(PAIR[1].close)
+
+
+def two_ranks(
+    *options: str,
+    cwd: Path,
+    launcher: Callable[[int, int, int], dict[str, str]] = by_torchrun,
+    kill: tuple[int, int] | None = None,
+    **env: str,
+) -> list[Done]:
+    """A training by two ranks that a launcher has started: what each of them said.
+
+    `kill`: a rank, and the step in which it is killed.
+    """
+    options = (*options, "trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp")
+    port = free_port()
+
+    def one(rank: int) -> Done:
+        at = kill[1] if kill and kill[0] == rank else None
+        own = job("train", *options, kill_at=at, seconds=120, **launcher(rank, 2, port), **env)
+        return PAIR[rank].run([own], cwd)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, range(2)))

@@ -72,11 +72,13 @@ class ResumePoint:
     shapes: dict[str, tuple[int, ...]]  # of the state dict
     written: int  # when the file was, in ns
     threads: int | None  # that computed it; None: not known, of an older ddiff
+    ranks: int  # that trained it
+    one_stream: bool  # whether they took batches of one stream in turn; older versions did not
 
     @classmethod
     def at(cls, source: str, run_dir: str | None) -> "ResumePoint":
         """The run's own overrides come first, then this command's."""
-        from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
+        from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, ranks_of
 
         path = find_checkpoint(source)
         written = path.stat().st_mtime_ns
@@ -111,6 +113,8 @@ class ResumePoint:
             shapes=shapes,
             written=written,
             threads=facts.get("threads"),
+            ranks=ranks_of(checkpoint),
+            one_stream="ranks" in facts,
         )
 
     def check(self, now: Mapping) -> None:
@@ -216,9 +220,9 @@ def _as_trained(then: list[str], trained: DictConfig) -> dict[str, Any]:
     another recipe), and what they were."""
     cfg, before = compose("train", then), flat(trained)
     kept: dict[str, Any] = {}
+    now = flat(resolved(cfg))
     # budget first: other options refer to it
     for name in sorted(before, key=lambda name: (not name.startswith("budget"), name)):
-        now = flat(resolved(cfg))
         if name not in now or before[name] == now[name] or name.startswith(ELSEWHERE):
             continue
         group = name.partition(".")[0]
@@ -227,6 +231,7 @@ def _as_trained(then: list[str], trained: DictConfig) -> dict[str, Any]:
         name = group if whole else name
         kept[name] = OmegaConf.select(trained, name)
         OmegaConf.update(cfg, name, kept[name], merge=False)
+        now = flat(resolved(cfg))
     return kept
 
 

@@ -35,6 +35,7 @@ from ddiff.system.errors import ConfigError, DdiffError, nearest
 
 Main = Callable[[DictConfig], Any]
 GET_MODE = Hydra.get_mode
+ONE_LINE = "DDIFF_ONE_LINE"  # tells other ranks that HYDRA_FULL_ERROR is ours, not the user's
 
 
 def entry(
@@ -48,7 +49,9 @@ def entry(
     def decorate(main: Main) -> Callable[[], None]:
         @functools.wraps(main)
         def run() -> None:
-            trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE not in os.environ
+            if not trace:
+                os.environ[ONE_LINE] = "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall raise, not print
             shield = nullcontext() if trace else one_line(config_name)
 

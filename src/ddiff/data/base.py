@@ -39,7 +39,7 @@ class Data(LightningDataModule, ABC):
 
     Known once constructed: `shape` [C, *S], `num_classes`, `class_names`.
     Known after `setup`: `train` and `val`.
-    Training resumes at batch `position`, which checkpoints carry.
+    Training resumes at batch `position` of the stream that all ranks share; checkpoints carry it.
     """
 
     batch_size: BatchSize
@@ -72,26 +72,47 @@ class Data(LightningDataModule, ABC):
 
     @property
     def batches_per_epoch(self) -> int:
-        return batches_per_epoch(len(self.train), self.batch_size, self._place()[1])
+        return batches_per_epoch(len(self.train), self.batch_size)
+
+    @property
+    def num_val_batches(self) -> int:
+        """Number of batches in a validation, of all ranks, under trainer.limit_val_batches."""
+        number = len(ValBatches(self.val, self.batch_size))
+        limit = self.trainer.limit_val_batches if self.trainer else None
+        if limit is None:
+            return number
+        return int(number * limit) if isinstance(limit, float) else min(number, limit)
 
     def train_dataloader(self) -> Loader:
-        """Endless loader of training batches that starts at batch `position`."""
-        batches = TrainBatches(self.train, self.batch_size, self.seed, *self._place(), self.flip)
-        return loader(batches, CountFrom(self.position), self._workers(), self._pinned())
+        """Endless loader of training batches that starts at batch `position`; rank r of W takes
+        batches r, r + W, ... from there."""
+        rank, world_size = self._place()
+        batches = TrainBatches(self.train, self.batch_size, self.seed, self.flip)
+        numbers = CountFrom(self._seen() + rank, world_size)
+        return loader(batches, numbers, self._workers(), self._pinned())
 
     def val_dataloader(self) -> Loader:
-        """Loader of validation batches in order; rank r of W takes batches r, r + W, ..."""
+        """Loader of validation batches in order; rank r of W takes batches r, r + W, ...
+
+        All ranks have equally many, for Lightning's loop must not end earlier on one of them. What
+        is too much repeats the first batches, and the module leaves it out.
+        """
         rank, world_size = self._place()
         batches = ValBatches(self.val, self.batch_size)
-        mine = range(rank, len(batches), world_size)
+        number = len(batches) if world_size == 1 else self.num_val_batches
+        mine = [n % number for n in range(rank, -(-number // world_size) * world_size, world_size)]
         return loader(batches, mine, self._workers(), self._pinned())
 
     def state_dict(self) -> dict[str, Any]:
-        seen: Any = self.trainer.lightning_module.batches_seen if self.trainer else self.position
-        return {"position": int(seen)}
+        return {"position": self._seen()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position = int(state_dict["position"])
+
+    def _seen(self) -> int:
+        """Number of training batches that all ranks together have had."""
+        seen: Any = self.trainer.lightning_module.batches_seen if self.trainer else self.position
+        return int(seen)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,6 +1,7 @@
-"""The training stream: micro-batch n is a pure function of (seed, n, rank, world size).
+"""The training stream: micro-batch n of the whole training is a pure function of (seed, n).
 
-This makes resuming exact: to continue after n batches is to start counting at n.
+This makes resuming exact: to continue after n batches is to start counting at n. It is the same
+stream for any number of ranks, which take its batches in turn.
 """
 
 from collections.abc import Iterator
@@ -15,28 +16,26 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ddiff.data.source import Source
 from ddiff.system.errors import DdiffError
-from ddiff.system.random import generator
+from ddiff.system.random import STREAM, generator
 
 Batch = tuple[Tensor, Tensor | None]
 
 
-def batches_per_epoch(length: int, batch_size: int, world_size: int = 1) -> int:
-    """Number of batches in an epoch.
+def batches_per_epoch(length: int, batch_size: int) -> int:
+    """Number of batches in an epoch, of all ranks.
 
     The last incomplete batch is dropped; a set smaller than one batch is repeated to fill it.
     """
-    return max(1, length // (batch_size * world_size))
+    return max(1, length // batch_size)
 
 
 @dataclass(eq=False)
 class TrainBatches(Dataset[Batch]):
-    """Endless sequence of training batches: item n is the n-th whole batch of this rank."""
+    """Endless sequence of training batches: item n is the n-th of all ranks."""
 
     source: Source
     batch_size: int
     seed: int
-    rank: int = 0
-    world_size: int = 1
     flip: bool = False
 
     def __post_init__(self) -> None:
@@ -46,14 +45,14 @@ class TrainBatches(Dataset[Batch]):
     def __getitem__(self, n: int) -> Batch:
         x, y = self.source.batch(self.indices(n))
         if self.flip:
-            flipped = torch.rand(len(x), generator=self._generator("flip", self.rank, n)) < 0.5
+            flipped = torch.rand(len(x), generator=self._generator("flip", STREAM, n)) < 0.5
             x[flipped] = x[flipped].flip(-1)
         return x, y
 
     def indices(self, n: int) -> Tensor:
         """Indices of the samples in batch n, [batch_size] int64."""
-        epoch, k = divmod(n, batches_per_epoch(len(self.source), self.batch_size, self.world_size))
-        start = (k * self.world_size + self.rank) * self.batch_size
+        epoch, k = divmod(n, batches_per_epoch(len(self.source), self.batch_size))
+        start = k * self.batch_size
         if epoch != self._epoch:
             drawn = torch.randperm(len(self.source), generator=self._generator("order", epoch))
             self._epoch, self._order = epoch, drawn
@@ -77,13 +76,13 @@ class ValBatches(Dataset[Batch]):
 
 
 class CountFrom(Sampler[int]):
-    """Sampler of start, start + 1, ... without end, again from start each time it is iterated."""
+    """Sampler of start, start + step, ... without end, from start each time it is iterated."""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self, start: int, step: int = 1) -> None:
+        self.start, self.step = start, step
 
     def __iter__(self) -> Iterator[int]:
-        return count(self.start)
+        return count(self.start, self.step)
 
 
 class Loader(DataLoader[Batch]):
@@ -106,7 +105,7 @@ def as_is(batch: Any) -> Any:
 
 
 def loader(
-    batches: Dataset[Batch], sampler: Sampler[int] | range, num_workers: int, pin_memory: bool
+    batches: Dataset[Batch], sampler: Sampler[int] | list[int], num_workers: int, pin_memory: bool
 ) -> Loader:
     return Loader(
         batches,

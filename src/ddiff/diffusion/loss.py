@@ -35,8 +35,6 @@ def loss(
     *,
     p_uncond: float = 0.0,
     add_noise: AddNoise | None = None,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> Losses:
     """Return the loss of a batch x_0 [B, C, *S] with labels y [B] or None.
 
@@ -47,11 +45,9 @@ def loss(
     - `p_uncond`: the probability with which each label is dropped.
     - `add_noise`: a function that noises the batch with its own random numbers; None takes the
       noise from `generator`.
-    - `rank`, `world_size`: this process's number, and the number of processes that draw one batch
-      together.
     """
     with phase("timesteps"):
-        t, weight = timesteps.sample(len(x_0), generator, rank, world_size)
+        t, weight = timesteps.sample(len(x_0), generator)
     with phase("noise"):
         if add_noise:
             x_t, target = add_noise(x_0, t)

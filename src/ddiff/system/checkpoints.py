@@ -58,6 +58,32 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
+def ranks_of(checkpoint: dict[str, Any]) -> int:
+    """Number of ranks that trained up to a checkpoint.
+
+    The first versions did not record it. There, the sums of the callback Timesteps have a row for
+    each rank; without them, trainer.devices says it.
+    """
+    facts = checkpoint["ddiff"]
+    if "ranks" in facts:
+        return int(facts["ranks"])
+    sums = checkpoint.get("callbacks", {}).get("Timesteps", {}).get("sums")
+    if sums is not None:
+        return len(sums)
+    trainer = facts["config"].get("trainer", {})
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    return devices * nodes if isinstance(devices, int) and devices > 0 else 1
+
+
+def batches_of_all_ranks(checkpoint: dict[str, Any]) -> int:
+    """Number of micro-batches that all ranks together have trained on.
+
+    The first versions counted those of one rank.
+    """
+    number = int(checkpoint["batches_seen"])
+    return number if "ranks" in checkpoint["ddiff"] else number * ranks_of(checkpoint)
+
+
 def check_sums(path: Path) -> None:
     """Raise where a bit of the file has changed since it was written.
 

@@ -7,9 +7,11 @@ import hashlib
 
 import torch
 
+STREAM = 0  # in keys of training, where older versions had the rank: one stream is for all ranks
+
 
 def key(*words: int | str) -> int:
-    """A 63-bit number from any words: `key(seed, "train", rank, step)`."""
+    """A 63-bit number from any words: `key(seed, "train", STREAM, batch)`."""
     digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

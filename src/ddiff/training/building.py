@@ -107,11 +107,13 @@ def build_trainer(
 
 def _quiet() -> None:
     """Leaves of Lightning's remarks those that a user of ddiff can act on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # ours hold their data in memory, or chose their workers
         ".*in eval mode at the start of training.*",  # the averaged net always is
         ".*treespec, LeafSpec.*",
         ".*Checkpoint directory.*exists and is not empty.*",
+        ".*functional.all_gather is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message)

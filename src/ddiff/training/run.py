@@ -1,10 +1,9 @@
 """A run: one directory that holds everything about one training."""
 
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from ddiff.sampling.writing import sampled
 from ddiff.system.console import console
 from ddiff.system.devices import device_for
 from ddiff.system.environment import environment
-from ddiff.system.errors import ConfigError
+from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import lock, read_json, replacing, write_json
 from ddiff.system.resources import PeakMemory
 from ddiff.training.building import build_module, build_trainer, fill_in_data_facts
@@ -42,10 +41,9 @@ from ddiff.training.callbacks import (
 from ddiff.training.callbacks.samples import Found
 from ddiff.training.loggers import board_of, build_loggers
 from ddiff.training.modules import DDPM
+from ddiff.training.ranks import FromFirst, check_launch, lost, rank
 from ddiff.training.starting import Start, brought, start_from
 from ddiff.training.summary import summarise
-
-RANK_ZERO_DIR = "DDIFF_RANK_ZERO_DIR"
 
 
 class Run:
@@ -73,11 +71,15 @@ class Run:
                 "to go on, give a larger budget.max_steps"
             )
         _check_metric(options)
-        path = _directory(options, point, job_folder)
+        check_launch(options.trainer)
+        first = FromFirst()
+        path = Path(first.ask(lambda: str(_directory(options, point, job_folder))))
         self.device = device_for(options.trainer.accelerator)
         self.peak = PeakMemory(self.device)
         self.data = build(options.data)
-        self.data.prepare_data()
+        first.ask(lambda: str(self.data.prepare_data()))  # a download is made once
+        if not self.is_first:
+            self.data.prepare_data()
         self.data.setup("fit")
         fill_in_data_facts(options, self.data, begun=point is not None)
         self.tree = tree_of(options)
@@ -102,7 +104,7 @@ class Run:
     @property
     def is_first(self) -> bool:
         """True if this process is the one that writes, of several that train together."""
-        return _rank() == 0
+        return rank() == 0
 
     def fit(self) -> None:
         """Trains, from the resume point where there is one. A start that fails leaves nothing."""
@@ -142,7 +144,6 @@ class Run:
             elif _holds_run(path):  # another process has begun and ended it meanwhile
                 self.lock.release()
                 raise ConfigError(_taken(path))
-        os.environ[RANK_ZERO_DIR] = str(path)
 
     def _announce(self) -> None:
         backend = build_backend(self.options.backend, self.device).name
@@ -169,7 +170,8 @@ class Run:
         self.begun = True
         backend = build_backend(self.options.backend, self.device).name
         where = environment(self.device, self.precision.dtype)
-        where |= {"backend": backend, "overrides": self.overrides}
+        ranks = self.trainer.world_size
+        where |= {"backend": backend, "ranks": ranks, "overrides": self.overrides}
         file = self.path / "environment.json"
         if self.point and self.point.in_place:
             before = read_json(file)
@@ -194,12 +196,26 @@ class Run:
         self.board = board_of(self.loggers)
         self.progress = Progress(options.data.batch_size, options.budget.log_every, self.started)
         profiler = build(options.profiler) if self.is_first else Off()
+        limit = options.trainer.limit_val_batches
+        if isinstance(limit, float) and limit > 0:  # a share of what all ranks have, not of each
+            options.trainer.limit_val_batches = int(self.data.num_val_batches * limit) or limit
         with profiler.watching(self._subject()) as timeline:
             self.trainer = build_trainer(
                 options, self.path, self.loggers, self._callbacks(), self.precision, timeline
             )
+            if self.point and self.is_first:
+                for line in _step_changes(self.point, options, self.trainer.world_size):
+                    console.print(line)
             ckpt_path = str(self.point.path) if self.point else None
-            self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
+            try:
+                self.trainer.fit(self.module, self.data, ckpt_path=ckpt_path, weights_only=True)
+            except RuntimeError as error:
+                if self.trainer.world_size == 1 or not lost(error):
+                    raise
+                raise DdiffError(
+                    f"rank {self.trainer.global_rank} ends, for it lost another rank, which may "
+                    f"have said why; resume with ckpt_path={self.path}"
+                ) from error
 
     def _callbacks(self) -> list[Callback]:
         """Callbacks: first those that exact resuming needs, then the named ones of the config.
@@ -275,11 +291,9 @@ def _directory(options: Train, point: ResumePoint | None, job_folder: Path | Non
         return point.run_dir
     if options.run_dir:
         path = Path(options.run_dir)
-        if _rank() == 0 and _holds_run(path):
+        if _holds_run(path):
             raise ConfigError(_taken(path))
         return path
-    if _rank() and RANK_ZERO_DIR in os.environ:
-        return Path(os.environ[RANK_ZERO_DIR])  # Lightning starts the other ranks from rank 0
     if job_folder:
         return job_folder
     _check_name(options)
@@ -345,6 +359,30 @@ def _rate(optimizer: DictConfig, lr_schedule: DictConfig, step: int) -> float:
     return built.param_groups[0]["initial_lr"] * factor
 
 
-def _rank() -> int:
-    """This process's rank; Lightning sets it before it starts the others."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+def _step_changes(point: ResumePoint, options: Train, ranks: int) -> Iterator[str]:
+    """Describe what changes in the samples of a step when a run continues."""
+    then, step = point.trained, point.step
+    before = (point.ranks, then.trainer.accumulate_grad_batches, then.data.batch_size)
+    now = (ranks, options.trainer.accumulate_grad_batches, options.data.batch_size)
+    if point.ranks > 1 and not point.one_stream:
+        yield (
+            f"the run had {point.ranks} ranks of an older ddiff, which dealt out batches and noise "
+            "otherwise: it continues, but not with the same batches"
+        )
+    if now == before:
+        return
+    if math.prod(now) != math.prod(before):
+        effect = f"a step has {math.prod(now)} samples (was {math.prod(before)})"
+    elif now[2] == before[2]:
+        effect = "the same samples and noise a step, sums in another order"
+    else:
+        effect = "as many samples a step, in other batches"
+    yield f"from step {step} on: {_in_words(*now)} (was {_in_words(*before)}): {effect}"
+
+
+def _in_words(ranks: int, accumulate: int, size: int) -> str:
+    """`2 ranks x 1 batch of 8`."""
+    return (
+        f"{ranks} {'rank' if ranks == 1 else 'ranks'} x "
+        f"{accumulate} {'batch' if accumulate == 1 else 'batches'} of {size}"
+    )

@@ -38,13 +38,8 @@ class TimestepSampler(nn.Module, ABC):
         """Return the loss weight of t = 1..T, [T]: 1 / (T p) if unbiased, else 1."""
         return 1 / (self.T * law) if self.unbiased else torch.ones_like(law)
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Draw t [B] int64 and their loss weights [B] float32, on the generator's device.
-
-        `rank` of `world_size` processes draws its part of one batch that they share.
-        """
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw t [B] int64 and their loss weights [B] float32, on the generator's device."""
         return self.draw(torch.rand(batch_size, generator=generator, device=generator.device))
 
     def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,14 +86,9 @@ def quantile(law: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(torch.searchsorted(cdf, u * cdf[-1], right=True), last)
 
 
-def stratified(
-    batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-) -> Tensor:
-    """Stratified numbers u = (i + U) / N [B] over the global batch of N.
-
-    Ranks interleave, so that each rank sees the whole range.
-    """
+def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
+    """Stratified numbers u = (i + U) / N for i = 0..N-1, [N]."""
     device = generator.device
-    i = rank + world_size * torch.arange(batch_size, device=device)
+    i = torch.arange(batch_size, device=device)
     within = torch.rand(batch_size, generator=generator, device=device)
-    return (i + within) / (batch_size * world_size)
+    return (i + within) / batch_size

@@ -19,16 +19,14 @@ class Uniform(TimestepSampler):
     def law(self) -> Tensor:
         return torch.full((self.T,), 1 / self.T)
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         device = generator.device
         t = torch.randint(1, self.T + 1, (batch_size,), generator=generator, device=device)
         return t, torch.ones(batch_size, device=device)
 
 
 class Stratified(TimestepSampler):
-    """Uniform timesteps in strata: u = (i + U) / N over the global batch. Unbiased.
+    """Uniform timesteps in strata: u = (i + U) / N in a batch of N. Unbiased.
 
     Each of N equal strata gets one draw.
     """
@@ -38,15 +36,12 @@ class Stratified(TimestepSampler):
     def law(self) -> Tensor:
         return torch.full((self.T,), 1 / self.T)
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         device = generator.device
-        # ranks interleave, so that each sees all noise levels
-        i = rank + world_size * torch.arange(batch_size, device=device)
+        i = torch.arange(batch_size, device=device)
         within = torch.randint(self.T, (batch_size,), generator=generator, device=device)
         # floor(u T) in integers, within = floor(U T): i + U in float32 may round into stratum i + 1
-        t = (i * self.T + within) // (batch_size * world_size) + 1
+        t = (i * self.T + within) // batch_size + 1
         return t, torch.ones(batch_size, device=device)
 
 
@@ -69,9 +64,7 @@ class LogitNormal(TimestepSampler):
         edges = torch.arange(self.T + 1, dtype=torch.float64) / self.T
         return torch.special.ndtr((torch.logit(edges) - self.mean) / self.std).diff().float()
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         device = generator.device
         normal = torch.randn(batch_size, generator=generator, device=device)
         t = (torch.sigmoid(self.mean + self.std * normal) * self.T).long() + 1

@@ -71,9 +71,9 @@ class LossSecondMoment(TimestepSampler):
 class StratifiedImportance(TimestepSampler):
     """Stratified importance sampling by the RMS norm of the gradient at the net's output.
 
-    Unbiased. p(t) ~ w sqrt(E[L_t]), mixed with `epsilon` of uniform. u = (i + U) / N over the
-    global batch, so that every batch of N has one draw in each of N strata of equal probability.
-    The law is uniform, in strata too, until every bin has been seen.
+    Unbiased. p(t) ~ w sqrt(E[L_t]), mixed with `epsilon` of uniform. u = (i + U) / N, so that every
+    batch of N has one draw in each of N strata of equal probability. The law is uniform, in strata
+    too, until every bin has been seen.
 
     With p proportional to the RMS norm of the gradient, importance sampling has the least variance
     that any law of t can have (Zhao and Zhang 2015). The strata remove the part of that variance
@@ -94,10 +94,8 @@ class StratifiedImportance(TimestepSampler):
         self.bins, self.epsilon = Bins(self.T, bins), mixed(epsilon)
         self.average = Averages(self.bins, decay)  # averages of w^2 L
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        return self.draw(stratified(batch_size, generator, rank, world_size))
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.draw(stratified(batch_size, generator))
 
     def update(self, t: Tensor, losses: Tensor, weights: Tensor) -> None:
         self.average.add(t, weights.square() * losses)

@@ -93,9 +93,7 @@ class SpeedReleased(TimestepSampler):
         """Return the law of a large batch, [T]: half from p, half from its mirror image."""
         return (self.p + self.q) / 2
 
-    def sample(
-        self, batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         first = batch_size // 2 + 1
         i = quantile(self.p, torch.rand(first, generator=generator, device=generator.device))
         t = torch.cat([i, self.mirror[i]])[:batch_size] + 1

@@ -1,20 +1,19 @@
 """last.ckpt and best.ckpt, at moments from which resuming is exact; and leaving on a signal."""
 
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ddiff.system.environment import version_of
 from ddiff.system.errors import Stopped
 from ddiff.training.callbacks.finite import StopOnNaN
 from ddiff.training.callbacks.order import When
+from ddiff.training.ranks import Agreement, end_all
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
@@ -49,7 +48,7 @@ class Checkpoints(Callback):
         self.saved_step = -1
         self.signum: int | None = None
         self._handlers: dict[int, Any] = {}
-        self._ranks: dist.ProcessGroup | None = None  # on CPUs, so that no GPU is waited for
+        self.ranks = Agreement()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -60,14 +59,15 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        made_by = {"version": version_of("ddiff"), "threads": torch.get_num_threads()}
-        checkpoint["ddiff"] = {**made_by, **self.config}
+        checkpoint["ddiff"] = {
+            "version": version_of("ddiff"),
+            "threads": torch.get_num_threads(),
+            "ranks": trainer.world_size,
+            **self.config,
+        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
-        if trainer.world_size > 1:
-            group = dist.new_group(backend="gloo")
-            self._ranks = group if isinstance(group, dist.ProcessGroup) else None
         for name in SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
@@ -93,32 +93,19 @@ class Checkpoints(Callback):
 
     def _save_if_due(self, trainer: Trainer, step: int) -> None:
         last = step >= trainer.max_steps or trainer.should_stop
-        signum = self._agreed()
+        # saving is collective: a rank may not act on a signal that the others do not know yet
+        signum = self.ranks.largest(self.signum or 0)
         if last or signum or step - self.saved_step >= self.every:
             self._save(trainer, "last.ckpt")
             self.saved_step = step
         if signum and not last:
             name = signal.Signals(signum).name
-            if not trainer.is_global_zero:  # rank 0 says it
-                sys.exit(128 + signum)
-            raise Stopped(
-                f"stopped by {name} after step {step}; resume with ckpt_path={self.run_dir}", signum
-            )
+            text = f"stopped by {name} after step {step}; resume with ckpt_path={self.run_dir}"
+            end_all(Stopped(text, signum))
 
     def _save(self, trainer: Trainer, name: str) -> None:
         self.nan.check()
         trainer.save_checkpoint(self.folder / name)
-
-    def _agreed(self) -> int:
-        """The signal that some rank was sent, the same on all of them; 0 without one.
-
-        Saving is collective, so a rank may not act on a signal that the others do not know yet.
-        0.1 ms a step, where there are several ranks.
-        """
-        signum = torch.tensor(self.signum or 0)
-        if self._ranks is not None:
-            dist.all_reduce(signum, dist.ReduceOp.MAX, self._ranks)
-        return int(signum)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum

@@ -8,15 +8,19 @@ from torch import Tensor
 
 from ddiff.system.errors import DdiffError
 from ddiff.training.callbacks.order import When
+from ddiff.training.ranks import Agreement, end_all
 
 
 class StopOnNaN(Callback):
-    """Checks every step on a CPU; on a GPU every `every` steps, since looking means waiting."""
+    """Checks every step on a CPU; on a GPU every `every` steps, since looking means waiting.
+
+    A loss of any rank counts: all of them stop, and rank 0 says what was found.
+    """
 
     when = When.CHECK
 
     def __init__(self, every: int = 50) -> None:
-        self.every = every
+        self.every, self.ranks = every, Agreement()
         # step, losses [B], t [B] where there are timesteps
         self.waiting: list[tuple[int, Tensor, Tensor | None]] = []
 
@@ -31,15 +35,23 @@ class StopOnNaN(Callback):
     def check(self) -> None:
         """Raises for the first loss so far that is not finite; called before every save."""
         waiting, self.waiting = self.waiting, []
-        if not waiting or all(bool(torch.isfinite(losses).all()) for _, losses, _ in waiting):
+        if not waiting:
             return
-        for step, losses, t in waiting:
-            bad = ~torch.isfinite(losses)
-            if bool(bad.any()):
-                where = f"step {step}"
-                if t is not None:
-                    where += f", timestep {', '.join(map(str, t[bad].tolist()[:4]))}"
-                raise DdiffError(
-                    f"the loss is not a number at {where}; the checkpoint "
+        fine = all(bool(torch.isfinite(losses).all()) for _, losses, _ in waiting)
+        if self.ranks.largest(int(not fine)):
+            found = self.ranks.gathered(None if fine else _where(waiting))
+            end_all(
+                DdiffError(
+                    f"the loss is not a number at {next(filter(None, found))}; the checkpoint "
                     "before it is intact. Try a lower optimizer.lr or precision=fp32"
                 )
+            )
+
+
+def _where(waiting: list[tuple[int, Tensor, Tensor | None]]) -> str:
+    """Step and timesteps of the first losses that are not finite."""
+    step, losses, t = next(one for one in waiting if not bool(torch.isfinite(one[1]).all()))
+    if t is None:
+        return f"step {step}"
+    bad = t[~torch.isfinite(losses)].tolist()[:4]
+    return f"step {step}, timestep {', '.join(map(str, bad))}"

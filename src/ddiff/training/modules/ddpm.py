@@ -18,7 +18,7 @@ from ddiff.nets.gradients import batched, last_layer
 from ddiff.system.bounds import Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
-from ddiff.system.random import generator, key
+from ddiff.system.random import STREAM, generator, key
 from ddiff.training.modules.learner import Batch, Learner
 from ddiff.training.modules.tenths import TENTHS, by_tenth
 
@@ -78,8 +78,6 @@ class DDPM(Learner):
             g,
             p_uncond=self.p_uncond,
             add_noise=add_noise,
-            rank=self.global_rank,
-            world_size=self.world_size,
         )
 
     def native_noise(self, words: tuple[int | str, ...]) -> AddNoise | None:
@@ -104,7 +102,8 @@ class DDPM(Learner):
         with phase("noise"):
             words, g = self.next_words(batch[0].device)
         with phase("timesteps"):
-            self.timesteps.refresh(partial(self.mean_norms, batch, words), self.batches_seen - 1)
+            number = self.batches_seen // self.world_size - 1  # of this batch on every rank
+            self.timesteps.refresh(partial(self.mean_norms, batch, words), number)
         found = self.losses(batch, g, self.native_noise(words))
         self.latest["train/loss"] = found.total.detach()
         each = found.each.detach()
@@ -113,10 +112,6 @@ class DDPM(Learner):
                 t, losses = self.everywhere(found.t), self.everywhere(each)
                 self.timesteps.update(t, losses, self.objective.weights_at(self.schedule, t))
         return {"loss": found.total, "losses": each, "t": found.t}
-
-    @property
-    def world_size(self) -> int:
-        return self._trainer.world_size if self._trainer else 1
 
     def everywhere(self, value: Tensor) -> Tensor:
         """[B] of this rank -> [W B] of all, so that ranks agree."""
@@ -158,23 +153,28 @@ class DDPM(Learner):
         return self.everywhere(norms).view(-1, len(t)).mean(0)
 
     def on_validation_epoch_start(self) -> None:
-        self.val_sums = torch.zeros(2, len(TENTHS), device=self.device)
+        super().on_validation_epoch_start()
+        self.val_tenths = torch.zeros(2, len(TENTHS), device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The uniformly weighted loss of the averaged net, on the same noise every time."""
         x_0, y = batch
-        g = generator(x_0.device, self.seed, "val", self.global_rank, batch_idx)
+        number = self.val_number(batch_idx)
+        if number is None:
+            return
+        g = generator(x_0.device, self.seed, "val", STREAM, number)
         t, _ = Stratified(self.schedule).sample(len(x_0), g)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         x_t, target = noised(x_0, t, eps, self.schedule, self.objective)
         losses, pred = errors(self.predictor(self.ema), x_t, target, t, self.labels(y))
         x_0_hat = self.objective.to_x_0(self.schedule, x_t, pred, t)
         metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
-        self.log_dict(metrics, batch_size=len(x_0), sync_dist=True)
-        self.val_sums += by_tenth(t, self.schedule.T, losses)
+        self.val_batches.append((number, len(x_0), metrics))
+        self.val_tenths += by_tenth(t, self.schedule.T, losses)
 
     def on_validation_epoch_end(self) -> None:
-        total, count = self.trainer.strategy.reduce(self.val_sums, reduce_op="sum")
+        super().on_validation_epoch_end()
+        total, count = self.trainer.strategy.reduce(self.val_tenths, reduce_op="sum")
         tenths = zip(TENTHS, total / count, (count > 0).tolist(), strict=True)
         self.log_dict({f"val_loss/{n}": mean for n, mean, seen in tenths if seen}, sync_dist=True)
 

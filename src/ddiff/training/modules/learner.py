@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ddiff.system.bounds import Share
+from ddiff.system.checkpoints import batches_of_all_ranks
 from ddiff.system.phases import phase
 from ddiff.system.precision import Precision
-from ddiff.system.random import generator, seed
+from ddiff.system.random import STREAM, generator, seed
+from ddiff.training.ranks import Agreement
 from ddiff.training.updates import average, clip, decay_at
 
 Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B] or None
@@ -42,14 +45,24 @@ class Learner(LightningModule):
         self.precision = precision
         self.seed, self.ema_decay = seed, ema_decay
         self.latest: dict[str, Tensor] = {}  # of the last step, by tag; read when it is reported
-        self.batches_seen = 0  # micro-batches on this rank; the key of noise and of batch order
+        self.batches_seen = 0  # micro-batches of all ranks
+        self.val_batches: list[tuple[int, int, dict[str, Tensor]]] = []  # number, samples, means
+        self.ranks = Agreement()
 
     def next_words(self, device: torch.device) -> tuple[tuple[int | str, ...], torch.Generator]:
-        """The key of this micro-batch and rank, and its generator; dropout is seeded from it."""
-        words = (self.seed, "train", self.global_rank, self.batches_seen)
-        self.batches_seen += 1
+        """The key of this micro-batch, and its generator; dropout is seeded from it.
+
+        The key is the micro-batch's number in the stream that all ranks share: rank r of W has
+        number r of the next W.
+        """
+        words = (self.seed, "train", STREAM, self.batches_seen + self.global_rank)
+        self.batches_seen += self.world_size
         seed(device, "dropout", *words)
         return words, generator(device, *words)
+
+    @property
+    def world_size(self) -> int:
+        return self._trainer.world_size if self._trainer else 1
 
     def make_optimizer(self) -> Optimizer:
         """The optimiser at its full rate."""
@@ -79,12 +92,48 @@ class Learner(LightningModule):
         with phase("EMA"):
             average(self.averages, self.parameters_of_net, decay_at(step, self.ema_decay))
 
+    def on_validation_epoch_start(self) -> None:
+        self.val_batches = []
+
+    def val_number(self, batch_idx: int) -> int | None:
+        """Number of this rank's validation batch among those of all; None if it only fills up."""
+        number = batch_idx * self.world_size + self.global_rank
+        if self.world_size == 1:
+            return number
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        return number if number < data.num_val_batches else None
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean of every figure over the samples of all ranks, added up in the order of one
+        rank. Lightning's own mean over ranks would round the numbers of samples."""
+        own = [
+            (number, count, {name: float(mean) for name, mean in means.items()})
+            for number, count, means in self.val_batches
+        ]
+        sums: dict[str, tuple[Tensor, int]] = {}
+        for _, count, means in sorted(chain.from_iterable(self.ranks.gathered(own))):
+            for name, mean in means.items():
+                total, samples = sums.get(name, (torch.zeros(()), 0))
+                sums[name] = total + torch.tensor(mean) * count, samples + count
+        means = {name: (total / n).to(self.device) for name, (total, n) in sums.items()}
+        self.log_dict(means, sync_dist=True)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.batches_seen = checkpoint["batches_seen"]
+        self.batches_seen = batches_of_all_ranks(checkpoint)
+        self._count_from(checkpoint["global_step"], checkpoint["loops"]["fit_loop"])
         self._obey_config(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0])
+
+    def _count_from(self, step: int, loops: dict[str, Any]) -> None:
+        """Lightning's count of this rank's batches, which says where steps and validations end, is
+        that of a training which always had today's accumulation."""
+        progress = loops["epoch_loop.batch_progress"]
+        ready = progress["current"]["ready"]
+        added = step * self.trainer.accumulate_grad_batches - ready
+        for counts in (progress["current"], progress["total"]):
+            counts.update({name: number + added for name, number in counts.items()})
 
     def _obey_config(self, optimizer_state: dict[str, Any], lr_state: dict[str, Any]) -> None:
         """Rates and the like are this config's, moments the checkpoint's; under an unchanged config
