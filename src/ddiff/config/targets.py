@@ -38,6 +38,7 @@ GROUPS = {
     "backend": Place(("ddiff.backends",)),
     "profiler": Place(("ddiff.profiling",)),
     "format": Place(("ddiff.artifacts",)),
+    "engine": Place(("ddiff.study.engines",)),
     "extractor": Place(("ddiff.metrics",), ("shape", "data", "device"), True),
     "metrics": Place(("ddiff.metrics",), needs_lightning=True),
     "optimizer": Place(("torch.optim", "ddiff.training.optimizers"), ("params",)),

@@ -2,5 +2,6 @@
 
 from ddiff.study.engines.base import Ended, Engine, Job, run_all
 from ddiff.study.engines.local import Local
+from ddiff.study.engines.ray import Ray
 
-__all__ = ["Ended", "Engine", "Job", "Local", "run_all"]
+__all__ = ["Ended", "Engine", "Job", "Local", "Ray", "run_all"]
