@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 import ddiff
-from ddiff.study.engines import Job, Local, Ray, run_all
+from ddiff.study.engines import Job, Local, Ray, Slurm, run_all
 from ddiff.study.engines.children import last_line
 from ddiff.system.errors import ConfigError
 from tests.support.counting import numbers, processes
 
 ROOT = Path(__file__).parents[2]
+submitit = pytest.mark.skipif(
+    not importlib.util.find_spec("submitit"), reason="submitit is not installed"
+)
 ABSENT = "import sys; sys.modules[{!r}] = None; from ddiff.study.engines import {}; {}()"
 
 
@@ -118,7 +123,9 @@ def test_without_a_cluster_one_line_says_how_to_start_one(monkeypatch: pytest.Mo
     assert b"there is no cluster here; `ray start --head` starts one" in done.stderr
 
 
-@pytest.mark.parametrize(("package", "engine", "extra"), [("ray", "Ray", "ray")])
+@pytest.mark.parametrize(
+    ("package", "engine", "extra"), [("ray", "Ray", "ray"), ("submitit", "Slurm", "slurm")]
+)
 def test_a_missing_package_is_named(package: str, engine: str, extra: str) -> None:
     code = ABSENT.format(package, engine, engine)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -129,3 +136,62 @@ def test_a_missing_package_is_named(package: str, engine: str, extra: str) -> No
 def test_half_a_gpu_more_is_refused() -> None:
     with pytest.raises(ConfigError, match="neither whole nor a part of one GPU"):
         Ray(num_gpus=1.5)
+
+
+@submitit
+def test_a_pre_empted_job_saves_queues_again_and_continues() -> None:
+    """submitit's own executor for one machine, and the signal that Slurm sends to the job."""
+    engine = Slurm(cluster="local", slots=2, cpus=1)
+    jobs = [counting("a", 20, 0.1), counting("b"), Job("wrong", ("no_such_module",), Path("w.log"))]
+    ended: list = []
+    thread = threading.Thread(target=lambda: ended.extend(run_all(engine, jobs)))
+    thread.start()
+    until(lambda: len(numbers(Path("a"))) > 3)
+    (process,) = processes(Path("a"))
+    psutil.Process(int(process)).parent().send_signal(signal.SIGUSR2)
+    thread.join()
+    assert {one.job.name: one.status for one in ended} == {"a": 0, "b": 0, "wrong": 1}
+    assert numbers(Path("a")) == list(range(20))
+    first, second = processes(Path("a"))
+    lines = Path("a").read_text().splitlines()
+    assert lines[lines.index(f"saved {first}") + 1].endswith(f" {second}")
+
+
+@submitit
+def test_a_slurm_job_without_a_result_is_lost_and_submitted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 1)  # 15 for slow file systems
+    engine = Slurm(cluster="local", slots=1)
+    submitted = []
+    submit = engine.submit
+    engine.submit = lambda job: (submitted.append(job), submit(job))[1]
+    ended: list = []
+    thread = threading.Thread(target=lambda: ended.extend(run_all(engine, [counting("a", 20)])))
+    thread.start()
+    until(lambda: len(numbers(Path("a"))) > 3)
+    (process,) = processes(Path("a"))
+    for parent in psutil.Process(int(process)).parents()[1::-1]:
+        parent.kill()  # submitit's process on the machine, and what watches it
+    thread.join()
+    assert [one.status for one in ended] == [0]
+    assert len(submitted) == 2
+    assert numbers(Path("a")) == list(range(20))
+    assert "was lost" in Path("a.log").read_text()
+
+
+@submitit
+def test_closing_slurm_lets_a_job_save() -> None:
+    engine = Slurm(cluster="local", slots=1)
+    engine.submit(counting("a", 10**6))
+    engine.submit(counting("b"))
+    until(lambda: engine.wait(0.1) == [] and len(numbers(Path("a"))) > 2)
+    engine.close()
+    assert Path("a").read_text().splitlines()[-1].startswith("saved ")
+    assert not Path("b").exists()
+
+
+@submitit
+def test_slurm_is_looked_for() -> None:
+    with pytest.raises(ConfigError, match="there is no srun here"):
+        Slurm()
