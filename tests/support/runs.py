@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+ROOT = Path(__file__).parents[2]
 TINY = (  # seconds a run
     "net.channels=[8,16]",
     "net.num_blocks=1",
@@ -67,7 +68,7 @@ class Forks:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},
             )
         to, back = self.process.stdin, self.process.stdout
         assert to

@@ -126,15 +126,15 @@ class Task:
             return self.status
         process = self.process = start(self.job, self.environment, Path(self.folder))
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        # checkpoint() interrupts this wait, and Popen.wait would hold a lock that it needs
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        status = process.wait()
-        if status not in TAKEN_AWAY:
+        try:
+            # checkpoint() interrupts this wait, and Popen.wait would hold a lock that it needs
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            status = process.wait()
+            if status in TAKEN_AWAY and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+                time.sleep(GRACE)  # a result now would end a job that Slurm is about to requeue
+        finally:
             signal.signal(signal.SIGTERM, before)
-            return status
-        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            time.sleep(GRACE)  # a result now would end a job that Slurm is about to requeue
-        return None
+        return None if status in TAKEN_AWAY else status
 
     def checkpoint(self) -> Any:
         """End the job so that it saves, and return what queues again in its place."""
