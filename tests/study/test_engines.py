@@ -19,6 +19,7 @@ import ddiff
 from ddiff.study.engines import Job, Local, Ray, Slurm, run_all
 from ddiff.study.engines.children import last_line
 from ddiff.system.errors import ConfigError
+from tests.support import slurm
 from tests.support.counting import numbers, processes
 
 ROOT = Path(__file__).parents[2]
@@ -115,12 +116,15 @@ def test_ray_jobs_outlive_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
-def test_without_a_cluster_one_line_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    monkeypatch.setenv("RAY_TMPDIR", str(Path("nowhere").absolute()))
+def test_without_a_cluster_one_line_says_how_to_start_one() -> None:
+    if any(one.info["name"] == "gcs_server" for one in psutil.process_iter(["name"])):
+        pytest.skip("a Ray cluster runs on this machine")
     code = "from ddiff.study.engines import Ray; Ray()"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True)
-    assert b"there is no cluster here; `ray start --head` starts one" in done.stderr
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    env["RAY_TMPDIR"] = str(Path.cwd())
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert "there is no cluster here; `ray start --head` starts one" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -195,3 +199,52 @@ def test_closing_slurm_lets_a_job_save() -> None:
 def test_slurm_is_looked_for() -> None:
     with pytest.raises(ConfigError, match="there is no srun here"):
         Slurm()
+
+
+@submitit
+def test_an_array_of_slurm_jobs_is_pre_empted_and_loses_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's commands are emulated. `a` is pre-empted as Slurm does it, with SIGTERM to all its
+    processes and then the signal that submitit asked for; `b` loses its machine."""
+    slurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "slurm"), os.environ["PATH"]]))
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 1)
+    engine = Slurm(
+        partition="short", cpus=2, minutes=90, slots=2, additional_parameters={"nice": 7}
+    )
+    jobs = [counting("a", 30, 0.1), counting("b", 30, 0.1), counting("c"), counting("d")]
+    ended: list = []
+    thread = threading.Thread(target=lambda: ended.extend(run_all(engine, jobs)))
+    thread.start()
+    until(lambda: len(numbers(Path("a"))) > 3 and len(numbers(Path("b"))) > 3)
+    assert not Path("c").exists()  # two at a time
+    process = psutil.Process(int(processes(Path("a"))[0]))
+    task = process.parent()
+    for one in (task, process):
+        one.terminate()
+    until(lambda: "saved" in Path("a").read_text())
+    task.send_signal(signal.SIGUSR2)
+    psutil.Process(int(processes(Path("b"))[0])).parent().kill()
+    thread.join()
+    assert {one.job.name: one.status for one in ended} == dict.fromkeys("abcd", 0)
+    for name, steps in (("a", 30), ("b", 30), ("c", 5), ("d", 5)):
+        assert numbers(Path(name)) == list(range(steps))
+        assert len(processes(Path(name))) == (2 if name in "ab" else 1)
+        assert ("was lost" in Path(f"{name}.log").read_text()) == (name == "b")
+    assert last_line(Path("d.log")) == "counted to 5 with 2 threads"
+    first, second = (Path(f"slurm/{n}.sh").read_text() for n in (1, 2))
+    assert "--array" not in second  # b, alone
+    for words in ("--array=0-3%2", "--partition=short", "--cpus-per-task=2", "--time=90",
+                  "--requeue", "--nice=7", "--job-name=ddiff", "--signal=USR2@90"):  # fmt: skip
+        assert f"#SBATCH {words}" in first
+
+    engine.submit(counting("endless", 10**6))
+    engine.submit(counting("waiting", 10**6))
+    engine.submit(counting("queued"))
+    engine.wait(0)
+    until(lambda: len(numbers(Path("endless"))) > 2)
+    engine.close()
+    assert Path("endless").read_text().splitlines()[-1].startswith("saved ")
+    assert not Path("queued").exists()

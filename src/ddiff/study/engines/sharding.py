@@ -99,7 +99,7 @@ def draw_shards(
 
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
-    """What the record of a shard has in common with that of all samples."""
+    """The part of a record that is the same for a shard and for all samples."""
     own = {name: value for name, value in record["options"].items() if name != "num_samples"}
     return {name: record[name] for name in ("net", "step", "spent", "y_period")} | {"options": own}
 
@@ -167,7 +167,7 @@ def _batches(there: list[Shard], batch_size: int) -> Iterator[np.ndarray]:
 
 
 def _drawn(there: list[Shard], number: int) -> dict[str, Any]:
-    """What drew the samples, and the seconds of all processes together for each."""
+    """Facts about the drawing; the seconds are those of all processes together."""
     records = [read_json(shard.npy.with_suffix(".json")) for shard in there]
     seconds = [
         record["seconds_per_sample"] * shard.number

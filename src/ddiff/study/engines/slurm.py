@@ -65,7 +65,7 @@ class Slurm:
 
     def close(self) -> None:
         self.waiting.clear()
-        for one in self.running:
+        for one in reversed(self.running):  # those that wait for a slot first, so that none starts
             if self.cluster == "local":
                 with suppress(ProcessLookupError):
                     os.kill(int(one.job_id), signal.SIGTERM)
