@@ -9,7 +9,7 @@ from typing import NoReturn
 import ddiff
 
 VERBS = ("train", "sample", "evaluate", "report", "view", "benchmark", "importance", "export",
-         "data")  # fmt: skip
+         "data", "study")  # fmt: skip
 
 COMPLETION = f"""_ddiff() {{
   local verb="${{COMP_WORDS[1]}}" word="${{COMP_WORDS[COMP_CWORD]}}" choices

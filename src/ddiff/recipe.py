@@ -55,6 +55,24 @@ def choose_recipe(argv: list[str]) -> None:
         print(f"data={','.join(names)} without experiment=: {' '.join(words)}")
 
 
+def recipe_words(words: list[str]) -> list[str]:
+    """The recipe that suits the `data=` among these options, as options; [] where there is none
+    to choose."""
+    said = dict(_said(words))
+    names = said.get("data", [])
+    described = _described(str(names[0]), list(words)) if len(names) == 1 else None
+    if described is None:
+        return []
+    (known, own), options = (
+        described,
+        (said.get(f"data.{o}", [None])[0] for o in ("root", "labels")),
+    )
+    root, labels = options
+    root = own.get("root") if root is None else root
+    labels = own.get("labels") if labels is None else labels
+    return _recipe(known, root, labels, "module" not in said)
+
+
 def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
     """The data of ddiff that `data=name` is, and its options where it is a file of --config-dir;
     None where there is no such data."""

@@ -12,11 +12,15 @@ def main(cfg: DictConfig) -> None:
     cost."""
     options = typed(Report, cfg)
 
+    from pathlib import Path
+
     from ddiff.pages import destination
     from ddiff.pages.report.comparison import compare
     from ddiff.pages.report.page import found_samples, write_report
     from ddiff.pages.report.plots import draw
     from ddiff.pages.report.text import CAPTIONS, markdown, print_tables
+    from ddiff.study.folder import MARK
+    from ddiff.study.report import preface, read, runs_in, show
     from ddiff.system.console import console
     from ddiff.system.files import check_outputs, replacing
 
@@ -26,7 +30,15 @@ def main(cfg: DictConfig) -> None:
     folder = out.with_name(f"{out.name}_files")
     pictured = [folder / name for name in CAPTIONS]
     check_outputs([page, text, *pictured], options.overwrite)
+    studies = [Path(place) for place in places if (Path(place) / MARK).is_file()]
+    inside = {str(study): runs_in(study) for study in studies}
+    places = [run for place in places for run in inside.get(str(place), [place])]
     comparison = compare(places, None if options.title is None else str(options.title))
+    if studies:
+        found = [read(study) for study in studies]
+        comparison = comparison.led_by(*map(preface, found))
+        for study in found:
+            show(study)
     samples = found_samples(comparison, options.num)
     for path in pictured:  # of the report that is replaced: this one may have fewer
         path.unlink(missing_ok=True)

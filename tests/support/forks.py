@@ -66,7 +66,8 @@ def child(
     signal.alarm(seconds)
     if kill_at is not None:
         die_at(kill_at)
-    module = importlib.import_module("ddiff.data.__main__" if verb == "data" else f"ddiff.{verb}")
+    package = verb in ("data", "study")
+    module = importlib.import_module(f"ddiff.{verb}" + (".__main__" if package else ""))
     sys.argv = [f"ddiff.{verb}", *argv]
     try:
         module.main()

@@ -1,5 +1,6 @@
 """Killed anywhere and resumed, a training ends where an undisturbed one does, bit for bit."""
 
+import json
 import random
 from pathlib import Path
 
@@ -56,6 +57,7 @@ CASES = {
     "speed": ((*DIGITS, "timesteps=speed"), 1),
     "speed_released": ((*VOLUMES, "timesteps=speed_released", "objective.weighting=p2"), 1),
 }  # fmt: skip
+PAUSED = ((*DIGITS, "timesteps=online_topk", "timesteps.bins=4"), (5, 8, 11))
 SCORES = ("min_batches=2", "relative_error=10", "score=proxy", "out=scores.json")
 
 
@@ -144,3 +146,29 @@ def test_a_run_keeps_the_options_it_was_trained_with(tmp_path: Path) -> None:
     fork = checkpoint(tmp_path / "fork")["ddiff"]["config"]
     assert fork["schedule"]["_target_"].endswith("cosine")
     assert fork["module"]["p_uncond"] == 0.3
+
+
+def test_pauses_change_nothing_and_are_validated(tmp_path: Path) -> None:
+    """5 and 11 are no steps at which a validation is due; 8 is."""
+    options, moments = PAUSED
+    common = (*options, *TINY, f"budget.max_steps={STEPS}", "budget.save_every=100")
+    jobs = [
+        job("train", *common, "run_dir=whole"),
+        job("train", *common, "budget.val_every=1", "run_dir=watched"),
+    ]
+    jobs += [job("train", *common, f"budget.pause_at={moments[0]}", "run_dir=paused")]
+    jobs += [job("train", "ckpt_path=paused", f"budget.pause_at={m}") for m in moments[1:]]
+    done = ddiff_many(jobs, tmp_path)
+    watched = scalars(tmp_path / "watched", "val/loss")
+    for at, one in zip(moments, done[2:], strict=True):
+        assert one.status == 0, one.err
+        assert f"paused after step {at}; ckpt_path=paused continues" in one.out
+    metrics = json.loads((tmp_path / "paused/metrics.json").read_text())
+    assert metrics["step"] == 11
+    assert metrics["val/loss"] == pytest.approx(watched[10], rel=1e-6)  # logged at the step before
+    (last,) = ddiff_many([job("train", "ckpt_path=paused")], tmp_path)
+    assert last.status == 0, last.err
+    whole, paused = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "paused")
+    assert paused["global_step"] == STEPS
+    assert differences(whole["state_dict"], paused["state_dict"]) == []
+    assert differences(whole["optimizer_states"], paused["optimizer_states"]) == []

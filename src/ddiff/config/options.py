@@ -44,6 +44,7 @@ class Budget:
     sample_every: Steps
     log_every: Steps
     save_every: Steps
+    pause_at: Steps | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,9 +254,50 @@ class Data:
     budget: LoaderBatch
 
 
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """Rungs of a race: parts of the budget at which a share of the variants goes on."""
+
+    rungs: Annotated[list[Annotated[float, At(above=0, below=1)]], Filled()]
+    share: Annotated[float, At(above=0, below=1)]
+    keep: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Options of ddiff.study."""
+
+    engine: Group
+    base: str | list[str] | None
+    vary: Any
+    seeds: Count | Annotated[list[Seed], Filled()]
+    equal: Literal["time", "steps", "samples", "evaluations"]
+    budget: str | int | float
+    measure: list[str]
+    decide: Place
+    better: Literal["auto", "lower", "higher"]
+    num_samples: Samples
+    confidence: Annotated[float, At(above=0, below=1)]
+    race: Any
+    out: str | None
+    retry: bool
+    do: Literal["run", "plan", "report"]
+
+
 VERBS = {
     options.__name__.lower(): options
-    for options in (Train, Sample, Evaluate, Export, Importance, Benchmark, Report, View, Data)
+    for options in (
+        Train,
+        Sample,
+        Evaluate,
+        Export,
+        Importance,
+        Benchmark,
+        Report,
+        View,
+        Data,
+        Study,
+    )
 }
 
 

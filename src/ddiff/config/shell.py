@@ -3,12 +3,14 @@
 import argparse
 import errno
 import functools
+import importlib
+import io
 import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -76,6 +79,24 @@ def entry(
         return run
 
     return decorate
+
+
+def run_verb(verb: str, words: Sequence[str]) -> tuple[int, str]:
+    """Run a verb in this process, as its command would, and return its exit status and the line
+    that says why it is not 0."""
+    GlobalHydra.instance().clear()
+    sys.argv = [f"ddiff.{verb}", *words]
+    said = io.StringIO()
+    status: Any = 0
+    with redirect_stderr(said):
+        try:
+            importlib.import_module(f"ddiff.{verb}").main()
+        except SystemExit as stop:
+            status = stop.code or 0
+    print(said.getvalue(), end="", file=sys.stderr, flush=True)
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("ddiff: ")]
+    reason = lines[-1].removeprefix("ddiff: ") if lines else f"exit status {status}"
+    return (status if isinstance(status, int) else 1), reason
 
 
 def flags_first(words: list[str]) -> list[str]:
@@ -203,7 +224,6 @@ def _chosen(config_name: str) -> tuple[dict[str, str], set[str]]:
     """The choice of every group and the name of every option, dotted, under this command's choices
     alone: without the values it gives to options."""
     from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
 
     groups = {word.partition("=")[0]: word for word in sys.argv[1:] if re.match(r"[\w/]+=", word)}
     chosen = [groups[name] for name in groups if name.partition("/")[0] in _groups()]

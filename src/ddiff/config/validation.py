@@ -14,7 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from ddiff.config.options import COMPLETE, FOREIGN, INSTEAD, VERBS, Group, Train, hints_of, typed
 from ddiff.config.targets import GROUPS, NESTED, locate
@@ -109,6 +112,33 @@ def import_lightning() -> None:
     finally:
         del sys.modules["scipy.signal"]
         scipy.__dict__.pop("signal", None)
+
+
+def given_options(verb: str, words: Sequence[str]) -> DictConfig:
+    """The config that these words make of a verb, composed and checked as far as needs no torch.
+
+    A mistake in them is a ConfigError in the words that the verb itself would use.
+    """
+    from ddiff.config.shell import explain
+
+    before = sys.argv
+    sys.argv = [verb, *words]  # where the shell looks for what was chosen
+    try:
+        with contextlib.ExitStack() as stack:
+            if not GlobalHydra.instance().is_initialized():  # as it is inside a verb
+                stack.enter_context(initialize_config_module("ddiff.conf", version_base="1.3"))
+            cfg = compose(verb, list(words), return_hydra_config=True)
+        choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        check_given(cfg, verb)
+        cfg._set_flag("struct", False)
+        cfg["_choices"] = choices
+        return cfg
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb)[0]) from None
+    finally:
+        sys.argv = before
 
 
 def train_options(*overrides: str) -> Train:

@@ -19,6 +19,7 @@ from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 from ddiff.system.random import key
+from ddiff.training.callbacks.pause import Pause
 from ddiff.training.modules import DDPM, Learner
 from ddiff.training.modules.plugins import AtomicCheckpointIO, GradientScaling
 
@@ -86,8 +87,11 @@ def build_trainer(
     budget, accumulate = options.budget, given["accumulate_grad_batches"]
     given["val_check_interval"] = min(budget.val_every, budget.max_steps) * accumulate
     max_time = given.pop("max_time")
-    if max_time is not None:  # first, so that the others see that this step is the last
+    # first, so that the others see that this step is the last
+    if max_time is not None:
         callbacks = [Timer(max_time, verbose=False), *callbacks]
+    if budget.pause_at is not None:
+        callbacks = [Pause(budget.pause_at), *callbacks]
     plugins: list = [AtomicCheckpointIO()]
     if precision.needs_scaling:
         plugins.append(GradientScaling(device_for(options.trainer.accelerator)))

@@ -119,7 +119,12 @@ class Run:
     def finish(self) -> float | None:
         """Writes metrics.json and the loggers' last figures, prints the closing table, and returns
         the figure that `optimized_metric` names (rank 0 only)."""
-        return summarise(self) if self.trainer.is_global_zero else None
+        if not self.trainer.is_global_zero:
+            return None
+        figure, step = summarise(self), self.trainer.global_step
+        if step == self.options.budget.pause_at != self.options.budget.max_steps:
+            console.print(f"paused after step {step}; ckpt_path={self.path} continues")
+        return figure
 
     def close(self) -> None:
         """Gives the run's directory back."""

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
@@ -40,6 +40,15 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Preface:
+    """What stands above a report of a study: its verdicts."""
+
+    title: str
+    lines: Sequence[str]
+    table: tuple[list[str], list[list[str]]]  # names of columns, rows; **text** is bold
+
+
+@dataclass(frozen=True)
 class Comparison:
     title: str
     groups: list[Group]
@@ -47,6 +56,10 @@ class Comparison:
     columns: list[Column]
     troubles: list[str]  # a line each: what is broken, unfinished or odd
     shared: list[str]  # what several groups all changed of their recipes
+    prefaces: tuple[Preface, ...] = ()
+
+    def led_by(self, *prefaces: Preface) -> "Comparison":
+        return replace(self, prefaces=prefaces)
 
     @cached_property
     def runs(self) -> list[Record]:

@@ -16,7 +16,8 @@ MEASURING = (
     "callbacks.",
 )  # on the way
 UNSAID = (*MEASURING, "trainer.", "sampling.", "budget.log_every.", "budget.val_every.",
-          "budget.sample_every.", "budget.save_every.", "data.num_workers.", "memory_budget_gb.",
+          "budget.sample_every.", "budget.save_every.", "budget.pause_at.",
+          "data.num_workers.", "memory_budget_gb.",
           "experiment.", "name.", *(f"{place}." for place in PLACES))  # fmt: skip
 MOST_WORDS = 3  # of a label, about what was changed of the recipe
 ABSENT = "–"

@@ -86,6 +86,7 @@ def page_data(comparison: Comparison, samples: Sequence[Found | None]) -> Json:
         "costs": COSTS,
         "profiles": [asdict(change) for change in changes(comparison)],
         "troubles": comparison.troubles,
+        "prefaces": [asdict(preface) for preface in comparison.prefaces],
         "clock": CLOCK,
         "limits": f"{SIDE} voxels a side and {FACES:,} triangles",
         "footer": _footer(comparison),

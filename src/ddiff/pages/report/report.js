@@ -17,8 +17,18 @@ function troubles() {
   return section("Broken or missing", "", make("ul.troubles", ...items));
 }
 
+/** The verdicts of a study. */
+function verdicts({ title, lines, table: [header, rows] }) {
+  const cell = (text) => make("td.words", ...text.split("**").map((part, i) =>
+    i % 2 ? make("strong", part) : part));
+  const table = make("table.verdicts",
+    make("thead", make("tr", ...header.map((name) => make("th.words", name)))),
+    make("tbody", ...rows.map((row) => make("tr", ...row.map(cell)))));
+  return section(title, "", ...lines.map((line) => make("p", line)), make("div.scroll", table));
+}
+
 $("main").append(...[
-  page.runs.length > 1 ? chooser() : null, runsTable(), curvesChart(), paretoChart(), gallery(),
+  ...page.prefaces.map(verdicts), page.runs.length > 1 ? chooser() : null, runsTable(), curvesChart(), paretoChart(), gallery(),
   samplingTable(), configTable(), profilesSection(), protocols(), troubles(),
   make("footer.quiet", page.footer),
 ].filter(Boolean));

@@ -179,6 +179,8 @@ def markdown(comparison: Comparison, pictures: Sequence[Path], page: str) -> str
         f"# {_cell(comparison.title)}",
         f"{_count(runs, 'run')}{apart if runs > groups else ''}; to explore them, open `{page}`.",
     ]
+    for preface in comparison.prefaces:
+        parts += [f"## {_cell(preface.title)}", *map(_cell, preface.lines), _table(*preface.table)]
     if comparison.shared:
         parts.append(f"All of them: {', '.join(f'`{_cell(w)}`' for w in comparison.shared)}.")
     parts += [

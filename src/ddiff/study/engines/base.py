@@ -1,5 +1,6 @@
 """The interface of an engine: it takes jobs, and says which of them have ended."""
 
+import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -29,6 +30,11 @@ class Ended:
 
     job: Job
     status: int | None
+
+
+def environment_of_jobs() -> dict[str, str]:
+    """This process's environment, without the variable that the shell around a verb sets in it."""
+    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
 class Engine(Protocol):

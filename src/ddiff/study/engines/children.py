@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO
 
-from ddiff.study.engines.base import Job
+from ddiff.study.engines.base import Job, environment_of_jobs
 
 PATIENCE = 60  # seconds between the signal that asks a job to end and the one that kills it
 TAKEN_AWAY = (-signal.SIGTERM, 128 + signal.SIGTERM)  # how a job ends when its machine is wanted
@@ -34,7 +34,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=log,  # the lock lasts until the process ends, for it shares the open file
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**environment_of_jobs(), **environment},
             start_new_session=True,  # Ctrl-C reaches the engine alone, which ends its jobs
             preexec_fn=_end_with_parent(),
         )

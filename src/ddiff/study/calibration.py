@@ -1,0 +1,256 @@
+"""What a step of each training costs, measured in turns: a step of every training, round by round.
+
+`python -m ddiff.study.calibration FOLDER` is a job of the study. It runs in the place of a run, and
+on this machine in all slots at the same time, for what one slot can do depends on the others.
+"""
+
+import copy
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddiff.build import (
+    build_guidance,
+    build_plan,
+    build_precision,
+    is_generative,
+    module_class,
+)
+from ddiff.config.shell import explain
+from ddiff.config.targets import build
+from ddiff.config.validation import train_options
+from ddiff.diffusion.guidance import combines_two
+from ddiff.diffusion.timesteps.base import Gradient, TimestepSampler
+from ddiff.study.folder import Cost
+from ddiff.system.devices import device_for
+from ddiff.system.errors import ConfigError
+from ddiff.system.files import read_json, write_json
+from ddiff.training.building import build_module, fill_in_data_facts
+from ddiff.training.modules import DDPM
+from ddiff.training.updates import average, clip, decay_at
+
+ROUNDS = 12  # at least; more while they take less than SECONDS
+MOST_ROUNDS, SECONDS = 60, 20.0
+LOOK_AHEAD = 1000  # batches over which scorings are counted
+
+
+class Turns:
+    """A training without Lightning, step by step: what the trainer does, in the same order."""
+
+    def __init__(self, words: list[str]) -> None:
+        options = train_options(*words)
+        began = time.perf_counter()
+        device = device_for(options.trainer.accelerator)
+        data = build(options.data)
+        data.prepare_data()
+        data.setup("fit")
+        fill_in_data_facts(options, data)
+        self.batches = iter(data.train_dataloader())
+        first = self.on(device, next(self.batches))
+        self.load = time.perf_counter() - began
+        began = time.perf_counter()
+        self.recipe_steps = options.budget.max_steps
+        self.device, self.precision = device, build_precision(options.precision, device)
+        self.module = build_module(options, self.precision).to(device)
+        self.optimizer = self.module.make_optimizer()
+        self.accumulate = options.trainer.get("accumulate_grad_batches", 1)
+        self.clip = options.trainer.get("gradient_clip_val")
+        scaling = self.precision.needs_scaling
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaling)
+        self.done = 0
+        self.step(first)
+        self.first = time.perf_counter() - began
+
+    def step(self, batch: Any = None) -> None:
+        """An optimiser step, its micro-batches and the average of the weights included."""
+        module = self.module
+        self.precision.prepare()
+        for _ in range(self.accumulate):
+            batch = batch or self.on(self.device, next(self.batches))
+            found: Any = module.training_step(batch, module.batches_seen)
+            loss = found["loss"]
+            self.scaler.scale(loss / self.accumulate).backward()
+            batch = None
+        self.scaler.unscale_(self.optimizer)
+        clip(module.parameters_of_net, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.done += 1
+        average(module.averages, module.parameters_of_net, decay_at(self.done, module.ema_decay))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def scoring(self) -> tuple[float, float]:
+        """Seconds of one measurement of gradient norms, and how many of them a step has."""
+        if not isinstance(self.module, DDPM):
+            return 0.0, 0.0
+        asked, calls = count_scorings(self.module.timesteps, LOOK_AHEAD)
+        if asked is None:
+            return 0.0, 0.0
+        batch = self.on(self.device, next(self.batches))
+        seconds = []
+        for number in range(3):  # the first one compiles
+            began = time.perf_counter()
+            self.module.mean_norms(batch, (number,), *asked)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds), calls / LOOK_AHEAD * self.accumulate
+
+    @torch.no_grad()
+    def forward(self) -> float:
+        """Seconds of the averaged net for a sample."""
+        if not isinstance(self.module, DDPM):
+            return 0.0
+        x, y = self.on(self.device, next(self.batches))
+        t, net = torch.ones(len(x), dtype=torch.int64, device=self.device), self.module.ema
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self.module.predictor(net)(x, t, self.module.labels(y)).sum().item()
+            seconds.append(time.perf_counter() - began)
+        return min(seconds) / len(x)
+
+    def state_bytes(self) -> int:
+        held = [s for state in self.optimizer.state.values() for s in state.values()]
+        tensors = [*self.module.state_dict().values(), *filter(torch.is_tensor, held)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    @staticmethod
+    def on(device: torch.device, batch: Any) -> Any:
+        return tuple(part.to(device) if torch.is_tensor(part) else part for part in batch)
+
+
+def count_scorings(
+    timesteps: TimestepSampler, batches: int
+) -> tuple[tuple[Tensor, Gradient] | None, int]:
+    """What a sampler of timesteps asks to have measured, and how often in so many batches."""
+    asked: list[tuple[Tensor, Gradient]] = []
+
+    def norms(t: Tensor, of: Gradient) -> Tensor:
+        asked.append((t, of))
+        return torch.ones(len(t), device=t.device)
+
+    sampler = copy.deepcopy(timesteps)
+    for batch in range(batches):
+        sampler.refresh(norms, batch)
+    return (asked[0] if asked else None), len(asked)
+
+
+def measured(
+    trainings: dict[str, list[str]], say: Callable[[str], None] = lambda line: None
+) -> dict[str, dict[str, Any]]:
+    """The cost of each training, or why it cannot be: {name: {"cost": ...} or {"why": ...}}."""
+    found: dict[str, dict[str, Any]] = {}
+    alive: dict[str, Turns] = {}
+    for name, words in trainings.items():
+        try:
+            alive[name] = Turns(words)
+        except Exception as error:  # a variant that cannot run is a row of the study
+            found[name] = {"why": explain(error, "train")[0]}
+        say(f"{name}: {found.get(name, {}).get('why', 'built')}")
+    seconds: dict[str, list[float]] = {name: [] for name in alive}
+    began, rounds = time.perf_counter(), 0
+    while alive and (
+        rounds < ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - began < SECONDS)
+    ):
+        rounds += 1
+        for name, turns in list(alive.items()):
+            start = time.perf_counter()
+            try:
+                turns.step()
+            except Exception as error:
+                found[name] = {"why": explain(error, "train")[0]}
+                del alive[name]
+                continue
+            seconds[name].append(time.perf_counter() - start)
+    for name, turns in alive.items():
+        step = median(seconds[name][1:])
+        scoring, often = turns.scoring()
+        start = max(0.0, turns.first - step)
+        cost = Cost(
+            step, start, scoring, often, turns.load, turns.forward(), turns.state_bytes(),
+            turns.recipe_steps,
+        )  # fmt: skip
+        found[name] = {"cost": asdict(cost), "rounds": rounds}
+        say(f"{name}: {step * 1e3:.1f} ms a step")
+    gc.collect()
+    return {name: found[name] for name in trainings}
+
+
+def combined(parts: list[dict[str, dict[str, Any]]]) -> dict[str, Cost | str]:
+    """Costs of what several slots measured at the same time, or why there is none.
+
+    The median over the slots of each number.
+    """
+    found: dict[str, Cost | str] = {}
+    for name in parts[0]:
+        whys = [part[name]["why"] for part in parts if "why" in part[name]]
+        costs = [part[name]["cost"] for part in parts if "cost" in part[name]]
+        found[name] = (
+            whys[0] if whys else Cost(**{key: median(c[key] for c in costs) for key in costs[0]})
+        )
+    return found
+
+
+def drawing(words: list[str], most: float | None) -> dict[str, Any]:
+    """How many evaluations of the net a sample of a variant takes, and with how many steps.
+
+    `most`: the largest number of evaluations; the number of steps is then chosen.
+    """
+    options = train_options(*words)
+    if not is_generative(options.module):
+        return {"evaluations": 0, "num_steps": None}
+    schedule, guidance = build(options.schedule), build_guidance(options.guidance)
+    labelled = module_class(options.module).conditional and options.sampling.y != "none"
+
+    def evaluations(num_steps: int | None) -> int:
+        if num_steps is not None:
+            options.solver.num_steps = num_steps
+        plan = build_plan(options.solver, schedule)
+        twice = labelled and combines_two(guidance)
+        return len(plan) + (int((guidance.weights(plan) != 0).sum()) if twice else 0)
+
+    if most is None:
+        return {"evaluations": evaluations(None), "num_steps": None}
+    steps = next((n for n in range(int(most), 0, -1) if evaluations(n) <= most), None)
+    if steps is None:
+        raise ConfigError(f"budget: {most:g} evaluations are fewer than one step takes")
+    return {"evaluations": evaluations(steps), "num_steps": steps}
+
+
+def drawings(variants: dict[str, list[str]], most: float | None) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, words in variants.items():
+        try:
+            found[name] = drawing(words, most)
+        except Exception as error:
+            found[name] = {"why": explain(error, "train")[0]}
+    return found
+
+
+def main() -> None:
+    """Measures what `<folder>/ask.json` names, and writes `<folder>/costs.json`."""
+    folder = Path(sys.argv[1])
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    began = time.perf_counter()
+    ask = read_json(folder / "ask.json")
+    found = measured(ask["trainings"], lambda line: print(line, flush=True))
+    drawn = drawings(ask["variants"], ask["most_evaluations"])
+    seconds = time.perf_counter() - began
+    write_json(folder / "costs.json", {"costs": found, "drawings": drawn, "seconds": seconds})
+
+
+if __name__ == "__main__":
+    main()

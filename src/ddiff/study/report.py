@@ -1,0 +1,450 @@
+"""What a study found: verdicts, tables and pictures, read from its folder alone."""
+
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ddiff.pages.plotting import GREY, colour, new_figure, styled
+from ddiff.pages.report.comparison import Preface, compare
+from ddiff.pages.report.page import found_samples, write_report
+from ddiff.pages.report.plots import draw
+from ddiff.pages.report.text import number
+from ddiff.study.figures import OF_TRAINING, better_of
+from ddiff.study.folder import MARK, Cost, Trial
+from ddiff.study.statistics import Difference, difference, interval
+from ddiff.system.console import console, duration, show_table
+from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.files import read_json, replacing, write_json
+
+Seeds = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: how far it came, what was measured there, and how it compares."""
+
+    name: str
+    options: str
+    rung: int | None  # the last one with figures; None: no seed has any
+    step: int  # of that rung
+    steps: int  # of its whole training
+    evaluations: int | None  # of the net, for a sample
+    step_seconds: float | None  # as calibrated
+    figures: Mapping[str, Seeds]
+    differences: Mapping[str, Difference | None]  # from the first variant, at a rung both reached
+    failures: Mapping[int, str]
+    paused: bool
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the folder of a study says."""
+
+    folder: Path
+    mark: Mapping[str, Any]
+    rows: Sequence[Row]
+
+    @cached_property
+    def first(self) -> Row:
+        return self.rows[0]
+
+    @property
+    def decide(self) -> str:
+        return self.mark["decide"]
+
+    @property
+    def done(self) -> tuple[int, int]:
+        """Runs with their last figures or a failure or a pause, and all runs."""
+        every = [trial for _, trial in _trials(self.folder, self.mark)]
+        last = len(next(iter(self.mark["steps"].values()), [0])) - 1
+        paused = {row.name for row in self.rows if row.paused}
+        on = {v["training"] for v in self.mark["variants"] if v["name"] not in paused}
+        open_ = [t for t in every if not t.failure and not t.found(last) and t.training in on]
+        return len(every) - len(open_), len(every)
+
+
+def read(folder: Path) -> Results:
+    """Read a study's folder. Raises DdiffError where it is none."""
+    mark = read_json(folder / MARK)
+    if not mark:
+        raise DdiffError(f"{folder} holds no study yet (no {MARK})")
+    rungs = len(next(iter(mark["steps"].values()), [0]))
+    found: dict[str, list[dict[str, Seeds]]] = {}  # variant -> rung -> figure -> seed -> value
+    failures: dict[str, dict[int, str]] = {}
+    for variant in mark["variants"]:
+        name = variant["name"]
+        found[name] = [{figure: {} for figure in mark["measure"]} for _ in range(rungs)]
+        failures[name] = {}
+        for training, trial in _trials(folder, mark):
+            if training != variant["training"]:
+                continue
+            if trial.failure:
+                failures[name][trial.seed] = trial.failure
+            for rung in range(rungs):
+                at = trial.found(rung) or {}
+                values = at.get("variants", {}).get(name, {}).get("figures", {})
+                for figure, value in values.items():
+                    found[name][rung][figure][trial.seed] = value
+    reached = {
+        name: max((r for r in range(rungs) if at[r][mark["decide"]]), default=None)
+        for name, at in found.items()
+    }
+    furthest = max((rung for rung in reached.values() if rung is not None), default=None)
+    first = mark["variants"][0]["name"]
+    comparisons = max(1, len(mark["variants"]) - 1)
+    rows = []
+    for variant in mark["variants"]:
+        name, training = variant["name"], variant["training"]
+        rung, steps = reached[name], mark["steps"].get(training, [0])
+        refused = mark["refused"].get(name)
+        cost = mark["costs"].get(training)
+        differences: dict[str, Difference | None] = {}
+        if rung is not None and name != first and reached[first] is not None:
+            common = min(rung, reached[first] or 0)
+            differences = {
+                figure: difference(
+                    found[first][common][figure],
+                    found[name][common][figure],
+                    comparisons,
+                    mark["confidence"],
+                )
+                for figure in mark["measure"]
+            }
+        rows.append(
+            Row(
+                name=name,
+                options=shlex.join(variant["said"]),
+                rung=rung,
+                step=steps[rung] if rung is not None else 0,
+                steps=steps[-1],
+                evaluations=mark["evaluations"].get(name),
+                step_seconds=Cost(**cost).per_step if cost else None,
+                figures=found[name][rung] if rung is not None else {},
+                differences=differences,
+                failures=failures[name] or ({-1: refused} if refused else {}),
+                paused=rung is not None and furthest is not None and rung < furthest,
+            )
+        )
+    return Results(folder, mark, rows)
+
+
+def _trials(folder: Path, mark: Mapping[str, Any]) -> list[tuple[str, Trial]]:
+    return [
+        (training, Trial(training, seed, folder / training / f"seed_{seed}", tuple(steps)))
+        for training, steps in mark["steps"].items()
+        for seed in mark["seeds"]
+    ]
+
+
+def runs_in(folder: Path) -> list[str]:
+    """The runs of a study, without the classifier that measures them."""
+    mark = read_json(folder / MARK)
+    return [
+        str(trial.folder)
+        for _, trial in _trials(folder, mark)
+        if (trial.folder / "config.yaml").is_file()
+    ]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:+.2g}%" if abs(value) < 0.1 else f"{100 * value:+.0f}%"
+
+
+def amount(value: float, relative: bool) -> str:
+    """A difference without its sign."""
+    return percent(value).lstrip("+-") if relative else number(abs(value))
+
+
+def apart(found: Difference | None) -> str:
+    """A difference and its interval: `-2.1% [-3%, -1.2%]`."""
+    if found is None:
+        return ""
+    said = [percent(v) if found.relative else f"{v:+.3g}" for v in (found.mean, found.low or 0)]
+    if found.low is None or found.high is None:
+        return said[0]
+    high = percent(found.high) if found.relative else f"{found.high:+.3g}"
+    return f"{said[0]} [{said[1]}, {high}]"
+
+
+def verdict(results: Results, row: Row) -> str:
+    """The verdict on a variant, in words."""
+    if row is results.first:
+        return _failed(row) or "what the others are compared with"
+    if failed := _failed(row):
+        return failed
+    found = row.differences.get(results.decide)
+    if found is None:
+        return "no seed in common with the first"
+    said = found.verdict(results.mark["better"])
+    where = ""
+    if row.paused or results.first.paused:
+        where = f", at step {row.step} of {row.steps}" + (", paused there" if row.paused else "")
+    if said == "too few seeds":
+        return f"{apart(found)}: one seed says nothing{where}"
+    if said != "no difference seen":
+        return f"**{said}**: {apart(found)}{where}"
+    if found.most == 0:
+        return f"the same to the last bit{where}"
+    text = f"no difference larger than {amount(found.most or 0, found.relative)} was seen"
+    seeds = found.seeds_to_show
+    return text + where + (f"; {seeds:,} seeds would show 1%" if seeds else "")
+
+
+def _failed(row: Row) -> str:
+    if row.rung is not None or not row.failures:
+        return "" if row.rung is not None else "nothing was measured yet"
+    return "failed: " + "; ".join(dict.fromkeys(row.failures.values()))
+
+
+def cautions(results: Results) -> list[str]:
+    """What a reader must know before believing the verdicts."""
+    found = []
+    done, every = results.done
+    if done < every:
+        found.append(f"{done} of {every} runs are finished; the same command runs the others.")
+    losses = {t["name"]: t["loss"] for t in results.mark["trainings"]}
+    of = {v["name"]: losses[v["training"]] for v in results.mark["variants"]}
+    others = [row.name for row in results.rows if of[row.name] != of[results.first.name]]
+    if others and results.decide.startswith("val"):
+        found.append(
+            f"{results.decide} is averaged over noise levels that the schedule and the objective "
+            f"set: for {', '.join(others)} it is not the same quantity as for "
+            f"{results.first.name}. decide=fid compares what is drawn."
+        )
+    for row in results.rows:
+        if row.rung is not None:
+            found += [f"{row.name}, seed {s}: {why}" for s, why in row.failures.items() if s >= 0]
+    if results.mark["race"] and any(row.paused for row in results.rows):
+        found.append(
+            "The variants that were paused are compared where they stopped. The seeds that chose "
+            "the others also judge them, which flatters the best by a part of the spread."
+        )
+    return found
+
+
+def table(results: Results) -> tuple[list[str], list[list[str]]]:
+    measure = results.mark["measure"]
+    header = ["variant", "seeds", "steps", *measure, f"{results.decide} against the first"]
+    header += [f"{name}, the same" for name in measure if name != results.decide]
+    header += ["ms a step", "verdict"]
+    drawn = any(name not in OF_TRAINING for name in measure)
+    if drawn or results.mark["equal"] == "evaluations":
+        header.insert(3, "evaluations a sample")
+    rows = []
+    for row in results.rows:
+        seeds = row.figures.get(results.decide, {})
+        steps = str(row.step) if row.step in (0, row.steps) else f"{row.step} of {row.steps}"
+        cells = [row.name, str(len(seeds)), steps]
+        if "evaluations a sample" in header:
+            cells.append(str(row.evaluations or "-"))
+        cells += [_mean(row.figures.get(name, {})) for name in measure]
+        order = [results.decide, *(name for name in measure if name != results.decide)]
+        cells += [apart(row.differences.get(name)) for name in order]
+        cells.append("-" if row.step_seconds is None else f"{1e3 * row.step_seconds:.3g}")
+        rows.append([*cells, verdict(results, row)])
+    return header, rows
+
+
+def _mean(values: Seeds) -> str:
+    if not values:
+        return "-"
+    mean, half = interval(list(values.values()))
+    return number(mean) if half is None else f"{number(mean)} ± {half:.2g}"
+
+
+def headline(results: Results) -> str:
+    """The answer in a sentence or two."""
+    text = _against_first(results)
+    if results.mark["race"]:
+        alive = [row for row in results.rows if row.rung is not None and not row.paused]
+        sign = 1 if results.mark["better"] == "lower" else -1
+        means = {r.name: sign * interval([*r.figures[results.decide].values()])[0] for r in alive}
+        if len(alive) < len(results.rows) and means:
+            text = f"The race went to {min(means, key=means.__getitem__)}. {text}"
+    return text
+
+
+def _against_first(results: Results) -> str:
+    found = {row.name: row.differences.get(results.decide) for row in results.rows[1:]}
+    better = results.mark["better"]
+    by: dict[str, list[str]] = {"better": [], "worse": []}
+    for name, one in found.items():
+        if one is not None and one.verdict(better) in by:
+            by[one.verdict(better)].append(f"{name} ({apart(one)})")
+    first = results.first.name
+    parts = [f"{word} than {first}: {', '.join(names)}" for word, names in by.items() if names]
+    if parts:
+        text = "; ".join(parts)
+        return f"{text[0].upper()}{text[1:]}."
+    seen = [one.most for one in found.values() if one is not None and one.most is not None]
+    if not seen:
+        return "Nothing can be said yet."
+    relative = all(one.relative for one in found.values() if one is not None)
+    return f"No variant was seen to differ from {first} by more than {amount(max(seen), relative)}."
+
+
+def protocol(results: Results) -> str:
+    mark = results.mark
+    equal = {
+        "time": f"{duration(mark['budget'])} of training each, by steps that were timed in turns; "
+        "compiling, building and scoring are charged, validation and samples are not",
+        "steps": f"{mark['budget']:g} steps of training each",
+        "samples": f"{mark['budget']:,.0f} samples of training each",
+        "evaluations": f"{mark['budget']:g} evaluations of the net for each sample",
+    }[mark["equal"]]
+    wrong = 100 * (1 - mark["confidence"])
+    return (
+        f"{equal}. {len(mark['seeds'])} seeds, paired: a seed has the same data, order, weights "
+        f"and noise in every variant where that is possible. ± and brackets are Student's "
+        f"intervals; those against the first hold together: of variants that are the same, at most "
+        f"{wrong:g} of 100 such studies call any different. Only {results.decide} was decided by."
+    )
+
+
+def preface(results: Results) -> Preface:
+    return Preface(
+        title=f"Verdicts by {results.decide}",
+        lines=[headline(results), *cautions(results), protocol(results)],
+        table=table(results),
+    )
+
+
+def show(results: Results) -> None:
+    """The verdicts on the terminal."""
+    header, rows = table(results)
+    short = [i for i, name in enumerate(header) if not name.endswith(", the same")]
+    plain = [[row[i].replace("**", "") for i in short] for row in rows]
+    show_table([header[i] for i in short], plain, results.mark["name"], left=(0, len(short) - 1))
+    console.print(headline(results), markup=False)
+    for line in cautions(results):
+        console.print(f"note        {line}", markup=False)
+
+
+def markdown(results: Results, command: str, pictures: Sequence[Path]) -> str:
+    """The study as it stands in a README."""
+    environment = next(
+        (e for _, t in _trials(results.folder, results.mark)
+         if (e := read_json(t.folder / "environment.json"))),
+        {},
+    )  # fmt: skip
+    header, rows = table(results)
+    lines = [header, ["---"] * len(header), *rows]
+    body = [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+    packages = environment.get("packages", {})
+    where = (
+        f"{environment.get('device_name', 'an unknown device')}, "
+        f"{environment.get('threads', '?')} threads a run, torch {packages.get('torch', '?')}, "
+        f"{environment.get('precision', '?')}"
+    )
+    said = [f"- {row.name}: `{row.options}`" for row in results.rows if row.options]
+    base = results.mark["trainings"][0]["words"]
+    own = set(results.mark["variants"][0]["said"])
+    shared = shlex.join(word for word in base if word not in own)
+    parts = [
+        f"# {results.mark['name']}",
+        _folded(f"**{headline(results)}**"),
+        *(_folded(line) for line in cautions(results)),
+        "\n".join(body),
+        _folded(protocol(results)),
+        *(f"![{path.stem}]({path.relative_to(results.folder)})" for path in pictures),
+        _folded(f"Written on {where}, by"),
+        f"```\n{command}\n```",
+        f"All variants: `{shared}`.",
+        "\n".join(said),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _folded(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def picture(results: Results, path: Path) -> None:
+    """Every seed's difference from the first variant, and the interval, a panel for a figure."""
+    rows = [row for row in results.rows[1:] if row.differences]
+    names = [n for n in results.mark["measure"] if any(r.differences.get(n) for r in rows)][:4]
+    if not rows or not names:
+        return
+    figure = new_figure(2 + 3.4 * len(names), 1.2 + 0.34 * len(rows), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=True):
+        relative = all(d.relative for r in rows if (d := r.differences.get(name)))
+        scale = 100 if relative else 1
+        for i, row in enumerate(rows):
+            found = row.differences.get(name)
+            if found is None:
+                continue
+            hue = colour(i + 1)
+            if found.low is not None and found.high is not None:
+                panel.plot([scale * found.low, scale * found.high], [i, i], color=hue, lw=5,
+                           alpha=0.3, solid_capstyle="butt")  # fmt: skip
+            panel.plot(scale * found.mean, i, "D", color=hue, ms=5)
+            first, own = results.first.figures[name], row.figures[name]
+            if row.rung == results.first.rung:
+                values = [
+                    scale * (own[s] / first[s] - 1 if relative else own[s] - first[s])
+                    for s in sorted(first.keys() & own.keys())
+                ]
+                panel.plot(values, [i] * len(values), ".", color=hue, ms=5, alpha=0.8)
+        panel.axvline(0, color=GREY, lw=1)
+        styled(panel, "")
+        panel.set_title(f"{name} ({better_of_or(name)} is better)", fontsize=9, loc="left")
+        panel.set_xlabel(f"against {results.first.name}{', %' if relative else ''}", fontsize=8)
+    panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
+    panels[0].invert_yaxis()
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def better_of_or(name: str) -> str:
+    try:
+        return better_of(name, "auto")
+    except ConfigError:
+        return "?"
+
+
+def plain(results: Results) -> dict[str, Any]:
+    """The study as JSON: what is needed to write it again without its runs."""
+    rows = []
+    for row in results.rows:
+        one = asdict(row)
+        one["verdict"] = verdict(results, row).replace("**", "")
+        one["differences"] = {
+            name: None if d is None else {**asdict(d), "detectable": d.detectable}
+            for name, d in row.differences.items()
+        }
+        rows.append(one)
+    return {**results.mark, "headline": headline(results), "rows": rows}
+
+
+def write(folder: Path, command: str) -> Results:
+    """Write README.md, results.json, the pictures and the page, and show the verdicts."""
+    results = read(folder)
+    show(results)
+    files = folder / "report_files"
+    study = files / "study.png"
+    files.mkdir(exist_ok=True)
+    study.unlink(missing_ok=True)
+    picture(results, study)
+    pictures = [study] if study.is_file() else []
+    page = folder / "report.html"
+    try:
+        comparison = compare(runs_in(folder), results.mark["name"])
+        comparison = comparison.led_by(preface(results))
+        samples = found_samples(comparison, 16)
+        drawn = draw(comparison, samples, files)
+        pictures += [path for path in drawn if path.name in ("curves.png", "samples.png")]
+        write_report(comparison, samples, page)
+    except DdiffError as error:  # no run has written anything yet
+        console.print(f"note        no page: {error}", markup=False)
+    write_json(folder / "results.json", plain(results))
+    with replacing(folder / "README.md", "w") as file:
+        file.write(markdown(results, command, pictures))
+    for name, path in (("text", folder / "README.md"), ("page", page)):
+        if path.is_file():
+            console.print(f"{name:<12}{path}")
+    return results

@@ -1,0 +1,148 @@
+"""One run of a study: trains up to a step, then measures. `python -m ddiff.study.trial FOLDER STEP`
+
+The folder is the run's directory. `trial.json` in it says what to do; what was found at a step is
+in `figures/<step>.json`, which appears when all of it is there. Started again after a kill, it
+repeats nothing that is finished.
+"""
+
+import gc
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddiff.config.shell import run_verb
+from ddiff.pages.report.events import read_scalars
+from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
+from ddiff.study.folder import FAILURE, TASK
+from ddiff.system.checkpoints import load_checkpoint
+from ddiff.system.errors import DdiffError
+from ddiff.system.files import lock, read_json, write_json
+
+LARGE = 2**26  # bytes of drawn samples that are not kept once they are measured
+PATIENCE = 60.0  # seconds that a run's last process, which a kill left behind, may take to save
+
+
+class Failed(Exception):
+    """A verb has ended with another status than 0; the message is its line."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def call(verb: str, *words: str) -> None:
+    """Run a verb in this process. Raises Failed."""
+    print(f"$ python -m ddiff.{verb} {shlex.join(words)}", flush=True)
+    status, reason = run_verb(verb, words)
+    gc.collect()
+    if status:
+        raise Failed(reason, status)
+
+
+def train(folder: Path, task: dict[str, Any], until: int) -> None:
+    """Train up to a step: start, continue, or do nothing where that step is reached."""
+    pause = f"budget.pause_at={until}"  # the last step too, so that it is validated
+    last = folder / "checkpoints/last.ckpt"
+    if last.is_file():
+        if load_checkpoint(last)["global_step"] < until:
+            call("train", f"ckpt_path={folder}", pause)
+        return
+    steps, every = task["steps"], task["val_every"]
+    words = [f"budget.max_steps={steps}", f"budget.val_every={every}"]
+    words += [f"budget.sample_every={steps}", pause, f"run_dir={folder}"]
+    call("train", *task["train"], *words)
+
+
+def of_training(folder: Path, names: Sequence[str], step: int) -> dict[str, float]:
+    """Figures of the training at its last step, from metrics.json.
+
+    Where a kill came between the last checkpoint and that file, from TensorBoard.
+    """
+    metrics = read_json(folder / "metrics.json")
+    if metrics.get("step") == step:
+        return {name: metrics[name] for name in names if name in metrics}
+    found = read_scalars(folder / "tensorboard", names)
+    return {name: float(curve.values[-1]) for name, curve in found.items() if len(curve.values)}
+
+
+def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
+    """{variant: {figure: value}, ...} at a step; what cannot be measured is left out, with why."""
+    trained = of_training(folder, [n for n in task["measure"] if n in OF_TRAINING], step)
+    names = metrics_for(task["measure"])
+    found: dict[str, dict[str, Any]] = {}
+    for variant, drawing in task["draw"].items():
+        found[variant] = {"figures": dict(trained), "omitted": {}}
+        if not names:
+            continue
+        out = folder / "evaluations" / f"{task['slugs'][variant]}_{step:06d}.json"
+        call(
+            "evaluate", f"run={folder}", *drawing, f"metrics=[{','.join(names)}]",
+            "+metrics.auto=true", f"num_samples={task['num_samples']}", *task["evaluate"],
+            f"out={out}", "overwrite=true",
+        )  # fmt: skip
+        made = json.loads(out.read_text())
+        drawn = Path(made["source"])
+        if drawn.stat().st_size > LARGE:
+            drawn.unlink()
+        values = {one["name"]: one["value"] for one in made["figures"]}
+        wanted = [name for name in task["measure"] if name not in OF_TRAINING]
+        found[variant]["figures"] |= {n: values[key_of(n)] for n in wanted if key_of(n) in values}
+        found[variant]["omitted"] = made["omitted"]
+        found[variant]["sampling"] = made["sampling"]
+    for variant, one in found.items():
+        value = one["figures"].get(task["decide"])
+        if value is None:
+            why = "; ".join(dict.fromkeys(one["omitted"].values())) or "this training has none"
+            raise Failed(f"{task['decide']} of {variant} was not measured: {why}", 1)
+        if not math.isfinite(value):
+            raise Failed(f"{task['decide']} of {variant} is {value}", 1)
+    return found
+
+
+def run(folder: Path, until: int) -> None:
+    task = read_json(folder / TASK)
+    began = time.perf_counter()
+    train(folder, task, until)
+    step = load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"]
+    trained = time.perf_counter() - began
+    found = figures(folder, task, step)
+    spent = {"training": trained, "measuring": time.perf_counter() - began - trained}
+    seconds = read_json(folder / "metrics.json").get("seconds")
+    result = {"step": step, "variants": found, "spent": spent, "train_seconds": seconds}
+    write_json(folder / "figures" / f"{until:06d}.json", result)
+
+
+def main() -> None:
+    """Exit status 0: the figures are there. 1: `failure.json` says why not. Else: ended by a
+    signal, and can be started again."""
+    folder, until = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        wait_for_lock(folder)
+        run(folder, until)
+    except Failed as failed:
+        if failed.status > 128:  # a signal
+            sys.exit(failed.status)
+        write_json(folder / FAILURE, {"why": str(failed), "until": until})
+        sys.exit(1)
+
+
+def wait_for_lock(folder: Path) -> None:
+    """Waits until no other process holds the run: one that a killed study left behind is saving."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            lock(folder, "the run").release()
+            return
+        except DdiffError as error:
+            if time.monotonic() > deadline:
+                raise Failed(str(error), 130) from None
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Studies as their users run them: whole, killed, raced, continued, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.runs import TINY, Done, ddiff, forked
+
+pytestmark = pytest.mark.slow
+
+BASE = " ".join(["experiment=digits_ddpm", *TINY]).replace("budget.val_every=8 ", "")
+TWO = "cosine: schedule=cosine, linear: schedule=linear"
+STEPS = 24
+SLOTS = ("engine.slots=2", "engine.threads=1")
+FORKS = ("~engine.threads", "engine.slots=2", "engine._target_=tests.support.forking.Forking")
+
+
+def words(out: str, vary: str = TWO, *more: str) -> list[str]:
+    return [f"base={BASE}", f"vary={{{vary}}}", "seeds=2", "equal=steps", f"budget={STEPS}",
+            f"out={out}", *more]  # fmt: skip
+
+
+def study(cwd: Path, *options: str) -> Done:
+    """`python -m ddiff.study`, its runs forks of a process that has imported everything."""
+    return forked("study", *options, *FORKS, cwd=cwd, DDIFF_TRUST="tests")
+
+
+def found(folder: Path, training: str, seed: int, step: int = STEPS) -> dict[str, Any]:
+    file = folder / training / f"seed_{seed}" / "figures" / f"{step:06d}.json"
+    return json.loads(file.read_text())["variants"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two variants that run, one that fails on its way, and one that cannot begin."""
+    place = tmp_path_factory.mktemp("study")
+    vary = f"{TWO}, hot: optimizer.lr=1e38 trainer.gradient_clip_val=null, odd: net.groups=3"
+    done = study(place, *words("whole", vary))
+    assert done.status == 0, done.err + done.out
+    (place / "out.txt").write_text(done.out)
+    return place
+
+
+def test_every_variant_is_a_row_with_a_verdict(whole: Path) -> None:
+    results = json.loads((whole / "whole/results.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["cosine", "linear", "hot", "odd"]
+    for name in ("cosine", "linear"):
+        assert rows[name]["step"] == STEPS
+        for seed in (0, 1):
+            metrics = json.loads((whole / f"whole/{name}/seed_{seed}/metrics.json").read_text())
+            assert metrics["step"] == STEPS
+            assert rows[name]["figures"]["val/loss"][str(seed)] == metrics["val/loss"]
+    assert rows["linear"]["differences"]["val/loss"]["seeds"] == 2
+    assert rows["hot"]["verdict"].startswith("failed: the loss is not a number at step ")
+    assert "groups" in rows["odd"]["verdict"]
+    assert "failed      hot seed 0: the loss is not a number" in (whole / "out.txt").read_text()
+
+
+def test_what_it_writes_can_be_read(whole: Path) -> None:
+    text = (whole / "whole/README.md").read_text()
+    assert "| linear | 2 | 24 |" in text
+    assert "not the same quantity" in " ".join(text.split())  # losses of two schedules
+    assert f"'base={BASE}'" in text
+    page = (whole / "whole/report.html").read_text()
+    assert "Verdicts by val/loss" in page
+    assert (whole / "whole/report_files/study.png").stat().st_size > 5000
+    done = forked("report", "runs=whole", "out=again", cwd=whole)
+    assert done.status == 0, done.err
+    assert "## Verdicts by val/loss" in (whole / "again.md").read_text()
+    assert "classifier" not in (whole / "again.md").read_text()
+
+
+def test_a_report_and_a_second_start_repeat_nothing(whole: Path) -> None:
+    logs = {p: p.stat().st_mtime_ns for p in (whole / "whole").glob("*/seed_*/log.txt")}
+    again = study(whole, *words("whole"), "seeds=2")
+    assert again.status == 0, again.err
+    assert "0 of 4 runs to do" in again.out
+    report = study(whole, *words("whole"), "report")
+    assert report.status == 0, report.err
+    assert {p: p.stat().st_mtime_ns for p in logs} == logs
+
+
+def test_another_study_in_its_folder_is_refused(whole: Path) -> None:
+    done = study(whole, *words("whole", TWO.replace("=linear", "=sigmoid")))
+    assert done.status == 2
+    assert "whole holds another study; give another out=" in done.err
+    longer = study(whole, *words("whole"), "budget=30")
+    assert longer.status == 2
+    assert "holds a run of another study (steps 24, now 30)" in longer.err
+    assert len((done.err + longer.err).strip().splitlines()) == 2
+
+
+def test_a_study_that_is_killed_finds_the_same(whole: Path, tmp_path: Path) -> None:
+    """Killed by SIGKILL in its middle: its runs save, and the second start continues them."""
+    options = [*words("killed"), *SLOTS]
+    command = [sys.executable, "-m", "ddiff.study", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "killed"
+    deadline = time.monotonic() + 180
+    while not list(folder.glob("*/seed_0/tensorboard")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = ddiff("study", *options, cwd=tmp_path)  # beside the first one
+    assert second.status == 1
+    assert "the study killed is in use by process" in second.err
+    process.kill()
+    process.wait()
+    done = ddiff("study", *options, cwd=tmp_path)
+    assert done.status == 0, done.err
+    for training in ("cosine", "linear"):
+        for seed in (0, 1):
+            assert found(folder, training, seed) == found(whole / "whole", training, seed)
+
+
+def test_a_race_pauses_losers_and_takes_one_up_again(whole: Path, tmp_path: Path) -> None:
+    race = "race={rungs: [0.5], share: 0.5}"
+    done = study(tmp_path, *words("race", TWO, race))
+    assert done.status == 0, done.err
+    results = json.loads((tmp_path / "race/results.json").read_text())
+    (loser,) = [row["name"] for row in results["rows"] if row["paused"]]
+    (winner,) = {"cosine", "linear"} - {loser}
+    halfway = {
+        name: sum(
+            found(tmp_path / "race", name, s, 12)[name]["figures"]["val/loss"] for s in (0, 1)
+        )
+        for name in (winner, loser)
+    }
+    assert halfway[winner] < halfway[loser]
+    assert results["headline"].startswith(f"The race went to {winner}.")
+    assert not (tmp_path / f"race/{loser}/seed_0/figures/000024.json").exists()
+    again = study(tmp_path, *words("race", TWO, race.replace("0.5}", f"0.5, keep: [{loser}]}}")))
+    assert again.status == 0, again.err
+    for name in (winner, loser):
+        for seed in (0, 1):
+            assert found(tmp_path / "race", name, seed) == found(whole / "whole", name, seed)
+
+
+def test_a_signal_ends_the_study_and_its_runs(tmp_path: Path) -> None:
+    options = [*words("stopped"), "budget=100000", *SLOTS]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddiff.study", *options],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 180
+    while not list(tmp_path.glob("stopped/*/seed_0/tensorboard")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.strip() == ("ddiff: stopped by SIGTERM; the same command continues in stopped")
+    saved = list(tmp_path.glob("stopped/*/seed_0/checkpoints/last.ckpt"))
+    assert saved
+
+
+def test_ways_of_drawing_at_equal_evaluations(tmp_path: Path) -> None:
+    """One training a seed; guidance takes two evaluations a step, so it gets half of the steps."""
+    base = BASE.replace("digits_ddpm", "digits_cfg") + " budget.max_steps=8"
+    vary = "{plain: guidance=none, guided: guidance=cfg guidance.scale=1}"
+    done = study(
+        tmp_path, f"base={base}", f"vary={vary}", "seeds=2", "equal=evaluations", "budget=4",
+        "decide=closer_to_train", "num_samples=20", "out=draws",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    results = json.loads((tmp_path / "draws/results.json").read_text())
+    assert [row["evaluations"] for row in results["rows"]] == [4, 4]
+    assert len(list((tmp_path / "draws").glob("*/seed_*/checkpoints"))) == 2
+    ways = found(tmp_path / "draws", "plain", 0, 8)
+    assert [ways[name]["sampling"]["num_steps"] for name in ("plain", "guided")] == [4, 2]
+    assert [ways[name]["sampling"]["evaluations"] for name in ("plain", "guided")] == [4, 4]
