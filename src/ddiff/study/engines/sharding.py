@@ -37,18 +37,22 @@ PER_SLOT, LEAST = 4, 8  # a slot gets up to 4 shards, of 8 batches or more: litt
 
 @dataclass(frozen=True)
 class Shard:
-    """Samples `first` to `first + number - 1`, in files of a folder."""
+    """Samples `first` to `end - 1`, in files of a folder."""
 
     folder: Path
     first: int
     number: int
 
     @property
+    def end(self) -> int:
+        return self.first + self.number
+
+    @property
     def npy(self) -> Path:
         return self.folder / f"{self.first}.npy"
 
     def __str__(self) -> str:
-        return f"samples {self.first} to {self.first + self.number - 1}"
+        return f"samples {self.first} to {self.end - 1}"
 
 
 def shards(engine: DictConfig) -> Drawing:
@@ -73,8 +77,9 @@ def draw_shards(
     wanted = _facts(json.loads(json.dumps(origin_of(trained, options) | {"y_period": period})))
     claim = lock(folder, "the folder of shards")
     try:
-        there = _there(folder, wanted)
-        left = _left(engine, there, Shard(folder, first, number), options.batch_size)
+        whole = Shard(folder, first, number)
+        there = _there(whole, options.batch_size, wanted)
+        left = _left(engine, there, whole, options.batch_size)
         jobs = {_job(shard, options, period): shard for shard in left}
         done = sum(shard.number for shard in there)
         with (
@@ -86,7 +91,7 @@ def draw_shards(
                 _check(ended)
                 done += jobs[ended.job].number
                 meter(done)
-        there = sorted(_there(folder, wanted), key=lambda shard: shard.first)
+        there = _there(whole, options.batch_size, wanted)
         if sum(shard.number for shard in there) != number:
             raise DdiffError("the run has changed since the first samples were drawn")
         stream(_batches(there, options.batch_size), npy, (number, *generation.shape))
@@ -104,23 +109,26 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("net", "step", "spent", "y_period")} | {"options": own}
 
 
-def _there(folder: Path, wanted: dict[str, Any]) -> list[Shard]:
-    """The shards that are finished. Those of other samples are removed."""
+def _there(whole: Shard, batch_size: int, wanted: dict[str, Any]) -> list[Shard]:
+    """The shards that are finished, in order. Those of other samples, or of batches that begin
+    elsewhere, are removed."""
     found = []
-    for path in folder.glob("*.json"):  # written after the .npy
+    for path in whole.folder.glob("*.json"):  # written after the .npy
         record = read_json(path)
         if record and _facts(record) == wanted:
-            found.append(Shard(folder, record["first"], record["options"]["num_samples"]))
-        else:
-            path.unlink()
-    return found
+            shard = Shard(whole.folder, record["first"], record["options"]["num_samples"])
+            fits = (shard.first - whole.first) % batch_size == 0
+            if fits and whole.first <= shard.first and shard.end <= whole.end:
+                found.append(shard)
+                continue
+        path.unlink()
+    return sorted(found, key=lambda shard: shard.first)
 
 
 def _left(engine: Engine, there: list[Shard], whole: Shard, batch_size: int) -> list[Shard]:
     """Shards of what is not there yet, for the slots of the engine."""
-    end = whole.first + whole.number
-    taken = {at for shard in there for at in range(shard.first, shard.first + shard.number)}
-    starts = [at for at in range(whole.first, end, batch_size) if at not in taken]
+    taken = {at for shard in there for at in range(shard.first, shard.end, batch_size)}
+    starts = [at for at in range(whole.first, whole.end, batch_size) if at not in taken]
     if not starts:
         return []
     per_slot = min(PER_SLOT, max(1, len(starts) // (LEAST * engine.slots)))
@@ -131,7 +139,9 @@ def _left(engine: Engine, there: list[Shard], whole: Shard, batch_size: int) -> 
             ranges[-1].append(at)
         else:
             ranges.append([at])
-    return [Shard(whole.folder, one[0], min(one[-1] + batch_size, end) - one[0]) for one in ranges]
+    return [
+        Shard(whole.folder, one[0], min(one[-1] + batch_size, whole.end) - one[0]) for one in ranges
+    ]
 
 
 def _job(shard: Shard, options: Draw, period: int) -> Job:
