@@ -121,3 +121,24 @@ def test_optuna_finds_the_better_rate(tmp_path: Path) -> None:
     assert len(set(losses)) == 4
     text = (tmp_path / "sweep/optimization_results.yaml").read_text()
     assert f"best_value: {min(losses)}" in text
+
+
+def test_a_sweep_skips_what_another_has_finished(tmp_path: Path) -> None:
+    """Runs of the same options anywhere below runs=; where they lie and are looked at is aside."""
+    common = ("-m", *DIGITS, "budget.max_steps=4")
+    jobs = [
+        job("train", *common, "objective=v", "hydra.sweep.dir=runs/first"),
+        job("train", *common, "objective=v,x0", "sweep.skip_finished=true",
+            "budget.sample_every=2", "hydra.sweep.dir=runs/second"),
+        job("train", *common, "objective=v", "seed=1", "sweep.skip_finished=true",
+            "hydra.sweep.dir=runs/third"),
+        job("train", *common, "objective=v", "hydra.sweep.dir=runs/fourth"),
+    ]  # fmt: skip
+    done = ddiff_many(jobs, tmp_path)
+    assert [d.status for d in done] == [0] * 4, [d.err for d in done]
+    assert "job 0 is finished already: runs/first/0" in done[1].out
+    assert done[1].out.count("is finished already") == 1
+    assert not (tmp_path / "runs/second/0/checkpoints").exists()
+    assert checkpoint(tmp_path / "runs/second/1")["global_step"] == 4
+    assert "is finished already" not in done[2].out  # another seed
+    assert "is finished already" not in done[3].out  # nobody asked

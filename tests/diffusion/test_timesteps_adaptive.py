@@ -21,6 +21,7 @@ from ddiff.diffusion.timesteps import (
     Stratified,
     StratifiedImportance,
     TimestepSampler,
+    Uncertainty,
     Uniform,
     effective_sample_size,
 )
@@ -409,3 +410,21 @@ def test_wrong_options_are_refused_in_one_line(make, message):
     with pytest.raises(ConfigError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_uncertainty_brings_every_loss_to_one_size() -> None:
+    """Loss at t is t / T: the weighted loss of each bin is then the mean over t, and so is the
+    total, whose size does not change."""
+    T = SCHEDULE.T
+    sampler = Uncertainty(SCHEDULE, bins=5, decay=0.0)
+    assert sampler.weights(sampler.law()).tolist() == [1.0] * T
+    t = torch.arange(1, T + 1)
+    losses = t / T
+    sampler.update(t, losses, 2 * torch.ones(T))
+    weights = sampler.weights(sampler.law())
+    by_bin = [(weights * losses)[sampler.bins.of == b].mean().item() for b in range(5)]
+    assert by_bin == pytest.approx([losses.mean().item()] * 5, rel=1e-5)
+    assert (weights * losses).mean().item() == pytest.approx(losses.mean().item(), rel=1e-5)
+    drawn, weight = sampler.sample(4000, generator("cpu", "u"))
+    assert torch.equal(weight, weights[drawn - 1])
+    assert drawn.double().mean().item() == pytest.approx((T + 1) / 2, rel=0.05)

@@ -54,6 +54,10 @@ CASES = {
         (*DIGITS, "timesteps=precomputed_topk", "timesteps.path=scores.json"),
         1,
     ),
+    "uncertainty, immiscible": (
+        (*DIGITS, "timesteps=uncertainty", "timesteps.bins=4", "module.immiscible=true"),
+        1,
+    ),
     "speed": ((*DIGITS, "timesteps=speed"), 1),
     "speed_released": ((*VOLUMES, "timesteps=speed_released", "objective.weighting=p2"), 1),
 }  # fmt: skip

@@ -68,6 +68,13 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a sweep of trainings does."""
+
+    skip_finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Options of ddiff.train. `conf/train.yaml` says what each means."""
 
@@ -101,6 +108,7 @@ class Train:
     budget: Budget
     sampling: Pictured
     evaluation: Evaluation
+    sweep: Sweep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from ddiff.config.sweeps import job_folder, job_number, name_of, overrides_of_command
-from ddiff.config.trees import config_of, flat, resolved
+from ddiff.config.trees import ADDED, config_of, flat, resolved, stored
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import read_json
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
 # here from what its own options give today, without a word.
 FREE = ("_", "budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver",
         "guidance", "backend", "runs", "run_dir", "ckpt_path", "init", "memory_budget_gb",
-        "profiler", "logger", "callbacks", "threads", "optimized_metric", "net.shape",
+        "profiler", "logger", "callbacks", "threads", "optimized_metric", "sweep", "net.shape",
         "net.num_classes")  # fmt: skip
+PLACES = ("ckpt_path", "run_dir", "runs")  # where a run was made is not where it is now
+# What does not make two trainings different: where they lie, and how they are looked at.
+ASIDE = ("_", *PLACES, "threads", "sweep", "optimized_metric", "memory_budget_gb", "profiler",
+         "logger", "callbacks", "sampling", "evaluation", "metrics", "extractor", "net.shape",
+         "net.num_classes", "budget.val_every", "budget.sample_every", "budget.log_every",
+         "budget.save_every", "budget.pause_at", "data.num_workers")  # fmt: skip
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
             "data.download", "data.cache_gb")  # fmt: skip
-PLACES = ("ckpt_path", "run_dir", "runs")  # where a run was made is not where it is now
 ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape", "net.num_classes")
 
 Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
@@ -227,6 +233,8 @@ def _as_trained(then: list[str], trained: DictConfig) -> dict[str, Any]:
 def finished(cfg: DictConfig) -> float | None:
     """The figure of this job of a sweep, where an earlier start of the sweep has finished it."""
     path = begun_job(cfg)
+    if path is None and cfg.sweep.skip_finished and job_folder() is not None:
+        path = finished_twin(resolved(cfg))
     if path is None:
         return None
     from ddiff.system.checkpoints import load_checkpoint
@@ -239,3 +247,27 @@ def finished(cfg: DictConfig) -> float | None:
     noted = metrics.get("optimized", {})
     figure = noted.get("value") if noted.get("name") == wanted else metrics.get(wanted)
     return float(figure) if isinstance(figure, int | float) else float("nan")
+
+
+def finished_twin(cfg: DictConfig) -> Path | None:
+    """The newest finished run below `runs` that was trained with the same options; None without."""
+    wanted = _training_of(cfg)
+    steps = cfg.budget.max_steps
+    files = sorted(Path(cfg.runs).rglob("metrics.json"), key=lambda file: -file.stat().st_mtime)
+    for file in files:
+        try:
+            same = _training_of(stored(file.with_name("config.yaml"))) == wanted
+        except (DdiffError, OSError, ValueError, YAMLError):  # of another program, or broken
+            continue
+        if same and read_json(file).get("step") == steps:
+            return file.parent
+    return None
+
+
+def _training_of(cfg: Mapping) -> dict[str, Any]:
+    """The options that decide a training, flat, without those of `ADDED` that say what was."""
+    return {
+        name: value
+        for name, value in flat(cfg).items()
+        if not name.startswith(ASIDE) and ADDED.get(name, ADDED) != value
+    }

@@ -31,6 +31,7 @@ ADDED = {
     "net.embedding.flip_sin_to_cos": False,
     "net.embedding.freq_shift": 1,
     "net.embedding.out_dim": None,
+    "module.immiscible": False,
 }
 
 

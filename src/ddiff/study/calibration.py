@@ -9,12 +9,13 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -174,8 +175,9 @@ def measured(
                 del alive[name]
                 continue
             seconds[name].append(time.perf_counter() - start)
+    steps = step_seconds({name: seconds[name][1:] for name in alive})
     for name, turns in alive.items():
-        step = median(seconds[name][1:])
+        step = steps[name]
         scoring, often = turns.scoring()
         start = max(0.0, turns.first - step)
         cost = Cost(
@@ -186,6 +188,23 @@ def measured(
         say(f"{name}: {step * 1e3:.1f} ms a step")
     gc.collect()
     return {name: found[name] for name in trainings}
+
+
+def step_seconds(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The cost of a step of each training, from the seconds of each in the same rounds.
+
+    Each is compared with the first one round by round, so that a busy machine is busy for both.
+    A median ratio within two standard errors of 1 counts as 1: noise gives no one more steps.
+    """
+    if not seconds:
+        return {}
+    first = np.array(next(iter(seconds.values())))
+    base, found = float(np.median(first)), {}
+    for name, of in seconds.items():
+        low, ratio, high = np.quantile(np.array(of) / first, [0.25, 0.5, 0.75])
+        error = 1.25 * (high - low) / 1.349 / len(first) ** 0.5  # of a median
+        found[name] = base if abs(ratio - 1) <= 2 * error else base * float(ratio)
+    return found
 
 
 def combined(parts: list[dict[str, dict[str, Any]]]) -> dict[str, Cost | str]:

@@ -5,6 +5,7 @@ from ddiff.diffusion.timesteps.fixed import LogitNormal, Stratified, Uniform
 from ddiff.diffusion.timesteps.importance import LossSecondMoment, StratifiedImportance
 from ddiff.diffusion.timesteps.speed import Speed, SpeedReleased
 from ddiff.diffusion.timesteps.topk import OnlineTopK, PrecomputedTopK
+from ddiff.diffusion.timesteps.uncertainty import Uncertainty
 
 __all__ = [
     "LogitNormal",
@@ -16,6 +17,7 @@ __all__ = [
     "Stratified",
     "StratifiedImportance",
     "TimestepSampler",
+    "Uncertainty",
     "Uniform",
     "effective_sample_size",
 ]

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ddiff.diffusion import Losses, Objective, Schedule, loss
@@ -35,6 +36,7 @@ class DDPM(Learner):
         schedule: Schedule,
         objective: Objective,
         timesteps: TimestepSampler,
+        immiscible: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +47,7 @@ class DDPM(Learner):
                 f"{type(objective).__name__.lower()} is not; use objective=x0 or net.bounded=false"
             )
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
+        self.immiscible = immiscible
         a, b = schedule.abar.sqrt(), (1 - schedule.abar).sqrt()
         table = torch.stack(torch.broadcast_tensors(a, b, *objective.mix(a, b)), dim=1)
         self.coefficients: Tensor  # [T + 1, 4]: x_t = alpha x_0 + sigma eps, target = e eps + s x_0
@@ -63,6 +66,8 @@ class DDPM(Learner):
         """The loss of a training batch, its random numbers from `g` (or the noise's from
         `add_noise`)."""
         x_0, y = batch
+        if self.immiscible:
+            add_noise = partial(self.assigned_noise, g)
         return loss(
             self.predictor(self.net),
             x_0,
@@ -81,7 +86,7 @@ class DDPM(Learner):
         """The backend's own noise under this key, in one pass over memory; None where it has
         none."""
         operation = self.add_noise
-        if operation is None:
+        if operation is None or self.immiscible:
             return None
 
         def add_noise(x_0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,6 +94,11 @@ class DDPM(Learner):
             return operation(x_0, self.coefficients[t], samples, key(*words), 0)
 
         return add_noise
+
+    def assigned_noise(self, g: torch.Generator, x_0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t and target, with noise of `g` that is assigned to the samples nearest to it."""
+        eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
+        return noised(x_0, t, assigned(x_0, eps), self.schedule, self.objective)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         with phase("noise"):
@@ -171,6 +181,17 @@ class DDPM(Learner):
     def validation_metrics(self, x_0: Tensor, x_0_hat: Tensor) -> dict[str, Tensor]:
         """More to log from one denoising step, by kind of data."""
         return {}
+
+
+def assigned(x_0: Tensor, eps: Tensor) -> Tensor:
+    """eps [B, ...] in the order that makes sum |x_0 - eps|^2 over the batch least.
+
+    Immiscible diffusion (Li et al. 2024): each sample is mixed with noise that lies near it. The
+    norms of x_0 and eps do not depend on the order, so only their products are compared.
+    """
+    products = x_0.flatten(1) @ eps.flatten(1).T
+    _, order = linear_sum_assignment(products.double().cpu().numpy(), maximize=True)
+    return eps[torch.from_numpy(order).to(eps.device)]
 
 
 class ConditionalDDPM(DDPM):
