@@ -12,10 +12,13 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ddiff import export
+from ddiff.config.options import Study, typed
 from ddiff.config.validation import check_given
 from ddiff.data.folders import PICTURES
 from ddiff.recipe import choose_recipe
 from ddiff.sampling.from_run import offer_run
+from ddiff.study import __main__ as study
+from ddiff.study.plan import plan_of
 from tests.support.runs import ddiff_many, job
 
 REPOSITORY = Path(__file__).parents[1]
@@ -73,9 +76,16 @@ def test_a_command_composes(
     offer_run(*FROM_RUN)(words)
     if verb == "export":
         export.prepare(words)
+    if verb == "study":
+        monkeypatch.setattr(sys, "argv", [verb, *words])
+        study.prepare(words)
+        words = sys.argv[1:]
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         words = [first_of_a_sweep(word) for word in words if not word.startswith("hydra.")]
-        check_given(compose(verb, words), verb)
+        cfg = compose(verb, words)
+        check_given(cfg, verb)
+        if verb == "study":  # the trainings of its variants too
+            plan_of(typed(Study, cfg), "study", study.MORE)
 
 
 def test_commands_were_found() -> None:

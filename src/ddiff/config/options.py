@@ -69,7 +69,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What a sweep of trainings does."""
+    """Options of a sweep of trainings."""
 
     skip_finished: bool
 

@@ -1,4 +1,4 @@
-"""What a step of each training costs, measured in turns: a step of every training, round by round.
+"""Costs of a step of each training, measured in turns: a step of every training, round by round.
 
 `python -m ddiff.study.calibration FOLDER` is a job of the study. It runs in the place of a run, and
 on this machine in all slots at the same time, for what one slot can do depends on the others.
@@ -135,7 +135,7 @@ class Turns:
 def count_scorings(
     timesteps: TimestepSampler, batches: int
 ) -> tuple[tuple[Tensor, Gradient] | None, int]:
-    """What a sampler of timesteps asks to have measured, and how often in so many batches."""
+    """Return what a sampler of timesteps asks to have measured, and how often in so many batches."""
     asked: list[tuple[Tensor, Gradient]] = []
 
     def norms(t: Tensor, of: Gradient) -> Tensor:
@@ -223,7 +223,7 @@ def combined(parts: list[dict[str, dict[str, Any]]]) -> dict[str, Cost | str]:
 
 
 def drawing(words: list[str], most: float | None) -> dict[str, Any]:
-    """How many evaluations of the net a sample of a variant takes, and with how many steps.
+    """Return the evaluations of the net that a sample of a variant takes, and its number of steps.
 
     `most`: the largest number of evaluations; the number of steps is then chosen.
     """

@@ -71,7 +71,7 @@ def key_of(name: str) -> str:
 
 
 def better_of(name: str, said: str) -> Better:
-    """What is better of a figure: as said, or as known."""
+    """Return what is better of a figure: as said, or as known."""
     if said == "lower" or said == "higher":
         return said
     if name in OF_SAMPLES:

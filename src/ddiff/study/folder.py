@@ -1,4 +1,4 @@
-"""What lies in the folder of a study. Nothing here needs torch.
+"""Files of a study's folder. Nothing here needs torch.
 
 study.json                   the plan, the steps and the costs of each training
 costs.json, calibration/     what steps cost
@@ -59,7 +59,7 @@ class Trial:
         return f"{self.training} seed {self.seed}"
 
     def found(self, rung: int) -> dict[str, Any] | None:
-        """What was found at a rung; None where it is not there yet."""
+        """Return what was found at a rung; None where it is not there yet."""
         return read_json(self.folder / "figures" / f"{self.steps[rung]:06d}.json") or None
 
     @property

@@ -60,7 +60,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Race:
-    """At each rung, a part of the budget, `share` of the variants goes on."""
+    """Rungs of a race, parts of the budget, at each of which `share` of the variants goes on."""
 
     rungs: tuple[float, ...]
     share: float

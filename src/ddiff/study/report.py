@@ -1,4 +1,4 @@
-"""What a study found: verdicts, tables and pictures, read from its folder alone."""
+"""Results of a study: verdicts, tables and pictures, read from its folder alone."""
 
 import shlex
 import textwrap
@@ -201,7 +201,7 @@ def _failed(row: Row) -> str:
 
 
 def cautions(results: Results) -> list[str]:
-    """What a reader must know before believing the verdicts."""
+    """Cautions that a reader must know before believing the verdicts."""
     found = []
     done, every = results.done
     if done < every:

@@ -114,7 +114,7 @@ def task_of(
     drawings: dict[str, dict[str, Any]],
     extractor: list[str],
 ) -> dict[str, Any]:
-    """What a trial is told to do."""
+    """The task of a trial: what it is told to do."""
     variants = plan.variants_of(training.name)
     draw = {}
     for variant in variants:
@@ -336,7 +336,7 @@ def _ending(status: int | None) -> str:
 
 
 def cost_in_words(ready: Ready, slots: int) -> str:
-    """What is left to do: runs, time, disk. An estimate."""
+    """An estimate of what is left to do: runs, time, disk."""
     mark = read_json(ready.folder / MARK)
     seconds = disk = 0.0
     left = 0

@@ -24,7 +24,7 @@ Verdict = Literal["better", "worse", "no difference seen", "too few seeds"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a variant is from the first one, over the seeds that both have.
+    """Difference of a variant from the first one, over the seeds that both have.
 
     `relative`: the numbers are parts of the first one's figure (0.02: 2% more). Otherwise they are
     in the figure's own unit, as for figures that are not all above 0.

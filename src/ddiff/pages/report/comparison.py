@@ -41,7 +41,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Preface:
-    """What stands above a report of a study: its verdicts."""
+    """The verdicts of a study, which stand above its report."""
 
     title: str
     lines: Sequence[str]
