@@ -1,6 +1,7 @@
 """Jobs on a Slurm cluster, by submitit. Its machines share a file system."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -104,7 +105,9 @@ class Slurm:
         try:
             status = one.result()
         except RuntimeError as error:  # submitit's, where there is no result
-            note(job.log, f"job {one.job_id} was lost: {str(error).splitlines()[-1]}")
+            head, *output = re.split(r"^-{9,}$", str(error), flags=re.M)
+            said = (output or [head])[0].strip().splitlines() or ["it left no output"]
+            note(job.log, f"job {one.job_id} was lost: {said[-1]}")
             return Ended(job, None)
         return Ended(job, status)
 
@@ -125,7 +128,12 @@ class Task:
         if self.status is not None:
             return self.status
         process = self.process = start(self.job, self.environment, Path(self.folder))
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+
+        def forward(signum: int, frame: object) -> None:
+            if process.returncode is None:  # not terminate(), which would take the end from waitid
+                os.kill(process.pid, signum)
+
+        before = signal.signal(signal.SIGTERM, forward)
         try:
             # checkpoint() interrupts this wait, and Popen.wait would hold a lock that it needs
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
