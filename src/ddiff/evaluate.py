@@ -24,11 +24,13 @@ def main(cfg: DictConfig) -> None:
     validate(cfg, "evaluate")
 
     from ddiff.metrics.evaluation import evaluate
+    from ddiff.sampling.writing import draw
+    from ddiff.study.engines.sharding import shards
     from ddiff.system.threads import threads
 
     options = typed(Evaluate, cfg)
     with threads(options.threads, options.accelerator):
-        evaluate(options)
+        evaluate(options, shards(options.engine) if options.engine else draw)
 
 
 if __name__ == "__main__":

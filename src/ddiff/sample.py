@@ -17,15 +17,17 @@ def main(cfg: DictConfig) -> None:
     from ddiff.config.trees import resolved
     from ddiff.config.validation import validate
     from ddiff.sampling.writing import write_samples
+    from ddiff.study.engines.sharding import shards
     from ddiff.system.threads import threads
 
     cfg = resolved(cfg)
     drop_empty(cfg, *FROM_RUN)
     validate(cfg, "sample")
     options = typed(Sample, cfg)
+    drawn_by = shards(options.engine) if options.engine else None
     with threads(options.threads, options.accelerator):
         trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
-        write_samples(trained, options)
+        write_samples(trained, options, drawn_by)
 
 
 if __name__ == "__main__":

@@ -452,7 +452,7 @@ RIGHT = [  # what looks odd and must not be refused
 ]  # fmt: skip
 
 
-MAY_BE_ABSENT = {"metrics"}  # Hydra drops an empty list of choices
+MAY_BE_ABSENT = {"engine", "metrics"}  # Hydra drops what is not chosen
 
 
 def composed(verb: str, *overrides: str) -> DictConfig:

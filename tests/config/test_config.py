@@ -47,8 +47,8 @@ def test_every_group_is_listed() -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> None:
     overrides = [f"{group}=[{option}]" if group in MANY else f"{group}={option}"]
-    if group == "format":
-        overrides = [f"+{overrides[0]}"]  # of ddiff.export
+    if group in ("format", "engine"):
+        overrides = [f"+{overrides[0]}"]  # not of a training
     if option in ("reader", "classifier"):
         overrides += ["experiment=classifier"]
     if option in ("images", "voxels"):

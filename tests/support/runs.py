@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+ROOT = Path(__file__).parents[2]
 TINY = (  # seconds a run
     "net.channels=[8,16]",
     "net.num_blocks=1",

@@ -119,6 +119,7 @@ class Draw:
     guidance: Group
     precision: Group
     backend: Group
+    engine: Group
     num_samples: Samples
     batch_size: BatchSize
     y: Labels
@@ -137,7 +138,10 @@ class Sample(Draw):
     profiler: Group
     run: Place
     shape: Annotated[list[Count], Filled()] | None
+    first: Annotated[int, At(least=0, most=10**9)]
+    y_period: Samples | None
     out: str | None
+    picture: bool
     mesh: Literal["ply", "obj", "none"] | None
 
 

@@ -19,7 +19,7 @@ from ddiff.data import Data
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
 from ddiff.metrics.samples import Array, Stack, holds_volumes, opened
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for
-from ddiff.sampling.writing import SAMPLING, default_out, draw, origin_of, sampled
+from ddiff.sampling.writing import SAMPLING, Drawing, default_out, draw, origin_of, sampled
 from ddiff.system.console import console, show_table
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
@@ -28,10 +28,12 @@ from ddiff.system.files import check_outputs, write_json
 BETTER = {"lower": "↓", "higher": "↑", None: ""}
 
 
-def evaluate(options: Evaluate) -> None:
+def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     """Everything that `python -m ddiff.evaluate` does with a valid config."""
     if bool(options.run) == bool(options.samples):
         raise ConfigError("give either run=<run or checkpoint> or samples=<file or folder>")
+    if options.engine and not options.run:
+        raise ConfigError("engine: nothing is drawn with samples=; leave engine out")
     if not options.data and not options.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
     path, made = Path(options.samples or ""), {}
@@ -42,7 +44,7 @@ def evaluate(options: Evaluate) -> None:
         path = default_out(trained, generation, options)
         path = path.with_name(path.name + ".npy")
         made = _made(trained, options, path)
-        draw_now = None if made else partial(draw, trained, generation, options, path)
+        draw_now = None if made else partial(drawn_by, trained, generation, options, path)
     out = _target(options, trained, path)
     before = _before(out, made) if made and options.out is None else None
     if draw_now:
@@ -165,7 +167,8 @@ def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
         return {}
     found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
     same = json.loads(json.dumps(origin_of(trained, options)))
-    if any(found.get(name) != value for name, value in same.items()):
+    part = made.get("first", 0), made.get("y_period", options.num_samples)
+    if part != (0, options.num_samples) or any(found.get(n) != value for n, value in same.items()):
         return {}
     console.print(f"samples     {npy} (there already)")
     return made

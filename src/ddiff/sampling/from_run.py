@@ -37,7 +37,9 @@ def drop_empty(cfg: DictConfig, *groups: str) -> None:
 def _said(option: str, argv: list[str]) -> str | None:
     """The value that the command line gives to an option."""
     words = (word.partition("=") for word in argv)
-    return next((value for name, _, value in words if name == option), None)
+    said = next((value for name, _, value in words if name == option), None)
+    quoted = said and len(said) > 1 and said[0] == said[-1] and said[0] in "'\""
+    return said[1:-1] if said and quoted else said
 
 
 def _shape(argv: list[str]) -> list[int] | None:

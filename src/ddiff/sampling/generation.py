@@ -57,20 +57,22 @@ class Generation:
         batch_size: int,
         y: Tensor | None = None,
         on_step: Callable[[int], None] = lambda samples: None,
+        first: int = 0,
     ) -> Iterator[Tensor]:
-        """Draw samples 0 .. num_samples - 1 in order; yields [<= batch_size, C, *S] at a time.
+        """Draw `num_samples` samples from number `first` on, in order; yields
+        [<= batch_size, C, *S] at a time.
 
         Another `batch_size` changes a sample by rounding only. `y` holds one label a sample.
         `on_step(samples)` is called after every solver step with the number of samples in the
         batch.
         """
-        for first in range(0, num_samples, batch_size):
-            wanted = min(batch_size, num_samples - first)
+        for row in range(0, num_samples, batch_size):
+            wanted = min(batch_size, num_samples - row)
             size = batch_size if self.execution.static else wanted
-            labels = None if y is None else y[first : first + wanted]
+            labels = None if y is None else y[row : row + wanted]
             if labels is not None and wanted < size:  # fills the last batch up
                 labels = torch.cat([labels, labels[-1:].expand(size - wanted)])
-            indices = range(first, first + size)
+            indices = range(first + row, first + row + size)
             yield self.batch(indices, labels, lambda _, n=wanted: on_step(n))[:wanted]
 
     def batch(
@@ -260,12 +262,18 @@ def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfi
 
 
 def labels_for(
-    wanted: str | int | Sequence[int] | None, num_samples: int, num_classes: int | None
+    wanted: str | int | Sequence[int] | None,
+    num_samples: int,
+    num_classes: int | None,
+    first: int = 0,
+    period: int | None = None,
 ) -> Tensor | None:
     """Return the labels [num_samples] that the option `y` asks for, or None for no labels.
 
     `y` is one label, a list to repeat, `each` (equal shares in order, so that a square grid has a
-    class a row), `none`, or `auto` (`each` if there are classes).
+    class a row), `none`, or `auto` (`each` if there are classes). The label of a sample depends on
+    its number, of which the first is `first`; `each` begins again after `period` samples, or else
+    after `num_samples`.
     """
     if wanted == "auto":
         wanted = None if num_classes is None else "each"
@@ -273,8 +281,10 @@ def labels_for(
         return None
     if num_classes is None:
         raise ConfigError("y: this run was trained without labels; leave y out")
+    numbers = torch.arange(first, first + num_samples)
     if wanted == "each":
-        return torch.arange(num_samples) * num_classes // num_samples
+        period = period or num_samples
+        return numbers % period * num_classes // period
     labels = list(wanted) if isinstance(wanted, Sequence) else [wanted]
     wrong = [y for y in labels if type(y) is not int or not 0 <= y < num_classes]
     if wrong or not labels:
@@ -282,7 +292,7 @@ def labels_for(
             f"y: {wanted!r} is not a label; choose from 0..{num_classes - 1}, a list, "
             "each, none or auto"
         )
-    return torch.tensor(labels).repeat(-(-num_samples // len(labels)))[:num_samples]
+    return torch.tensor(labels)[numbers % len(labels)]
 
 
 def row_length(y: Tensor | None) -> int | None:

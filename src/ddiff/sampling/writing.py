@@ -3,9 +3,9 @@
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -18,7 +18,7 @@ from ddiff.config.options import Draw, Sample
 from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
 from ddiff.system.console import console, progress
-from ddiff.system.errors import DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, write_json
 from ddiff.system.phases import phase
 
@@ -27,7 +27,21 @@ SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
             "solver", "guidance", "precision", "backend")  # fmt: skip
 
 
-def write_samples(trained: Trained, options: Sample) -> None:
+class Drawing(Protocol):
+    """A way to draw samples: `draw`, or one that lets other processes draw."""
+
+    def __call__(
+        self,
+        trained: Trained,
+        generation: Generation,
+        options: Draw,
+        npy: Path,
+        first: int = 0,
+        y_period: int | None = None,
+    ) -> dict[str, Any]: ...
+
+
+def write_samples(trained: Trained, options: Sample, drawn_by: Drawing | None = None) -> None:
     """Draw samples and write them with a record, a picture and, for volumes, meshes.
 
     The files are <out>.npy, <out>.json (how they were made, and their labels), <out>.png and
@@ -35,21 +49,27 @@ def write_samples(trained: Trained, options: Sample) -> None:
     """
     generation = generation_of(trained, **drawing(options))
     out = Path(options.out) if options.out else default_out(trained, generation, options)
+    if not options.out and options.first:
+        out = out.with_name(f"{out.name}_from{options.first}")
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
     npy = out.with_name(out.name + ".npy")
-    y = labels_for(options.y, options.num_samples, generation.num_classes)
+    part = (options.first, options.y_period)
+    y = labels_for(options.y, options.num_samples, generation.num_classes, *part)
     profiler, subject = build(options.profiler), _subject(generation, out)
+    if drawn_by and not isinstance(profiler, Off):
+        raise ConfigError("profiler: looks at this process, which does not draw under engine=")
     written = [out.with_name(out.name + ending) for ending in (".npy", ".json", ".png")]
     written += [] if isinstance(profiler, Off) else [subject.folder / "profile.json"]
     check_outputs(written, options.overwrite)
     meshes = _meshes(out)
     check_outputs(meshes, options.overwrite)
     with profiler.watching(subject):
-        draw(trained, generation, options, npy)
-    for mesh in meshes:  # of samples that were replaced
-        mesh.unlink()
-    first = np.load(npy, mmap_mode="r")
-    _pictures(first[: PICTURED[first.ndim]], out, options.mesh, row_length(y))
+        (drawn_by or draw)(trained, generation, options, npy, *part)
+    for old in (*meshes, written[2]):  # of samples that were replaced
+        old.unlink(missing_ok=True)
+    if options.picture:
+        samples = np.load(npy, mmap_mode="r")
+        _pictures(samples[: PICTURED[samples.ndim]], out, options.mesh, row_length(y))
 
 
 def _meshes(out: Path) -> list[Path]:
@@ -74,22 +94,52 @@ def _subject(generation: Generation, out: Path) -> Profiled:
     return Profiled("sampling", device_of(generation.net), folder, board, held)
 
 
-def draw(trained: Trained, generation: Generation, options: Draw, npy: Path) -> dict[str, Any]:
-    """Stream samples to `npy`, write how they were made to the .json beside it, and return that."""
-    y = labels_for(options.y, options.num_samples, generation.num_classes)
+def draw(
+    trained: Trained,
+    generation: Generation,
+    options: Draw,
+    npy: Path,
+    first: int = 0,
+    y_period: int | None = None,
+) -> dict[str, Any]:
+    """Stream samples to `npy`, write how they were made to the .json beside it, and return that.
+
+    `first` is the number of the first one, and `y_period` that after which y=each begins again.
+    """
+    y = labels_for(options.y, options.num_samples, generation.num_classes, first, y_period)
     started = time.perf_counter()
-    _stream(generation, options, y, npy, (options.num_samples, *generation.shape))
+    batches = sampled(generation, options.num_samples, options.batch_size, y, first)
+    stream(_numbers(batches), npy, (options.num_samples, *generation.shape))
     seconds = (time.perf_counter() - started) / options.num_samples
-    made = {
-        **origin_of(trained, options),
-        "y": None if y is None else y.tolist(),
+    drawn = {
         "precision": generation.precision.dtype,
         "backend": generation.backend.name,
         "evaluations": generation.evaluations,
         "seconds_per_sample": seconds,
     }
+    return write_record(trained, options, npy, y, first, y_period, drawn)
+
+
+def write_record(
+    trained: Trained,
+    options: Draw,
+    npy: Path,
+    y: Tensor | None,
+    first: int,
+    y_period: int | None,
+    drawn: dict[str, Any],
+) -> dict[str, Any]:
+    """Write how samples were made to the .json beside them, and return that."""
+    made = {
+        **origin_of(trained, options),
+        "first": first,
+        "y_period": y_period or options.num_samples,
+        "y": None if y is None else y.tolist(),
+        **drawn,
+    }
     write_json(npy.with_suffix(".json"), made)
-    console.print(f"samples     {npy}  {[options.num_samples, *generation.shape]}")
+    shape = [options.num_samples, *trained.options.net.shape]
+    console.print(f"samples     {npy}  {shape}")
     return made
 
 
@@ -121,7 +171,7 @@ def _name(generation: Generation, options: Draw) -> str:
 
 
 def sampled(
-    generation: Generation, num_samples: int, batch_size: int, y: Tensor | None
+    generation: Generation, num_samples: int, batch_size: int, y: Tensor | None, first: int = 0
 ) -> Iterator[Tensor]:
     """Yield the batches of `generation`, with a progress bar over all solver steps."""
     done = 0
@@ -132,24 +182,27 @@ def sampled(
             done += samples
             meter(done)
 
-        yield from generation.batches(num_samples, batch_size, y, on_step)
+        yield from generation.batches(num_samples, batch_size, y, on_step, first)
 
 
-def _stream(
-    generation: Generation, options: Draw, y: Tensor | None, path: Path, shape: tuple[int, ...]
-) -> None:
-    """Write all samples, holding one batch in memory."""
+def _numbers(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    for batch in batches:
+        with phase("transfer"):
+            numbers = batch.cpu().numpy()
+        yield numbers
+
+
+def stream(batches: Iterable[np.ndarray], path: Path, shape: tuple[int, ...]) -> None:
+    """Write batches of samples, `shape` all together, to a .npy, holding one batch in memory."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
         _reserve(part)
         row = 0
-        for batch in sampled(generation, shape[0], options.batch_size, y):
-            with phase("transfer"):
-                numbers = batch.cpu().numpy()
+        for batch in batches:
             with phase("writing"):
-                array[row : row + len(batch)] = numbers
+                array[row : row + len(batch)] = batch
             row += len(batch)
         array.flush()
         del array

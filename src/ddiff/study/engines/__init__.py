@@ -2,5 +2,7 @@
 
 from ddiff.study.engines.base import Ended, Engine, Job, run_all
 from ddiff.study.engines.local import Local
+from ddiff.study.engines.ray import Ray
+from ddiff.study.engines.slurm import Slurm
 
-__all__ = ["Ended", "Engine", "Job", "Local", "run_all"]
+__all__ = ["Ended", "Engine", "Job", "Local", "Ray", "Slurm", "run_all"]

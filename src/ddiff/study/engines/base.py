@@ -1,10 +1,15 @@
 """The interface of an engine: it takes jobs, and says which of them have ended."""
 
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
+
+from ddiff.system.errors import Stopped
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,40 @@ class Engine(Protocol):
         ...
 
 
-def run_all(engine: Engine, jobs: Sequence[Job], tries: int = 3) -> Iterator[Ended]:
-    """Yield the jobs as they end, each submitted again up to `tries` times if it is lost."""
+def run_all(engine: Engine, jobs: Sequence[Job], tries: int = 3) -> Generator[Ended]:
+    """Yield the jobs as they end, each submitted up to `tries` times if it is lost.
+
+    Whatever ends this process, but for SIGKILL, ends the jobs first.
+    """
     left = {job: tries for job in jobs}
+    with stopped_by_sigterm():
+        try:
+            for job in jobs:
+                engine.submit(job)
+            while left:
+                for ended in engine.wait(1.0):
+                    left[ended.job] -= 1
+                    if ended.status is None and left[ended.job]:
+                        engine.submit(ended.job)
+                        continue
+                    del left[ended.job]
+                    yield ended
+        finally:
+            engine.close()
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into the exception Stopped inside the block, so that jobs can be ended."""
+
+    def stop(signum: int, frame: object) -> NoReturn:
+        raise Stopped("stopped by SIGTERM, and so were the jobs", signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        for job in jobs:
-            engine.submit(job)
-        while left:
-            for ended in engine.wait(1.0):
-                left[ended.job] -= 1
-                if ended.status is None and left[ended.job]:
-                    engine.submit(ended.job)
-                    continue
-                del left[ended.job]
-                yield ended
+        yield
     finally:
-        engine.close()
+        signal.signal(signal.SIGTERM, before)

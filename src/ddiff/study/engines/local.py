@@ -1,25 +1,21 @@
 """Jobs on this machine, each on cores or a GPU of its own."""
 
-import ctypes
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pynvml
 
-from ddiff.study.engines.base import Ended, Job, environment_of_jobs
+from ddiff.study.engines.base import Ended, Job
+from ddiff.study.engines.children import end, start
 from ddiff.system.bounds import At
 from ddiff.system.errors import ConfigError
 from ddiff.system.threads import cores_here
 
 Number = Annotated[int, At(least=1, most=4096)] | Literal["auto"]
-PATIENCE = 60  # seconds between the signal that asks a job to end and the one that kills it
 
 
 @dataclass(frozen=True)
@@ -73,32 +69,14 @@ class Local:
 
     def close(self) -> None:
         self.queue.clear()
-        for process in self.running:
-            process.terminate()
-        until = time.monotonic() + PATIENCE
-        for process in self.running:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(self.running)
         self.running.clear()
         self.free = list(reversed(self.places))
 
     def _start(self) -> None:
         while self.queue and self.free:
             job, slot = self.queue.popleft(), self.free.pop()
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", *job.words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment_of_jobs() | slot.environment(),
-                    start_new_session=True,  # Ctrl-C reaches the engine alone, which ends its jobs
-                    preexec_fn=_end_with_parent(),
-                )
+            process = start(job, slot.environment())
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, slot.cores)
             self.running[process] = (job, slot)
@@ -135,12 +113,3 @@ def visible_gpus() -> list[str]:
         return [str(n) for n in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:  # no driver
         return []
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """What a new process calls first, so that Linux sends it SIGTERM when its parent is gone,
-    however that ended. None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(1, signal.SIGTERM) and None  # 1: PR_SET_PDEATHSIG
