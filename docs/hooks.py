@@ -128,7 +128,9 @@ def _example(script: Path) -> str:
 
 def _options(verb: str) -> str:
     """A page of a verb: what it does, its options, and every choice of every group."""
-    module = import_module(f"ddiff.{verb}.__main__" if verb == "data" else f"ddiff.{verb}")
+    module = import_module(
+        f"ddiff.{verb}.__main__" if verb in ("data", "study") else f"ddiff.{verb}"
+    )
     lines = [f"# ddiff {verb}", "", " ".join((module.main.__doc__ or module.__doc__ or "").split())]
     lines += ["", "```", f"python -m ddiff.{verb} key=value ...", "```", ""]
     lines += ["## Options", "", "```yaml", *options_of(verb), "```"]

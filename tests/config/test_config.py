@@ -41,7 +41,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def test_every_group_is_listed() -> None:
     folders = {p.name for p in CONF.iterdir() if p.is_dir() and p.name[0] not in "._"}
-    assert folders == {*GROUPS, "experiment", "debug"}
+    assert folders == {*GROUPS, "experiment", "debug", "study"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -23,6 +23,7 @@ from ddiff.config.trees import flat
 from ddiff.config.validation import given_options
 from ddiff.study.calibration import combined
 from ddiff.study.engines import Ended, Engine, Job, Local
+from ddiff.study.engines.children import last_line
 from ddiff.study.figures import BY_FEATURES, metrics_for
 from ddiff.study.folder import FAILURE, MARK, TASK, Cost, Trial
 from ddiff.study.plan import VALIDATIONS, Plan, Training, merged, slug
@@ -221,13 +222,8 @@ def ask_engine(engine: Engine, folder: Path, ask: dict[str, Any]) -> list[dict[s
         words = ("ddiff.study.calibration", str(place))
         jobs.append(Job(f"calibration {number}", words, place / "log.txt"))
     console.print(f"calibration of {len(ask['trainings'])} trainings, a step of each in turns")
-    for job in jobs:
-        engine.submit(job)
-    ended: list[Ended] = []
-    while len(ended) < len(jobs):
-        ended += engine.wait(1.0)
-    for one in ended:
-        if one.status:
+    for one in finished(engine, jobs):
+        if one.status != 0:
             raise DdiffError(f"calibration: {last_line(one.job.log)} ({one.job.log})")
     return [read_json(folder / str(number) / "costs.json") for number in range(copies)]
 
@@ -261,11 +257,9 @@ def classifier(plan: Plan, folder: Path, engine: Engine) -> tuple[list[str], str
     begun = (place / "checkpoints/last.ckpt").is_file()
     command = [f"ckpt_path={place}"] if begun else [*words, f"run_dir={place}"]
     console.print("training a classifier, whose features samples are compared by")
-    engine.submit(Job("classifier", ("ddiff.train", *command), folder / "classifier.txt"))
-    ended: list[Ended] = []
-    while not ended:
-        ended = engine.wait(1.0)
-    trouble = None if ended[0].status == 0 else last_line(ended[0].job.log)
+    job = Job("classifier", ("ddiff.train", *command), folder / "classifier.txt")
+    (ended,) = finished(engine, [job])
+    trouble = None if ended.status == 0 else last_line(job.log).removeprefix("ddiff: ")
     return options, trouble
 
 
@@ -273,10 +267,20 @@ def _hydra(value: Any) -> str:
     return "null" if value is None else str(value).replace("True", "true").replace("False", "false")
 
 
-def last_line(log: Path) -> str:
-    """The last thing that a job said."""
-    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1].removeprefix("ddiff: ") if lines else "it said nothing"
+def finished(engine: Engine, jobs: Sequence[Job]) -> list[Ended]:
+    """The jobs once all have ended; one that is lost is submitted again, a few times."""
+    tries = dict.fromkeys(jobs, TRIES)
+    found: list[Ended] = []
+    for job in jobs:
+        engine.submit(job)
+    while len(found) < len(jobs):
+        for ended in engine.wait(1.0):
+            tries[ended.job] -= 1
+            if ended.status is None and tries[ended.job]:
+                engine.submit(ended.job)
+            else:
+                found.append(ended)
+    return found
 
 
 def run(ready: Ready, engine: Engine) -> None:

@@ -20,11 +20,9 @@ from ddiff.pages.report.events import read_scalars
 from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
 from ddiff.study.folder import FAILURE, TASK
 from ddiff.system.checkpoints import load_checkpoint
-from ddiff.system.errors import DdiffError
-from ddiff.system.files import lock, read_json, write_json
+from ddiff.system.files import read_json, write_json
 
 LARGE = 2**26  # bytes of drawn samples that are not kept once they are measured
-PATIENCE = 60.0  # seconds that a run's last process, which a kill left behind, may take to save
 
 
 class Failed(Exception):
@@ -122,26 +120,12 @@ def main() -> None:
     signal, and can be started again."""
     folder, until = Path(sys.argv[1]), int(sys.argv[2])
     try:
-        wait_for_lock(folder)
         run(folder, until)
     except Failed as failed:
         if failed.status > 128:  # a signal
             sys.exit(failed.status)
         write_json(folder / FAILURE, {"why": str(failed), "until": until})
         sys.exit(1)
-
-
-def wait_for_lock(folder: Path) -> None:
-    """Waits until no other process holds the run: one that a killed study left behind is saving."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            lock(folder, "the run").release()
-            return
-        except DdiffError as error:
-            if time.monotonic() > deadline:
-                raise Failed(str(error), 130) from None
-            time.sleep(0.5)
 
 
 if __name__ == "__main__":
