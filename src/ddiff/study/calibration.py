@@ -4,6 +4,7 @@
 on this machine in all slots at the same time, for what one slot can do depends on the others.
 """
 
+import contextlib
 import copy
 import gc
 import os
@@ -154,6 +155,8 @@ def measured(
     """The cost of each training, or why it cannot be: {name: {"cost": ...} or {"why": ...}}."""
     found: dict[str, dict[str, Any]] = {}
     alive: dict[str, Turns] = {}
+    with contextlib.suppress(Exception):  # is said below
+        Turns(next(iter(trainings.values())))  # pays for what comes once in a process for all
     for name, words in trainings.items():
         try:
             alive[name] = Turns(words)

@@ -20,7 +20,7 @@ FAILURE = "failure.json"  # in a run: why it has failed
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one training's parts."""
+    """Seconds of the parts of one training."""
 
     step: float  # median of an optimiser step, without scoring
     start: float  # building, compiling and all else that makes the first step longer

@@ -15,6 +15,7 @@ from ddiff.pages.report.plots import draw
 from ddiff.pages.report.text import number
 from ddiff.study.figures import OF_TRAINING, better_of
 from ddiff.study.folder import MARK, Cost, Trial
+from ddiff.study.hindsight import RUNGS, Hindsight, hindsight, on_the_way
 from ddiff.study.statistics import Difference, difference, interval
 from ddiff.system.console import console, duration, show_table
 from ddiff.system.errors import ConfigError, DdiffError
@@ -305,6 +306,41 @@ def protocol(results: Results) -> str:
     )
 
 
+def as_races(results: Results) -> list[Hindsight]:
+    """Races in hindsight, where the study was none and its figure was logged on the way."""
+    mark, (done, every) = results.mark, results.done
+    if mark["race"] or results.decide not in OF_TRAINING or done < every:
+        return []
+    training = {variant["name"]: variant["training"] for variant in mark["variants"]}
+    curves: dict[str, dict[int, Any]] = {}
+    for row in results.rows:
+        if row.rung is None:
+            continue
+        curves[row.name] = {}
+        for seed in row.figures[results.decide]:
+            run = results.folder / training[row.name] / f"seed_{seed}"
+            values = on_the_way(run, results.decide, row.steps)
+            if values is not None:
+                curves[row.name][seed] = values
+    return hindsight(curves, mark["better"])
+
+
+def races_in_words(found: Sequence[Hindsight]) -> list[str]:
+    """A table in Markdown of the races that the study could have been."""
+    if not found or found[0].work > 0.6:  # few variants: a race saves little
+        return []
+    head = ["| seeds | races | named the winner of the full study | its choice ended worse by |"]
+    rows = [f"| {one.seeds} | {one.races} | {one.right} | {one.regret:.1%} |" for one in found]
+    return [
+        _folded(
+            f"As a race ({', '.join(f'{rung:.0%}' for rung in RUNGS)} of the budget, a third goes "
+            f"on) this study would have taken {found[0].work:.0%} of the steps. With every set of "
+            "its seeds, from the validations on the way:"
+        ),
+        "\n".join([*head, "|---|---|---|---|", *rows]),
+    ]
+
+
 def preface(results: Results) -> Preface:
     return Preface(
         title=f"Verdicts by {results.decide}",
@@ -324,7 +360,9 @@ def show(results: Results) -> None:
         console.print(f"note        {line}", markup=False)
 
 
-def markdown(results: Results, command: str, pictures: Sequence[Path]) -> str:
+def markdown(
+    results: Results, command: str, pictures: Sequence[Path], races: Sequence[Hindsight]
+) -> str:
     """The study as it stands in a README."""
     environment = next(
         (e for _, t in _trials(results.folder, results.mark)
@@ -351,6 +389,7 @@ def markdown(results: Results, command: str, pictures: Sequence[Path]) -> str:
         "\n".join(body),
         _folded(protocol(results)),
         *(f"![{path.stem}]({path.relative_to(results.folder)})" for path in pictures),
+        *races_in_words(races),
         _folded(f"Written on {where}, by"),
         f"```\n{command}\n```",
         f"All variants: `{shared}`.",
@@ -441,9 +480,11 @@ def write(folder: Path, command: str) -> Results:
         write_report(comparison, samples, page)
     except DdiffError as error:  # no run has written anything yet
         console.print(f"note        no page: {error}", markup=False)
-    write_json(folder / "results.json", plain(results))
+    races = as_races(results)
+    hindsights = {"as_races": [asdict(one) for one in races]}
+    write_json(folder / "results.json", plain(results) | hindsights)
     with replacing(folder / "README.md", "w") as file:
-        file.write(markdown(results, command, pictures))
+        file.write(markdown(results, command, pictures, races))
     for name, path in (("text", folder / "README.md"), ("page", page)):
         if path.is_file():
             console.print(f"{name:<12}{path}")

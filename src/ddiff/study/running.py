@@ -26,6 +26,7 @@ from ddiff.study.engines import Ended, Engine, Job, Local
 from ddiff.study.engines.children import last_line
 from ddiff.study.figures import BY_FEATURES, metrics_for
 from ddiff.study.folder import FAILURE, MARK, TASK, Cost, Trial
+from ddiff.study.hindsight import work
 from ddiff.study.plan import VALIDATIONS, Plan, Training, merged, slug
 from ddiff.study.racing import go_on, rung_steps
 from ddiff.system.console import console, duration, progress
@@ -353,7 +354,7 @@ def cost_in_words(ready: Ready, slots: int) -> str:
         begun = trial.steps[done[-1]] if done else 0
         share = 1.0
         if ready.plan.race:
-            share = _share_of_steps(ready)
+            share = work(len(ready.plan.variants), ready.plan.race.rungs, ready.plan.race.share)
         seconds += cost.load + cost.start + share * (trial.steps[-1] - begun) * cost.per_step
         disk += 2 * cost.state_bytes
         if metrics_for(ready.plan.measure):
@@ -365,17 +366,6 @@ def cost_in_words(ready: Ready, slots: int) -> str:
         f"{left} of {len(ready.trials)} runs to do, {busy} at a time: "
         f"about {duration(seconds / busy)}, {disk / 1e9:.2g} GB on the disk"
     )
-
-
-def _share_of_steps(ready: Ready) -> float:
-    """The part of the full study's steps that a race takes."""
-    race = ready.plan.race
-    assert race is not None
-    alive, before, total = float(len(ready.plan.variants)), 0.0, 0.0
-    for rung in [*race.rungs, 1.0]:
-        total += alive * (rung - before)
-        before, alive = rung, max(1.0, round(race.share * alive))
-    return total / len(ready.plan.variants)
 
 
 @contextmanager
