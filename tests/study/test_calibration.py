@@ -8,6 +8,7 @@ import torch
 
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import OnlineTopK, Uniform
+from ddiff.study import calibration
 from ddiff.study.calibration import Turns, combined, count_scorings, drawing, measured, step_seconds
 from ddiff.study.folder import Cost
 from ddiff.system.errors import ConfigError
@@ -97,3 +98,53 @@ def test_steps_of_a_solver_for_so_many_evaluations() -> None:
     assert plain == {"evaluations": 7, "num_steps": None}
     with pytest.raises(ConfigError, match="fewer than one step"):
         drawing([*base, "guidance.scale=1"], 1)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+def test_trainings_that_do_not_fit_together_take_turns_in_groups(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many at a time fit; a slower machine in a later group does not change who costs what."""
+    alive: list[int] = [0]
+    groups: list[int] = []
+
+    class Small:
+        load, recipe_steps, first = 0.0, 10, 1.0
+
+        def __init__(self, words: list[str]) -> None:
+            if alive[0] >= most:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 GB")
+            alive[0] += 1
+            self.words = words
+
+        def __del__(self) -> None:
+            if hasattr(self, "words"):
+                alive[0] -= 1
+
+        def step(self) -> None: ...
+
+        def scoring(self) -> tuple[float, float]:
+            return 0.0, 0.0
+
+        def forward(self) -> float:
+            return 0.0
+
+        def state_bytes(self) -> int:
+            return 1
+
+    def times(seconds: dict[str, list[float]]) -> dict[str, float]:
+        groups.append(len(seconds))
+        return {name: (2.0 if name == "slow" else 1.0) * len(groups) for name in seconds}
+
+    monkeypatch.setattr(calibration, "Turns", Small)
+    monkeypatch.setattr(calibration, "step_seconds", times)
+    monkeypatch.setattr(calibration, "SECONDS", 0.0)
+    names = ["first", "a", "b", "slow", "c", "d"]
+    found = measured({name: [name] for name in names})
+    assert list(found) == names
+    if most == 1:  # not even two: the first runs, the others say why not
+        assert "out of memory" in found["a"]["why"]
+        return
+    steps = {name: one["cost"]["step"] for name, one in found.items()}
+    assert steps == {name: 2.0 if name == "slow" else 1.0 for name in names}
+    assert max(groups) <= most

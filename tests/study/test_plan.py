@@ -14,7 +14,7 @@ def plan(*more: str, name: str | None = None, **given: object) -> Plan:
     options = {
         "engine": None, "base": "experiment=digits_cfg", "vary": TWO, "seeds": 2, "equal": "steps",
         "budget": 100, "measure": [], "decide": "val/loss", "better": "auto", "num_samples": 10,
-        "confidence": 0.95, "race": None, "out": None, "retry": False, "do": "run",
+        "confidence": 0.95, "race": None, "out": None, "publish": None, "retry": False, "do": "run",
     }  # fmt: skip
     assert given.keys() <= options.keys()
     return plan_of(Study(**{**options, **given}), name, more)

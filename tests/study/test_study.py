@@ -1,17 +1,19 @@
 """Studies as their users run them: whole, killed, raced, continued, refused."""
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.runs import TINY, Done, ddiff, forked
+from tests.support.runs import ROOT, TINY, Done, ddiff, forked
 
 pytestmark = pytest.mark.slow
 
@@ -83,8 +85,10 @@ def test_a_report_and_a_second_start_repeat_nothing(whole: Path) -> None:
     again = study(whole, *words("whole"), "seeds=2")
     assert again.status == 0, again.err
     assert "0 of 4 runs to do" in again.out
-    report = study(whole, *words("whole"), "report")
+    report = study(whole, *words("whole"), "report", "publish=public")
     assert report.status == 0, report.err
+    published = {p.name for p in (whole / "public").rglob("*") if p.is_file()}
+    assert published == {"README.md", "results.json", "study.png", "curves.png", "samples.png"}
     assert {p: p.stat().st_mtime_ns for p in logs} == logs
 
 
@@ -179,3 +183,31 @@ def test_ways_of_drawing_at_equal_evaluations(tmp_path: Path) -> None:
     ways = found(tmp_path / "draws", "plain", 0, 8)
     assert [ways[name]["sampling"]["num_steps"] for name in ("plain", "guided")] == [4, 2]
     assert [ways[name]["sampling"]["evaluations"] for name in ("plain", "guided")] == [4, 4]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
+def test_eight_trainings_on_ray_while_a_machine_is_lost(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers, one of which is killed: the study finds what the local one found."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    options = words("cluster", TWO, "seeds=4")
+    options.remove("seeds=2")
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.ray_study", "found.json"]
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as place:  # short, for sockets
+        environment = {
+            **os.environ, "RAY_TMPDIR": place, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"
+        }  # fmt: skip
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            timeout=600,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    went = json.loads((tmp_path / "found.json").read_text())
+    assert went["status"] == 0, went["out"]
+    assert went["lost"] >= 1
+    for training in ("cosine", "linear"):
+        assert len(list((tmp_path / f"cluster/{training}").glob("seed_*/figures/000024.json"))) == 4
+        for seed in (0, 1):
+            ours = found(tmp_path / "cluster", training, seed)
+            assert ours == found(whole / "whole", training, seed)

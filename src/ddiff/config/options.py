@@ -288,6 +288,7 @@ class Study:
     confidence: Annotated[float, At(above=0, below=1)]
     race: Any
     out: str | None
+    publish: Place | None
     retry: bool
     do: Literal["run", "plan", "report"]
 

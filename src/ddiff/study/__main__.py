@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> None:
     from ddiff.study.report import write
 
     if options.do == "report":
-        write(folder, command)
+        write(folder, command, options.publish)
         return
 
     from ddiff.study.running import cost_in_words, held, prepared, run
@@ -79,7 +79,7 @@ def main(cfg: DictConfig) -> None:
         if options.do == "plan":
             return
         run(ready, engine)
-        write(folder, command)
+        write(folder, command, options.publish)
 
 
 if __name__ == "__main__":

@@ -149,20 +149,62 @@ def count_scorings(
     return (asked[0] if asked else None), len(asked)
 
 
+class TooMany(Exception):
+    """Several trainings at a time take more memory than there is."""
+
+
 def measured(
     trainings: dict[str, list[str]], say: Callable[[str], None] = lambda line: None
 ) -> dict[str, dict[str, Any]]:
-    """The cost of each training, or why it cannot be: {name: {"cost": ...} or {"why": ...}}."""
-    found: dict[str, dict[str, Any]] = {}
-    alive: dict[str, Turns] = {}
+    """The cost of each training, or why it cannot be: {name: {"cost": ...} or {"why": ...}}.
+
+    All take turns. Where they do not fit into the memory together, the first one takes turns with
+    half of the others at a time, or a quarter, and so on.
+    """
     with contextlib.suppress(Exception):  # is said below
         Turns(next(iter(trainings.values())))  # pays for what comes once in a process for all
+    first, *others = trainings
+    found: dict[str, dict[str, Any]] = {}
+    size = len(others)
+    while others or first not in found:
+        group = [first, *others[:size]]
+        try:
+            costs = in_turns({name: trainings[name] for name in group}, say)
+        except TooMany:
+            size = max(1, (len(group) - 1) // 2)
+            say(f"out of memory: {size + 1} trainings at a time")
+            continue
+        finally:
+            gc.collect()
+        ratio = 1.0  # between what the first one took in its first group, and in this
+        if "cost" in found.get(first, {}) and "cost" in costs[first]:
+            ratio = found[first]["cost"]["step"] / costs[first]["cost"]["step"]
+        for name in group:
+            if "cost" in costs[name]:
+                costs[name]["cost"] = asdict(Cost(**costs[name]["cost"]).scaled(ratio))
+            found.setdefault(name, costs[name])
+        others = others[size:]
+    return {name: found[name] for name in trainings}
+
+
+def in_turns(trainings: dict[str, list[str]], say: Callable[[str], None]) -> dict[str, Any]:
+    """The costs of trainings that are all in memory. Raises TooMany where they do not fit."""
+    found: dict[str, dict[str, Any]] = {}
+    alive: dict[str, Turns] = {}
+
+    def failed(name: str, error: Exception) -> None:
+        """Note why a variant cannot run: it is a row of the study."""
+        why = explain(error, "train")[0]
+        if "out of memory" in why and len(trainings) > 2:
+            raise TooMany from None
+        found[name] = {"why": why}
+        say(f"{name}: {why}")
+
     for name, words in trainings.items():
         try:
             alive[name] = Turns(words)
-        except Exception as error:  # a variant that cannot run is a row of the study
-            found[name] = {"why": explain(error, "train")[0]}
-        say(f"{name}: {found.get(name, {}).get('why', 'built')}")
+        except Exception as error:
+            failed(name, error)
     seconds: dict[str, list[float]] = {name: [] for name in alive}
     began, rounds = time.perf_counter(), 0
     while alive and (
@@ -174,7 +216,7 @@ def measured(
             try:
                 turns.step()
             except Exception as error:
-                found[name] = {"why": explain(error, "train")[0]}
+                failed(name, error)
                 del alive[name]
                 continue
             seconds[name].append(time.perf_counter() - start)
@@ -189,8 +231,7 @@ def measured(
         )  # fmt: skip
         found[name] = {"cost": asdict(cost), "rounds": rounds}
         say(f"{name}: {step * 1e3:.1f} ms a step")
-    gc.collect()
-    return {name: found[name] for name in trainings}
+    return found
 
 
 def step_seconds(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:

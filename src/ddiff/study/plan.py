@@ -139,7 +139,7 @@ def plan_of(options: Study, name: str | None, more: Sequence[str] = ()) -> Plan:
     )
     seeds = range(options.seeds) if isinstance(options.seeds, int) else options.seeds
     return Plan(
-        name=name or slug("_".join([first.choices.get("experiment") or "study", *variants])),
+        name=name or slug("_".join([first.choices.get("experiment") or "study", *variants]))[:80],
         variants=tuple(found),
         trainings=tuple(trainings.values()),
         seeds=tuple(dict.fromkeys(seeds)),

@@ -1,6 +1,7 @@
 """Results of a study: verdicts, tables and pictures, read from its folder alone."""
 
 import shlex
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -460,8 +461,11 @@ def plain(results: Results) -> dict[str, Any]:
     return {**results.mark, "headline": headline(results), "rows": rows}
 
 
-def write(folder: Path, command: str) -> Results:
-    """Write README.md, results.json, the pictures and the page, and show the verdicts."""
+def write(folder: Path, command: str, publish: str | None = None) -> Results:
+    """Write README.md, results.json, the pictures and the page, and show the verdicts.
+
+    `publish`: a folder that gets a copy of all but the page.
+    """
     results = read(folder)
     show(results)
     files = folder / "report_files"
@@ -488,4 +492,11 @@ def write(folder: Path, command: str) -> Results:
     for name, path in (("text", folder / "README.md"), ("page", page)):
         if path.is_file():
             console.print(f"{name:<12}{path}")
+    if publish:
+        copies = [folder / "README.md", folder / "results.json", *pictures]
+        for path in copies:
+            place = Path(publish) / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        console.print(f"published   {publish}")
     return results

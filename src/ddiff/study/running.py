@@ -34,6 +34,7 @@ from ddiff.system.errors import ConfigError, DdiffError, Stopped
 from ddiff.system.files import lock, read_json, write_json
 
 TRIES = 3  # of a run that is ended by something else than itself
+MOST_COPIES = 8  # of a calibration: each holds all nets in memory
 NOT_ITS_OWN = ("batch_size", "seed", "num_workers")  # options of data that do not name the data
 
 
@@ -174,7 +175,7 @@ def calibrated(
     file = folder / "costs.json"
     known = read_json(file)
     costs = {name: Cost(**cost) for name, cost in known.get("costs", {}).items()}
-    words = {t.name: [*t.words, f"seed={plan.seeds[0]}"] for t in plan.trainings}
+    words = {t.name: list(t.words) for t in plan.trainings}
     before = known.get("words", {})
     if any(before[name] != words[name] for name in before.keys() & words.keys()):
         if any((folder / name).is_dir() for name in before):
@@ -214,7 +215,7 @@ def calibrated(
 
 def ask_engine(engine: Engine, folder: Path, ask: dict[str, Any]) -> list[dict[str, Any]]:
     """The answers of calibrations: on this machine one in each slot, all at the same time."""
-    copies = engine.slots if isinstance(engine, Local) else 1
+    copies = min(engine.slots, MOST_COPIES) if isinstance(engine, Local) else 1
     jobs = []
     for number in range(copies):
         place = folder / str(number)
