@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     from ddiff.pages.report.plots import draw
     from ddiff.pages.report.text import CAPTIONS, markdown, print_tables
     from ddiff.study.folder import MARK
-    from ddiff.study.report import preface, read, runs_in, show
+    from ddiff.study.report import named, preface, read, runs_in, show
     from ddiff.system.console import console
     from ddiff.system.files import check_outputs, replacing
 
@@ -36,6 +36,8 @@ def main(cfg: DictConfig) -> None:
     comparison = compare(places, None if options.title is None else str(options.title))
     if studies:
         found = [read(study) for study in studies]
+        if len(studies) == len(inside) == 1:
+            comparison = named(comparison, studies[0])
         comparison = comparison.led_by(*map(preface, found))
         for study in found:
             show(study)

@@ -60,9 +60,8 @@ def main(cfg: DictConfig) -> None:
     chosen = HydraConfig.get().runtime.choices.get("study")
     plan = plan_of(options, chosen, MORE)
     folder = Path(options.out or f"studies/{plan.name}")
-    command = (
-        f"python -m ddiff.study {shlex.join(w for w in COMMAND if w not in ('report', 'run'))}"
-    )
+    words = [w for w in COMMAND if w not in ("report", "run") and not w.startswith("publish=")]
+    command = f"python -m ddiff.study {shlex.join(words)}"
     from ddiff.study.report import write
 
     if options.do == "report":

@@ -72,7 +72,7 @@ class Race:
             return None
         known = {"rungs", "share", "keep"}
         if not isinstance(given, Mapping) or not known >= given.keys() >= {"rungs", "share"}:
-            raise ConfigError("race: needs rungs and share, as {rungs: [0.11, 0.33], share: 0.34}")
+            raise ConfigError("race: needs rungs and share, as {rungs: [0.3], share: 0.1}")
         rungs, keep = list(given["rungs"]), list(given.get("keep") or [])
         if not rungs or not all(_is_part(r) for r in [*rungs, given["share"]]):
             raise ConfigError("race: rungs and share are parts between 0 and 1")

@@ -4,19 +4,19 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ddiff.pages.plotting import GREY, colour, new_figure, styled
-from ddiff.pages.report.comparison import Preface, compare
+from ddiff.pages.report.comparison import Comparison, Preface, compare
 from ddiff.pages.report.page import found_samples, write_report
 from ddiff.pages.report.plots import draw
 from ddiff.pages.report.text import number
 from ddiff.study.figures import OF_TRAINING, better_of
 from ddiff.study.folder import MARK, Cost, Trial
-from ddiff.study.hindsight import RUNGS, Hindsight, hindsight, on_the_way
+from ddiff.study.hindsight import Hindsight, hindsight, on_the_way
 from ddiff.study.statistics import Difference, difference, interval
 from ddiff.system.console import console, duration, show_table
 from ddiff.system.errors import ConfigError, DdiffError
@@ -328,18 +328,32 @@ def as_races(results: Results) -> list[Hindsight]:
 
 def races_in_words(found: Sequence[Hindsight]) -> list[str]:
     """A table in Markdown of the races that the study could have been."""
-    if not found or found[0].work > 0.6:  # few variants: a race saves little
+    if not found:
         return []
-    head = ["| seeds | races | named the winner of the full study | its choice ended worse by |"]
-    rows = [f"| {one.seeds} | {one.races} | {one.right} | {one.regret:.1%} |" for one in found]
+    head = (
+        "| rungs | goes on | steps | named the winner of the full study | its choice was worse by |"
+    )
+    rows = [
+        f"| {', '.join(f'{rung:.0%}' for rung in one.rungs)} | {one.share:.0%} | {one.work:.0%} "
+        f"| {one.right} of {one.races} | {one.regret:.1%} |"
+        for one in found
+    ]
     return [
         _folded(
-            f"As a race ({', '.join(f'{rung:.0%}' for rung in RUNGS)} of the budget, a third goes "
-            f"on) this study would have taken {found[0].work:.0%} of the steps. With every set of "
-            "its seeds, from the validations on the way:"
+            "Had it been a race: with every set of two or more of its seeds, by the validations on "
+            "the way."
         ),
-        "\n".join([*head, "|---|---|---|---|", *rows]),
+        "\n".join([head, "|---|---|---|---|---|", *rows]),
     ]
+
+
+def named(comparison: Comparison, folder: Path) -> Comparison:
+    """The comparison with the study's names: each group is called as the folder of its runs."""
+    groups = []
+    for group in comparison.groups:
+        names = {run.path.parent.name for run in group.runs if run.path.parent.parent == folder}
+        groups.append(replace(group, label=names.pop()) if len(names) == 1 else group)
+    return replace(comparison, groups=groups)
 
 
 def preface(results: Results) -> Preface:
@@ -477,7 +491,7 @@ def write(folder: Path, command: str, publish: str | None = None) -> Results:
     page = folder / "report.html"
     try:
         comparison = compare(runs_in(folder), results.mark["name"])
-        comparison = comparison.led_by(preface(results))
+        comparison = named(comparison, folder).led_by(preface(results))
         samples = found_samples(comparison, 16)
         drawn = draw(comparison, samples, files)
         pictures += [path for path in drawn if path.name in ("curves.png", "samples.png")]

@@ -151,13 +151,19 @@ def assign(trial: Trial, task: dict[str, Any], retry: bool) -> None:
                 f"out: {trial.folder} holds a run of another study ({name} {_said(before[name])}, "
                 f"now {_said(task[name])}); give another out="
             )
-    if before and before != task:
+    if before and _measured(before) != _measured(task):
         shutil.rmtree(trial.folder / "figures", ignore_errors=True)
         (trial.folder / FAILURE).unlink(missing_ok=True)
     if retry:
         (trial.folder / FAILURE).unlink(missing_ok=True)
     if before != task:
         write_json(file, task)
+
+
+def _measured(task: dict[str, Any]) -> dict[str, Any]:
+    """The task without what only says which of its figures decides."""
+    rest = {name: value for name, value in task.items() if name != "decide"}
+    return {**rest, "measure": sorted(task["measure"])}
 
 
 def _said(value: Any) -> str:
