@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ddiff.system.files import lock
 from tests.support.runs import ROOT, TINY, Done, ddiff, forked
 
 pytestmark = pytest.mark.slow
@@ -102,21 +103,28 @@ def test_another_study_in_its_folder_is_refused(whole: Path) -> None:
     assert len((done.err + longer.err).strip().splitlines()) == 2
 
 
+def test_two_studies_in_one_folder_exclude_each_other(tmp_path: Path) -> None:
+    holder = lock(tmp_path / "busy", "the study")
+    done = study(tmp_path, *words("busy"))
+    holder.release()
+    assert done.status == 1
+    assert f"the study busy is in use by process {os.getpid()}" in done.err
+
+
 def test_a_study_that_is_killed_finds_the_same(whole: Path, tmp_path: Path) -> None:
     """Killed by SIGKILL in its middle: its runs save, and the second start continues them."""
     options = [*words("killed", TWO, "seeds=1"), *SLOTS]
     command = [sys.executable, "-m", "ddiff.study", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     folder = tmp_path / "killed"
-    deadline = time.monotonic() + 180
-    while not list(folder.glob("*/seed_0/tensorboard")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    second = ddiff("study", *options, cwd=tmp_path)  # beside the first one
-    assert second.status == 1
-    assert "the study killed is in use by process" in second.err
-    process.kill()
-    process.wait()
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 180
+        while not list(folder.glob("*/seed_0/tensorboard")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert not list(folder.glob("*/seed_0/figures/*"))
     done = ddiff("study", *options, cwd=tmp_path)
     assert done.status == 0, done.err
     for training in ("cosine", "linear"):
@@ -148,24 +156,24 @@ def test_a_race_pauses_losers_and_takes_one_up_again(whole: Path, tmp_path: Path
 
 def test_a_signal_ends_the_study_and_its_runs(tmp_path: Path) -> None:
     options = [*words("stopped"), "budget=100000", *SLOTS]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "ddiff.study", *options],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    deadline = time.monotonic() + 180
-    while not list(tmp_path.glob("stopped/*/seed_0/tensorboard")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    ) as process:
+        deadline = time.monotonic() + 180
+        while not list(tmp_path.glob("stopped/*/seed_0/tensorboard")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert errors.strip() == ("ddiff: stopped by SIGTERM; the same command continues in stopped")
-    saved = list(tmp_path.glob("stopped/*/seed_0/checkpoints/last.ckpt"))
-    assert saved
+    assert errors.strip() == "ddiff: stopped by SIGTERM; the same command continues in stopped"
+    assert list(tmp_path.glob("stopped/*/seed_0/checkpoints/last.ckpt"))
 
 
 def test_ways_of_drawing_at_equal_evaluations(tmp_path: Path) -> None:

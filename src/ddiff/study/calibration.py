@@ -161,6 +161,8 @@ def measured(
     All take turns. Where they do not fit into the memory together, the first one takes turns with
     half of the others at a time, or a quarter, and so on.
     """
+    if not trainings:  # all are known, and only how samples are drawn is asked
+        return {}
     with contextlib.suppress(Exception):  # is said below
         Turns(next(iter(trainings.values())))  # pays for what comes once in a process for all
     first, *others = trainings
