@@ -20,7 +20,8 @@ def main(cfg: DictConfig) -> None:
     from ddiff.pages.report.plots import draw
     from ddiff.pages.report.text import CAPTIONS, markdown, print_tables
     from ddiff.study.folder import MARK
-    from ddiff.study.report import named, preface, read, runs_in, show
+    from ddiff.study.report import named, preface, show
+    from ddiff.study.results import read
     from ddiff.system.console import console
     from ddiff.system.files import check_outputs, replacing
 
@@ -30,17 +31,14 @@ def main(cfg: DictConfig) -> None:
     folder = out.with_name(f"{out.name}_files")
     pictured = [folder / name for name in CAPTIONS]
     check_outputs([page, text, *pictured], options.overwrite)
-    studies = [Path(place) for place in places if (Path(place) / MARK).is_file()]
-    inside = {str(study): runs_in(study) for study in studies}
-    places = [run for place in places for run in inside.get(str(place), [place])]
-    comparison = compare(places, None if options.title is None else str(options.title))
-    if studies:
-        found = [read(study) for study in studies]
-        if len(studies) == len(inside) == 1:
-            comparison = named(comparison, studies[0])
-        comparison = comparison.led_by(*map(preface, found))
-        for study in found:
-            show(study)
+    studies = {place: read(Path(place)) for place in places if (Path(place) / MARK).is_file()}
+    inside = [studies[place].runs if place in studies else [place] for place in places]
+    title = None if options.title is None else str(options.title)
+    comparison = compare([run for runs in inside for run in runs], title)
+    comparison = comparison.led_by(*map(preface, studies.values()))
+    for study in studies.values():
+        comparison = named(comparison, study.folder)
+        show(study)
     samples = found_samples(comparison, options.num)
     for path in pictured:  # of the report that is replaced: this one may have fewer
         path.unlink(missing_ok=True)

@@ -54,7 +54,9 @@ def test_figures_below_zero_are_compared_in_their_own_unit() -> None:
 )
 def test_verdicts(low: float | None, high: float | None, better, verdict: str) -> None:
     mean = 0.0 if low is None or high is None else (low + high) / 2
-    assert Difference(mean, low, high, True, 3, 0.01, 0.05, 0.01).verdict(better) == verdict
+    assert (
+        Difference(mean, low, high, True, (mean,) * 3, 0.01, 0.05, 0.01).verdict(better) == verdict
+    )
 
 
 def test_seeds_without_a_partner_are_left_out() -> None:

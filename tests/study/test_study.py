@@ -83,6 +83,8 @@ def test_what_it_writes_can_be_read(whole: Path) -> None:
 
 def test_a_report_and_a_second_start_repeat_nothing(whole: Path) -> None:
     logs = {p: p.stat().st_mtime_ns for p in (whole / "whole").glob("*/seed_*/log.txt")}
+    plan = study(whole, *words("whole"), "plan")
+    assert plan.status == 0, plan.err
     again = study(whole, *words("whole"), "seeds=2")
     assert again.status == 0, again.err
     assert "0 of 4 runs to do" in again.out
@@ -219,3 +221,24 @@ def test_eight_trainings_on_ray_while_a_machine_is_lost(
         for seed in (0, 1):
             ours = found(tmp_path / "cluster", training, seed)
             assert ours == found(whole / "whole", training, seed)
+
+
+def test_pictures_without_labels_are_decided_by_the_loss_unless_asked(tmp_path: Path) -> None:
+    """A prepared study decides by FID, whose classifier needs labels."""
+    done = forked("data", "data=digits", "out=photos", "num=40", cwd=tmp_path)
+    assert done.status == 0, done.err
+    for file in list((tmp_path / "photos").rglob("*.png")):
+        file.rename(tmp_path / "photos" / f"{file.parent.name}_{file.name}")
+    own = ("study=timesteps", "data=images", "data.root=photos", "data.size=8", "equal=steps",
+           "budget=4", "seeds=1", "num_samples=8", "net=unet_tiny", *TINY[:5],
+           "vary={uniform: timesteps=uniform, SpeeD: timesteps=speed}", "out=own")  # fmt: skip
+    asked = study(tmp_path, *own, "decide=fid")
+    assert asked.status == 1
+    assert "decide: fid needs a classifier of these data" in asked.err
+    assert "decide=val/loss" in asked.err
+    done = study(tmp_path, *own)
+    assert done.status == 0, done.err
+    assert "val/loss decides, in place of fid" in done.out
+    results = json.loads((tmp_path / "own/results.json").read_text())
+    assert results["decide"] == "val/loss"
+    assert [row["step"] for row in results["rows"]] == [4, 4]

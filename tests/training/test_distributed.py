@@ -224,7 +224,7 @@ def test_what_fails_on_one_rank_ends_both(how: str, tmp_path: Path) -> None:
 
 
 def test_runs_of_older_versions_go_on(world: Path, tmp_path: Path) -> None:
-    """They counted the batches of one rank, and did not record the number of ranks."""
+    """Old checkpoints counted the batches of one rank, and did not record the number of ranks."""
     shutil.copytree(world / "two_then_two", tmp_path / "old")
     saved = checkpoint(tmp_path / "old")
     del saved["ddiff"]["ranks"]

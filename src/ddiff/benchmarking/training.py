@@ -20,7 +20,6 @@ from ddiff.system.errors import ConfigError
 from ddiff.system.random import generator, key
 from ddiff.training.building import build_module
 from ddiff.training.modules import DDPM
-from ddiff.training.updates import average, clip, decay_at
 
 UNIFORM = {"_target_": "ddiff.diffusion.timesteps.Uniform"}  # no loss decides the next timestep
 ALIKE = 5  # steps from the start with the same noise in every row, whose last loss is compared
@@ -51,15 +50,9 @@ class Steps:
         if add_noise is None and alike:
             add_noise = partial(self.by_philox, words)
         loss = module.losses((x_0, self.y), g, add_noise).total
-        self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        clip(module.parameters_of_net, self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         self.steps += 1
-        decay = decay_at(self.steps, module.ema_decay)
-        average(module.averages, module.parameters_of_net, decay)
+        module.update(self.optimizer, self.scaler, self.clip, self.steps)
         return loss.detach()
 
     def by_philox(

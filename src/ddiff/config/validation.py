@@ -114,10 +114,11 @@ def import_lightning() -> None:
         scipy.__dict__.pop("signal", None)
 
 
-def given_options(verb: str, words: Sequence[str]) -> DictConfig:
-    """The config that these words make of a verb, composed and checked as far as needs no torch.
+def given_options(verb: str, words: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The config that these words make of a verb, and the choice of every group.
 
-    A mistake in them is a ConfigError in the words that the verb itself would use.
+    It is composed and checked as far as needs no torch. A mistake is a ConfigError in the words
+    that the verb itself would use.
     """
     from ddiff.config.shell import explain
 
@@ -128,13 +129,11 @@ def given_options(verb: str, words: Sequence[str]) -> DictConfig:
             if not GlobalHydra.instance().is_initialized():  # as it is inside a verb
                 stack.enter_context(initialize_config_module("ddiff.conf", version_base="1.3"))
             cfg = compose(verb, list(words), return_hydra_config=True)
-        choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+        chosen = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items() if v}
         with open_dict(cfg):
             del cfg["hydra"]
         check_given(cfg, verb)
-        cfg._set_flag("struct", False)
-        cfg["_choices"] = choices
-        return cfg
+        return cfg, chosen
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, verb)[0]) from None
     finally:

@@ -19,7 +19,15 @@ from ddiff.data import Data
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
 from ddiff.metrics.samples import Array, Stack, holds_volumes, opened
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for
-from ddiff.sampling.writing import SAMPLING, Drawing, default_out, draw, origin_of, sampled
+from ddiff.sampling.writing import (
+    SAMPLING,
+    Drawing,
+    Request,
+    default_out,
+    draw,
+    origin_of,
+    sampled,
+)
 from ddiff.system.console import console, show_table
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
@@ -44,7 +52,8 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
         path = default_out(trained, generation, options)
         path = path.with_name(path.name + ".npy")
         made = _made(trained, options, path)
-        draw_now = None if made else partial(drawn_by, trained, generation, options, path)
+        request = Request(trained, generation, options, path)
+        draw_now = None if made else partial(drawn_by, request)
     out = _target(options, trained, path)
     before = _before(out, made) if made and options.out is None else None
     if draw_now:

@@ -3,9 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -27,18 +28,41 @@ SAMPLING = ("num_samples", "batch_size", "y", "seed", "clamp", "weights",
             "solver", "guidance", "precision", "backend")  # fmt: skip
 
 
-class Drawing(Protocol):
-    """A way to draw samples: `draw`, or one that lets other processes draw."""
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Samples to be drawn into a .npy, with a record beside it.
 
-    def __call__(
-        self,
-        trained: Trained,
-        generation: Generation,
-        options: Draw,
-        npy: Path,
-        first: int = 0,
-        y_period: int | None = None,
-    ) -> dict[str, Any]: ...
+    `first` is the number of the first one, and `y_period` that after which y=each begins again.
+    """
+
+    trained: Trained
+    generation: Generation
+    options: Draw
+    npy: Path
+    first: int = 0
+    y_period: int | None = None
+
+    @property
+    def number(self) -> int:
+        return self.options.num_samples
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.number, *self.generation.shape)
+
+    @property
+    def period(self) -> int:
+        return self.y_period or self.number
+
+    @property
+    def y(self) -> Tensor | None:
+        """The labels of the samples, [N]; None without labels."""
+        return labels_for(
+            self.options.y, self.number, self.generation.num_classes, self.first, self.period
+        )
+
+
+Drawing = Callable[[Request], dict[str, Any]]  # `draw`, or one that lets other processes draw
 
 
 def write_samples(trained: Trained, options: Sample, drawn_by: Drawing | None = None) -> None:
@@ -53,8 +77,7 @@ def write_samples(trained: Trained, options: Sample, drawn_by: Drawing | None = 
         out = out.with_name(f"{out.name}_from{options.first}")
     out = out.with_suffix("") if out.suffix in (".npy", ".png") else out
     npy = out.with_name(out.name + ".npy")
-    part = (options.first, options.y_period)
-    y = labels_for(options.y, options.num_samples, generation.num_classes, *part)
+    request = Request(trained, generation, options, npy, options.first, options.y_period)
     profiler, subject = build(options.profiler), _subject(generation, out)
     if drawn_by and not isinstance(profiler, Off):
         raise ConfigError("profiler: looks at this process, which does not draw under engine=")
@@ -64,12 +87,12 @@ def write_samples(trained: Trained, options: Sample, drawn_by: Drawing | None = 
     meshes = _meshes(out)
     check_outputs(meshes, options.overwrite)
     with profiler.watching(subject):
-        (drawn_by or draw)(trained, generation, options, npy, *part)
+        (drawn_by or draw)(request)
     for old in (*meshes, written[2]):  # of samples that were replaced
         old.unlink(missing_ok=True)
     if options.picture:
         samples = np.load(npy, mmap_mode="r")
-        _pictures(samples[: PICTURED[samples.ndim]], out, options.mesh, row_length(y))
+        _pictures(samples[: PICTURED[samples.ndim]], out, options.mesh, row_length(request.y))
 
 
 def _meshes(out: Path) -> list[Path]:
@@ -94,52 +117,34 @@ def _subject(generation: Generation, out: Path) -> Profiled:
     return Profiled("sampling", device_of(generation.net), folder, board, held)
 
 
-def draw(
-    trained: Trained,
-    generation: Generation,
-    options: Draw,
-    npy: Path,
-    first: int = 0,
-    y_period: int | None = None,
-) -> dict[str, Any]:
-    """Stream samples to `npy`, write how they were made to the .json beside it, and return that.
-
-    `first` is the number of the first one, and `y_period` that after which y=each begins again.
-    """
-    y = labels_for(options.y, options.num_samples, generation.num_classes, first, y_period)
+def draw(request: Request) -> dict[str, Any]:
+    """Stream samples to the .npy, write how they were made to the .json beside it, and return
+    that."""
+    generation, number = request.generation, request.number
     started = time.perf_counter()
-    batches = sampled(generation, options.num_samples, options.batch_size, y, first)
-    stream(_numbers(batches), npy, (options.num_samples, *generation.shape))
-    seconds = (time.perf_counter() - started) / options.num_samples
+    batches = sampled(generation, number, request.options.batch_size, request.y, request.first)
+    stream(_numbers(batches), request.npy, request.shape)
     drawn = {
         "precision": generation.precision.dtype,
         "backend": generation.backend.name,
         "evaluations": generation.evaluations,
-        "seconds_per_sample": seconds,
+        "seconds_per_sample": (time.perf_counter() - started) / number,
     }
-    return write_record(trained, options, npy, y, first, y_period, drawn)
+    return write_record(request, drawn)
 
 
-def write_record(
-    trained: Trained,
-    options: Draw,
-    npy: Path,
-    y: Tensor | None,
-    first: int,
-    y_period: int | None,
-    drawn: dict[str, Any],
-) -> dict[str, Any]:
+def write_record(request: Request, drawn: dict[str, Any]) -> dict[str, Any]:
     """Write how samples were made to the .json beside them, and return that."""
+    y = request.y
     made = {
-        **origin_of(trained, options),
-        "first": first,
-        "y_period": y_period or options.num_samples,
+        **origin_of(request.trained, request.options),
+        "first": request.first,
+        "y_period": request.period,
         "y": None if y is None else y.tolist(),
         **drawn,
     }
-    write_json(npy.with_suffix(".json"), made)
-    shape = [options.num_samples, *trained.options.net.shape]
-    console.print(f"samples     {npy}  {shape}")
+    write_json(request.npy.with_suffix(".json"), made)
+    console.print(f"samples     {request.npy}  {list(request.shape)}")
     return made
 
 

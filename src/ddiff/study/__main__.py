@@ -68,16 +68,18 @@ def main(cfg: DictConfig) -> None:
         write(folder, command, options.publish)
         return
 
-    from ddiff.study.running import cost_in_words, held, prepared, run
+    from ddiff.study.preparing import prepared
+    from ddiff.study.running import held, run
     from ddiff.system.console import console
 
     engine = build(options.engine)
     with held(folder, engine):
-        ready = prepared(plan, folder, engine, options.retry)
-        console.print(f"{plan.name}: {cost_in_words(ready, engine.slots)}\n{folder}")
+        ready = prepared(plan, folder, engine)
+        console.print(f"{plan.name}: {ready.cost_in_words(engine.slots)}\n{folder}")
         if options.do == "plan":
             return
-        run(ready, engine)
+        insist = any(word.startswith("decide=") for word in COMMAND)
+        run(ready, engine, options.retry, insist)
         write(folder, command, options.publish)
 
 

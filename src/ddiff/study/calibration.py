@@ -38,7 +38,6 @@ from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_json, write_json
 from ddiff.training.building import build_module, fill_in_data_facts
 from ddiff.training.modules import DDPM
-from ddiff.training.updates import average, clip, decay_at
 
 ROUNDS = 12  # at least; more while they take less than SECONDS
 MOST_ROUNDS, SECONDS = 60, 20.0
@@ -82,13 +81,8 @@ class Turns:
             loss = found["loss"]
             self.scaler.scale(loss / self.accumulate).backward()
             batch = None
-        self.scaler.unscale_(self.optimizer)
-        clip(module.parameters_of_net, self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
         self.done += 1
-        average(module.averages, module.parameters_of_net, decay_at(self.done, module.ema_decay))
+        module.update(self.optimizer, self.scaler, self.clip, self.done)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

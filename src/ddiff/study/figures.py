@@ -36,6 +36,8 @@ OF_TRAINING: dict[str, Better] = {
     "samples_per_second": "higher",
     **{f"val_loss/{i / 10:.1f}-{(i + 1) / 10:.1f}": "lower" for i in range(10)},
 }
+# losses of the training: averaged over the noise levels that schedule and objective set
+LOSSES = tuple(name for name in OF_TRAINING if name.startswith(("val/loss", "val_loss/")))
 BY_FEATURES = ("fid", "kid", "precision_recall", "labels")  # metrics that need an extractor
 
 
@@ -70,12 +72,16 @@ def key_of(name: str) -> str:
     return name.partition(":")[2] or name
 
 
-def better_of(name: str, said: str) -> Better:
-    """Return what is better of a figure: as said, or as known."""
-    if said == "lower" or said == "higher":
-        return said
+def known_better(name: str) -> Better | None:
+    """Return what is better of a figure of ddiff; None for one's own."""
     if name in OF_SAMPLES:
         return OF_SAMPLES[name][1]
-    if name in OF_TRAINING:
-        return OF_TRAINING[name]
-    raise ConfigError(f"better: it is not known for {name}; say better=lower or better=higher")
+    return OF_TRAINING.get(name)
+
+
+def better_of(name: str, said: Better | Literal["auto"]) -> Better:
+    """Return what is better of a figure: as said, or as known."""
+    better = known_better(name) if said == "auto" else said
+    if better is None:
+        raise ConfigError(f"better: it is not known for {name}; say better=lower or better=higher")
+    return better

@@ -125,7 +125,7 @@ def plan_of(options: Study, name: str | None, more: Sequence[str] = ()) -> Plan:
         training = tuple(word for word in every if word not in drawing)
         if training not in trainings:
             trainings[training] = training_of(label, training)
-        with_drawing(label, every)
+        composed(label, every)  # with the options of drawing, so that a mistake in them is found
         found.append(Variant(label, tuple(words), trainings[training].name, drawing))
     if len(found) > 1 and len(trainings) == 1 and "/" in options.decide:
         raise ConfigError(
@@ -223,21 +223,17 @@ def refuse_own(words: Iterable[str], equal: str, label: str) -> None:
 
 
 def training_of(label: str, words: tuple[str, ...]) -> Training:
-    try:
-        cfg = given_options("train", words)
-    except ConfigError as error:
-        raise ConfigError(f"{label}: {error}") from None
+    cfg, choices = composed(label, words)
     devices = cfg.trainer.get("devices", 1)
     ranks = devices if isinstance(devices, int) and devices > 0 else 1
     batch = cfg.budget.batch_size * cfg.trainer.get("accumulate_grad_batches", 1) * ranks
-    choices = {str(group): str(choice) for group, choice in cfg["_choices"].items() if choice}
     loss: dict[str, Any] = {n: OmegaConf.to_container(cfg[n], resolve=False) for n in LOSS_OF}
     loss["objective"].pop("weighting", None)  # of the training loss alone
     return Training(slug(label), words, batch, choices, json.dumps(loss, sort_keys=True))
 
 
-def with_drawing(label: str, words: Sequence[str]) -> DictConfig:
-    """The config of a variant with its options of drawing, so that a mistake in them is found."""
+def composed(label: str, words: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The config of a variant, and the choice of every group. A mistake names the variant."""
     try:
         return given_options("train", words)
     except ConfigError as error:

@@ -1,11 +1,10 @@
-"""Results of a study: verdicts, tables and pictures, read from its folder alone."""
+"""Results of a study: verdicts, tables and pictures."""
 
 import shlex
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,142 +13,13 @@ from ddiff.pages.report.comparison import Comparison, Preface, compare
 from ddiff.pages.report.page import found_samples, write_report
 from ddiff.pages.report.plots import draw
 from ddiff.pages.report.text import number
-from ddiff.study.figures import OF_TRAINING, better_of
-from ddiff.study.folder import MARK, Cost, Trial
-from ddiff.study.hindsight import Hindsight, hindsight, on_the_way
-from ddiff.study.statistics import Difference, difference, interval
+from ddiff.study.figures import LOSSES, OF_TRAINING, known_better
+from ddiff.study.hindsight import Hindsight
+from ddiff.study.results import Results, Row, Seeds, read
+from ddiff.study.statistics import Difference, interval
 from ddiff.system.console import console, duration, show_table
-from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.errors import DdiffError
 from ddiff.system.files import read_json, replacing, write_json
-
-Seeds = dict[int, float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One variant: how far it came, what was measured there, and how it compares."""
-
-    name: str
-    options: str
-    rung: int | None  # the last one with figures; None: no seed has any
-    step: int  # of that rung
-    steps: int  # of its whole training
-    evaluations: int | None  # of the net, for a sample
-    step_seconds: float | None  # as calibrated
-    figures: Mapping[str, Seeds]
-    differences: Mapping[str, Difference | None]  # from the first variant, at a rung both reached
-    failures: Mapping[int, str]
-    paused: bool
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything that the folder of a study says."""
-
-    folder: Path
-    mark: Mapping[str, Any]
-    rows: Sequence[Row]
-
-    @cached_property
-    def first(self) -> Row:
-        return self.rows[0]
-
-    @property
-    def decide(self) -> str:
-        return self.mark["decide"]
-
-    @property
-    def done(self) -> tuple[int, int]:
-        """Runs with their last figures or a failure or a pause, and all runs."""
-        every = [trial for _, trial in _trials(self.folder, self.mark)]
-        last = len(next(iter(self.mark["steps"].values()), [0])) - 1
-        paused = {row.name for row in self.rows if row.paused}
-        on = {v["training"] for v in self.mark["variants"] if v["name"] not in paused}
-        open_ = [t for t in every if not t.failure and not t.found(last) and t.training in on]
-        return len(every) - len(open_), len(every)
-
-
-def read(folder: Path) -> Results:
-    """Read a study's folder. Raises DdiffError where it is none."""
-    mark = read_json(folder / MARK)
-    if not mark:
-        raise DdiffError(f"{folder} holds no study yet (no {MARK})")
-    rungs = len(next(iter(mark["steps"].values()), [0]))
-    found: dict[str, list[dict[str, Seeds]]] = {}  # variant -> rung -> figure -> seed -> value
-    failures: dict[str, dict[int, str]] = {}
-    for variant in mark["variants"]:
-        name = variant["name"]
-        found[name] = [{figure: {} for figure in mark["measure"]} for _ in range(rungs)]
-        failures[name] = {}
-        for training, trial in _trials(folder, mark):
-            if training != variant["training"]:
-                continue
-            if trial.failure:
-                failures[name][trial.seed] = trial.failure
-            for rung in range(rungs):
-                at = trial.found(rung) or {}
-                values = at.get("variants", {}).get(name, {}).get("figures", {})
-                for figure, value in values.items():
-                    found[name][rung][figure][trial.seed] = value
-    reached = {
-        name: max((r for r in range(rungs) if at[r][mark["decide"]]), default=None)
-        for name, at in found.items()
-    }
-    furthest = max((rung for rung in reached.values() if rung is not None), default=None)
-    first = mark["variants"][0]["name"]
-    comparisons = max(1, len(mark["variants"]) - 1)
-    rows = []
-    for variant in mark["variants"]:
-        name, training = variant["name"], variant["training"]
-        rung, steps = reached[name], mark["steps"].get(training, [0])
-        refused = mark["refused"].get(name)
-        cost = mark["costs"].get(training)
-        differences: dict[str, Difference | None] = {}
-        if rung is not None and name != first and reached[first] is not None:
-            common = min(rung, reached[first] or 0)
-            differences = {
-                figure: difference(
-                    found[first][common][figure],
-                    found[name][common][figure],
-                    comparisons,
-                    mark["confidence"],
-                )
-                for figure in mark["measure"]
-            }
-        rows.append(
-            Row(
-                name=name,
-                options=shlex.join(variant["said"]),
-                rung=rung,
-                step=steps[rung] if rung is not None else 0,
-                steps=steps[-1],
-                evaluations=mark["evaluations"].get(name),
-                step_seconds=Cost(**cost).per_step if cost else None,
-                figures=found[name][rung] if rung is not None else {},
-                differences=differences,
-                failures=failures[name] or ({-1: refused} if refused else {}),
-                paused=rung is not None and furthest is not None and rung < furthest,
-            )
-        )
-    return Results(folder, mark, rows)
-
-
-def _trials(folder: Path, mark: Mapping[str, Any]) -> list[tuple[str, Trial]]:
-    return [
-        (training, Trial(training, seed, folder / training / f"seed_{seed}", tuple(steps)))
-        for training, steps in mark["steps"].items()
-        for seed in mark["seeds"]
-    ]
-
-
-def runs_in(folder: Path) -> list[str]:
-    """The runs of a study, without the classifier that measures them."""
-    mark = read_json(folder / MARK)
-    return [
-        str(trial.folder)
-        for _, trial in _trials(folder, mark)
-        if (trial.folder / "config.yaml").is_file()
-    ]
 
 
 def percent(value: float) -> str:
@@ -174,17 +44,15 @@ def apart(found: Difference | None) -> str:
 
 def verdict(results: Results, row: Row) -> str:
     """The verdict on a variant, in words."""
+    if not row.step:
+        why = [row.refused] if row.refused else list(dict.fromkeys(row.failures.values()))
+        return f"failed: {'; '.join(why)}" if why else "nothing was measured yet"
     if row is results.first:
-        return _failed(row) or "what the others are compared with"
-    if failed := _failed(row):
-        return failed
+        return "what the others are compared with"
     found = row.differences.get(results.decide)
     if found is None:
         return "no seed in common with the first"
-    said = found.verdict(results.mark["better"])
-    where = ""
-    if row.paused or results.first.paused:
-        where = f", at step {row.step} of {row.steps}" + (", paused there" if row.paused else "")
+    said, where = found.verdict(results.mark["better"]), _where(results, row)
     if said == "too few seeds":
         return f"{apart(found)}: one seed says nothing{where}"
     if said != "no difference seen":
@@ -196,30 +64,32 @@ def verdict(results: Results, row: Row) -> str:
     return text + where + (f"; {seeds:,} seeds would show 1%" if seeds else "")
 
 
-def _failed(row: Row) -> str:
-    if row.rung is not None or not row.failures:
-        return "" if row.rung is not None else "nothing was measured yet"
-    return "failed: " + "; ".join(dict.fromkeys(row.failures.values()))
+def _where(results: Results, row: Row) -> str:
+    """The step of a comparison that is not of the ends of both trainings."""
+    if row.compared_at == row.steps:
+        return ""
+    who = "it" if row.step == row.compared_at else results.first.name
+    return f", at step {row.compared_at} of {row.steps}, where {who} was paused"
 
 
 def cautions(results: Results) -> list[str]:
     """Cautions that a reader must know before believing the verdicts."""
     found = []
-    done, every = results.done
+    done, every = results.done, len(results.trials)
     if done < every:
         found.append(f"{done} of {every} runs are finished; the same command runs the others.")
     losses = {t["name"]: t["loss"] for t in results.mark["trainings"]}
     of = {v["name"]: losses[v["training"]] for v in results.mark["variants"]}
     others = [row.name for row in results.rows if of[row.name] != of[results.first.name]]
-    if others and results.decide.startswith("val"):
+    if others and results.decide in LOSSES:
         found.append(
             f"{results.decide} is averaged over noise levels that the schedule and the objective "
             f"set: for {', '.join(others)} it is not the same quantity as for "
             f"{results.first.name}. decide=fid compares what is drawn."
         )
     for row in results.rows:
-        if row.rung is not None:
-            found += [f"{row.name}, seed {s}: {why}" for s, why in row.failures.items() if s >= 0]
+        if row.step:
+            found += [f"{row.name}, seed {s}: {why}" for s, why in row.failures.items()]
     if results.mark["race"] and any(row.paused for row in results.rows):
         found.append(
             "The variants that were paused are compared where they stopped. The seeds that chose "
@@ -262,7 +132,7 @@ def headline(results: Results) -> str:
     """The answer in a sentence or two."""
     text = _against_first(results)
     if results.mark["race"]:
-        alive = [row for row in results.rows if row.rung is not None and not row.paused]
+        alive = [row for row in results.rows if row.step and not row.paused]
         sign = 1 if results.mark["better"] == "lower" else -1
         means = {r.name: sign * interval([*r.figures[results.decide].values()])[0] for r in alive}
         if len(alive) < len(results.rows) and means:
@@ -305,25 +175,6 @@ def protocol(results: Results) -> str:
         f"intervals; those against the first hold together: of variants that are the same, at most "
         f"{wrong:g} of 100 such studies call any different. Only {results.decide} was decided by."
     )
-
-
-def as_races(results: Results) -> list[Hindsight]:
-    """Races in hindsight, where the study was none and its figure was logged on the way."""
-    mark, (done, every) = results.mark, results.done
-    if mark["race"] or results.decide not in OF_TRAINING or done < every:
-        return []
-    training = {variant["name"]: variant["training"] for variant in mark["variants"]}
-    curves: dict[str, dict[int, Any]] = {}
-    for row in results.rows:
-        if row.rung is None:
-            continue
-        curves[row.name] = {}
-        for seed in row.figures[results.decide]:
-            run = results.folder / training[row.name] / f"seed_{seed}"
-            values = on_the_way(run, results.decide, row.steps)
-            if values is not None:
-                curves[row.name][seed] = values
-    return hindsight(curves, mark["better"])
 
 
 def races_in_words(found: Sequence[Hindsight]) -> list[str]:
@@ -380,8 +231,7 @@ def markdown(
 ) -> str:
     """The study as it stands in a README."""
     environment = next(
-        (e for _, t in _trials(results.folder, results.mark)
-         if (e := read_json(t.folder / "environment.json"))),
+        (e for t in results.trials if (e := read_json(t.folder / "environment.json"))),
         {},
     )  # fmt: skip
     header, rows = table(results)
@@ -437,28 +287,18 @@ def picture(results: Results, path: Path) -> None:
                 panel.plot([scale * found.low, scale * found.high], [i, i], color=hue, lw=5,
                            alpha=0.3, solid_capstyle="butt")  # fmt: skip
             panel.plot(scale * found.mean, i, "D", color=hue, ms=5)
-            first, own = results.first.figures[name], row.figures[name]
-            if row.rung == results.first.rung:
-                values = [
-                    scale * (own[s] / first[s] - 1 if relative else own[s] - first[s])
-                    for s in sorted(first.keys() & own.keys())
-                ]
-                panel.plot(values, [i] * len(values), ".", color=hue, ms=5, alpha=0.8)
+            values = [scale * value for value in found.each]
+            panel.plot(values, [i] * len(values), ".", color=hue, ms=5, alpha=0.8)
         panel.axvline(0, color=GREY, lw=1)
         styled(panel, "")
-        panel.set_title(f"{name} ({better_of_or(name)} is better)", fontsize=9, loc="left")
+        better = known_better(name)
+        title = f"{name} ({better} is better)" if better else name
+        panel.set_title(title, fontsize=9, loc="left")
         panel.set_xlabel(f"against {results.first.name}{', %' if relative else ''}", fontsize=8)
     panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
     panels[0].invert_yaxis()
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
-
-
-def better_of_or(name: str) -> str:
-    try:
-        return better_of(name, "auto")
-    except ConfigError:
-        return "?"
 
 
 def plain(results: Results) -> dict[str, Any]:
@@ -468,7 +308,7 @@ def plain(results: Results) -> dict[str, Any]:
         one = asdict(row)
         one["verdict"] = verdict(results, row).replace("**", "")
         one["differences"] = {
-            name: None if d is None else {**asdict(d), "detectable": d.detectable}
+            name: d and {**asdict(d), "seeds": d.seeds, "detectable": d.detectable}
             for name, d in row.differences.items()
         }
         rows.append(one)
@@ -490,7 +330,7 @@ def write(folder: Path, command: str, publish: str | None = None) -> Results:
     pictures = [study] if study.is_file() else []
     page = folder / "report.html"
     try:
-        comparison = compare(runs_in(folder), results.mark["name"])
+        comparison = compare(results.runs, results.mark["name"])
         comparison = named(comparison, folder).led_by(preface(results))
         samples = found_samples(comparison, 16)
         drawn = draw(comparison, samples, files)
@@ -498,7 +338,7 @@ def write(folder: Path, command: str, publish: str | None = None) -> Results:
         write_report(comparison, samples, page)
     except DdiffError as error:  # no run has written anything yet
         console.print(f"note        no page: {error}", markup=False)
-    races = as_races(results)
+    races = results.as_races()
     hindsights = {"as_races": [asdict(one) for one in races]}
     write_json(folder / "results.json", plain(results) | hindsights)
     with replacing(folder / "README.md", "w") as file:

@@ -34,10 +34,14 @@ class Difference:
     low: float | None  # None: fewer than two seeds
     high: float | None
     relative: bool
-    seeds: int
+    each: tuple[float, ...]  # of every seed
     deviation: float  # of the paired differences (of log-ratios where relative)
     alpha: float  # of this comparison, two-sided
     one_percent: float  # in the unit of `deviation`
+
+    @property
+    def seeds(self) -> int:
+        return len(self.each)
 
     @property
     def most(self) -> float | None:
@@ -74,16 +78,18 @@ def difference(
     other: Mapping[int, float],
     comparisons: int = 1,
     confidence: float = 0.95,
+    relative: bool = True,
 ) -> Difference | None:
     """The difference of two variants whose figures are given by seed; None without a common seed.
 
-    comparisons: the number of variants that are compared with the first one.
+    comparisons: the number of variants that are compared with the first one. relative: parts of
+    the first one's figure, where all figures are above 0; else the figure's own unit.
     """
     seeds = sorted(s for s in first.keys() & other.keys() if _finite(first[s], other[s]))
     if not seeds:
         return None
     a, b = (np.array([figures[s] for s in seeds], dtype=np.float64) for figures in (first, other))
-    relative = bool((a > 0).all() and (b > 0).all())
+    relative = bool(relative and (a > 0).all() and (b > 0).all())
     apart = np.log(b / a) if relative else b - a
     shown = math.log1p(SHOWN) if relative else SHOWN * abs(float(a.mean()))
     alpha = (1 - confidence) / comparisons
@@ -92,12 +98,13 @@ def difference(
         return math.expm1(value) if relative else value
 
     mean, n = float(apart.mean()), len(apart)
+    each = tuple(plain(float(value)) for value in apart)
     if n < 2:
-        return Difference(plain(mean), None, None, relative, n, math.nan, alpha, shown)
+        return Difference(plain(mean), None, None, relative, each, math.nan, alpha, shown)
     deviation = float(apart.std(ddof=1))
     reach = float(stats.t.isf(alpha / 2, n - 1)) * deviation / math.sqrt(n)
     low, high = plain(mean - reach), plain(mean + reach)
-    return Difference(plain(mean), low, high, relative, n, deviation, alpha, shown)
+    return Difference(plain(mean), low, high, relative, each, deviation, alpha, shown)
 
 
 def power(n: int, size: float, deviation: float, alpha: float) -> float:

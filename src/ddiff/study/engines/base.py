@@ -3,13 +3,15 @@
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from ddiff.system.errors import Stopped
+
+TRIES = 3  # of a job
 
 
 @dataclass(frozen=True)
@@ -58,40 +60,58 @@ class Engine(Protocol):
         ...
 
 
-def run_all(engine: Engine, jobs: Sequence[Job], tries: int = 3) -> Generator[Ended]:
-    """Yield the jobs as they end, each submitted up to `tries` times if it is lost.
+def lost(ended: Ended) -> bool:
+    return ended.status is None
 
-    Whatever ends this process, but for SIGKILL, ends the jobs first.
+
+def as_they_end(
+    engine: Engine, jobs: Sequence[Job], again: Callable[[Ended], bool] = lost
+) -> Iterator[list[Ended]]:
+    """Submit the jobs and yield, every second or sooner, those that have ended for good, if any.
+
+    A job for which `again` says so is submitted again, up to three times in all.
     """
-    left = {job: tries for job in jobs}
-    with stopped_by_sigterm():
+    left = dict.fromkeys(jobs, TRIES)
+    for job in jobs:
+        engine.submit(job)
+    while left:
+        found = []
+        for ended in engine.wait(1.0):
+            left[ended.job] -= 1
+            if left[ended.job] and again(ended):
+                engine.submit(ended.job)
+            else:
+                del left[ended.job]
+                found.append(ended)
+        yield found
+
+
+def run_all(engine: Engine, jobs: Sequence[Job]) -> Generator[Ended]:
+    """Yield the jobs as they end. Whatever ends this process, but for SIGKILL, ends them first."""
+    with stopped_by("stopped by {}, and so were the jobs", signal.SIGTERM):
         try:
-            for job in jobs:
-                engine.submit(job)
-            while left:
-                for ended in engine.wait(1.0):
-                    left[ended.job] -= 1
-                    if ended.status is None and left[ended.job]:
-                        engine.submit(ended.job)
-                        continue
-                    del left[ended.job]
-                    yield ended
+            for some in as_they_end(engine, jobs):
+                yield from some
         finally:
             engine.close()
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into the exception Stopped inside the block, so that jobs can be ended."""
+def stopped_by(message: str, *signals: signal.Signals) -> Iterator[None]:
+    """Turn these signals into the exception Stopped inside the block, so that jobs can be ended.
+
+    `{}` in the message is the signal's name.
+    """
 
     def stop(signum: int, frame: object) -> NoReturn:
-        raise Stopped("stopped by SIGTERM, and so were the jobs", signum)
+        raise Stopped(message.format(signal.Signals(signum).name), signum)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signum: signal.signal(signum, stop) for signum in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

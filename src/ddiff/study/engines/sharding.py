@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from ddiff.artifacts.trained import Trained
 from ddiff.build import build
 from ddiff.config.options import Draw, Evaluate, Sample
 from ddiff.config.words import group_words, written
-from ddiff.sampling.generation import Generation, labels_for
-from ddiff.sampling.writing import Drawing, origin_of, stream, write_record
+from ddiff.sampling.writing import Drawing, Request, origin_of, stream, write_record
 from ddiff.study.engines.base import Ended, Engine, Job, run_all
 from ddiff.study.engines.children import last_line
 from ddiff.system.console import progress
@@ -60,24 +58,16 @@ def shards(engine: DictConfig) -> Drawing:
     return partial(draw_shards, build(engine))
 
 
-def draw_shards(
-    engine: Engine,
-    trained: Trained,
-    generation: Generation,
-    options: Draw,
-    npy: Path,
-    first: int = 0,
-    y_period: int | None = None,
-) -> dict[str, Any]:
+def draw_shards(engine: Engine, request: Request) -> dict[str, Any]:
     """Do what `ddiff.sampling.writing.draw` does, by jobs. Shards that are there already, from a
     command that was interrupted, are not drawn again."""
-    number, period = options.num_samples, y_period or options.num_samples
-    y = labels_for(options.y, number, generation.num_classes, first, period)
+    options, npy, number, period = request.options, request.npy, request.number, request.period
     folder = npy.with_name(f".{npy.stem}.shards")
-    wanted = _facts(json.loads(json.dumps(origin_of(trained, options) | {"y_period": period})))
+    origin = origin_of(request.trained, options) | {"y_period": period}
+    wanted = _facts(json.loads(json.dumps(origin)))
     claim = lock(folder, "the folder of shards")
     try:
-        whole = Shard(folder, first, number)
+        whole = Shard(folder, request.first, number)
         there = _there(whole, options.batch_size, wanted)
         left = _left(engine, there, whole, options.batch_size)
         jobs = {_job(shard, options, period): shard for shard in left}
@@ -94,9 +84,8 @@ def draw_shards(
         there = _there(whole, options.batch_size, wanted)
         if sum(shard.number for shard in there) != number:
             raise DdiffError("the run has changed since the first samples were drawn")
-        stream(_batches(there, options.batch_size), npy, (number, *generation.shape))
-        drawn = _drawn(there, number)
-        made = write_record(trained, options, npy, y, first, y_period, drawn)
+        stream(_batches(there, options.batch_size), npy, request.shape)
+        made = write_record(request, _drawn(there, number))
         shutil.rmtree(folder)
     finally:
         claim.release()

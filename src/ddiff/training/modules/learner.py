@@ -70,6 +70,24 @@ class Learner(LightningModule):
         self.averages: list[Tensor] = list(self.ema.parameters())
         return self.optimizer(self.net.parameters())
 
+    def update(
+        self,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        max_norm: float | None,
+        step: int,
+    ) -> None:
+        """Finish optimiser step `step` after its backward passes, where no trainer does.
+
+        Clip, step, clear the gradients, average the weights.
+        """
+        scaler.unscale_(optimizer)
+        clip(self.parameters_of_net, max_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        average(self.averages, self.parameters_of_net, decay_at(step, self.ema_decay))
+
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
         schedule = {"scheduler": self.lr_schedule(optimizer), "interval": "step"}
