@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ddiff.config.trees import flat
 from ddiff.config.validation import given_options
 from ddiff.config.words import written
 from ddiff.study.engines import Ended, Engine, Job
@@ -26,7 +25,12 @@ from ddiff.system.console import console, progress
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import lock, read_json, write_json
 
-NOT_ITS_OWN = ("batch_size", "seed", "num_workers")  # options of data that do not name the data
+NOT_ITS_OWN = (
+    "_target_",
+    "batch_size",
+    "seed",
+    "num_workers",
+)  # options of data that do not name the data
 
 
 @contextmanager
@@ -92,15 +96,13 @@ def train_classifier(ready: Ready, engine: Engine) -> str | None:
     place, first = ready.classifier, ready.plan.trainings[0]
     if place is None or (place / "metrics.json").is_file():
         return None
+    data = OmegaConf.to_container(given_options("train", first.words)[0].data, resolve=False)
+    assert isinstance(data, dict)
     words = ["experiment=classifier", f"data={first.choices['data']}"]
-    own, default = (
-        flat(OmegaConf.to_container(given_options("train", some)[0].data, resolve=False))
-        for some in (first.words, words)
-    )
     words += [
         f"data.{name}={written(value)}"
-        for name, value in own.items()
-        if name not in NOT_ITS_OWN and default.get(name) != value
+        for name, value in data.items()
+        if name not in NOT_ITS_OWN and "${" not in str(value)
     ]
     begun = (place / "checkpoints/last.ckpt").is_file()
     command = [f"ckpt_path={place}"] if begun else [*words, f"run_dir={place}"]
