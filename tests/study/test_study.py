@@ -105,6 +105,11 @@ def test_another_study_in_its_folder_is_refused(whole: Path) -> None:
     assert len((done.err + longer.err).strip().splitlines()) == 2
 
 
+def test_a_misspelt_option_is_named(tmp_path: Path) -> None:
+    done = study(tmp_path, *words("x"), "vray={a: schedule=linear}")
+    assert (done.status, done.err) == (2, "ddiff: vray: no such option; did you mean 'vary'?\n")
+
+
 def test_two_studies_in_one_folder_exclude_each_other(tmp_path: Path) -> None:
     holder = lock(tmp_path / "busy", "the study")
     done = study(tmp_path, *words("busy"))

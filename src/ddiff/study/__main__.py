@@ -1,13 +1,15 @@
 """Compares variants of a recipe over seeds, and says which of them pay off."""
 
+import re
 import shlex
 import sys
 
 from omegaconf import DictConfig
 
-from ddiff.config.options import Study, hints_of
+from ddiff.config.options import Study, Train, hints_of
 from ddiff.config.shell import entry
 from ddiff.config.sweeps import name_of
+from ddiff.system.errors import ConfigError, nearest
 
 MORE: list[str] = []  # options of ddiff.train on the command line
 COMMAND: list[str] = []  # the command line as it was written
@@ -29,6 +31,7 @@ def prepare(argv: list[str]) -> None:
         elif word.startswith("-") or "=" not in word or _is_own(name_of(word)):
             words.append(word)
         else:
+            _check_known(name_of(word))
             MORE.append(word)
     sys.argv[1:] = words
 
@@ -36,6 +39,16 @@ def prepare(argv: list[str]) -> None:
 def _is_own(name: str) -> bool:
     """Return True for an option of the study; all others are ddiff.train's."""
     return name in {*hints_of(Study), "study"} or name.split(".")[0] in ("engine", "race", "hydra")
+
+
+def _check_known(name: str) -> None:
+    """Raise for a name that is neither the study's nor ddiff.train's: Hydra may not even be able to
+    read its value."""
+    known = {option.split(".")[0] for option in hints_of(Train)} | {"experiment", "debug"}
+    first = re.split(r"[./]", name)[0]
+    if first not in known and not first.startswith("_"):
+        choices = sorted(known | hints_of(Study).keys())
+        raise ConfigError(f"{name}: no such option{nearest(first, choices)}")
 
 
 @entry("study", prepare=prepare)
