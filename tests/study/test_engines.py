@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 import ddiff
-from ddiff.study.engines import Job, Local, Ray, Slurm, run_all
+from ddiff.study.engines import Ended, Job, Local, Ray, Slurm, base, run_all
 from ddiff.study.engines.children import last_line
 from ddiff.system.errors import ConfigError
 from tests.support import slurm
@@ -57,6 +58,46 @@ def test_local_jobs_run_side_by_side_and_say_how_they_ended() -> None:
     assert numbers(Path("b")) == list(range(5))
     assert last_line(Path("a.log")) == "counted to 5 with 1 threads"
     assert last_line(Path("deep/wrong.log")).endswith("No module named no_such_module")
+
+
+class Vanishing:
+    """An engine whose machines are lost as often as a job's words say."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.tries: dict[str, list[float]] = {}
+        self.waiting: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self.tries.setdefault(job.name, []).append(clock[0])
+        self.waiting.append(job)
+
+    def wait(self, seconds: float) -> list[Ended]:
+        ended, self.waiting = self.waiting, []
+        return [
+            Ended(job, None if len(self.tries[job.name]) <= int(job.words[0]) else 0)
+            for job in ended
+        ]
+
+    def close(self) -> None:
+        pass
+
+
+clock = [0.0]
+
+
+def test_a_lost_job_is_tried_again_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that has not noticed a loss sends the job to the lost machine again."""
+    monkeypatch.setattr(base.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(base.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + 1))
+    engine = Vanishing()
+    jobs = [Job(name, (losses,), Path("log")) for name, losses in (("a", "5"), ("b", "1000"))]
+    ended = {one.job.name: one.status for one in run_all(engine, jobs)}
+    assert ended == {"a": 0, "b": None}
+    pauses = {name: np.diff(tries).tolist() for name, tries in engine.tries.items()}
+    assert pauses["a"] == [2, 4, 8, 16, 32]
+    assert pauses["b"] == [2, 4, 8, 16, 32, 60, 60, 60, 60]
 
 
 def test_closing_lets_a_job_save_and_starts_no_other() -> None:

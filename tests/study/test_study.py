@@ -221,6 +221,8 @@ def test_eight_trainings_on_ray_while_a_machine_is_lost(
     went = json.loads((tmp_path / "found.json").read_text())
     assert went["status"] == 0, went["out"]
     assert went["lost"] >= 1
+    for failure in (tmp_path / "cluster").rglob("failure.json"):
+        raise AssertionError(f"{failure}: {failure.read_text()} {went['out']}")
     for training in ("cosine", "linear"):
         assert len(list((tmp_path / f"cluster/{training}").glob("seed_*/figures/000024.json"))) == 4
         for seed in (0, 1):

@@ -62,6 +62,34 @@ class Kick(Callback):
 """
 
 
+EARLY = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Early(Callback):
+    \"\"\"A signal while the trainer begins.\"\"\"
+
+    def on_train_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_before_the_first_step_saves_after_it(tmp_path: Path) -> None:
+    """Lightning would end with status 0, as if all were done."""
+    (tmp_path / "early.py").write_text(EARLY)
+    options = [*DIGITS, "budget.max_steps=100000", "+callbacks.early._target_=early.Early"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ddiff.train", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DDIFF_TRUST": "early"},
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 1; resume" in done.stderr
+    assert checkpoint(tmp_path / "run")["global_step"] == 1
+
+
 @pytest.mark.parametrize("moment", ["between two steps", "in a validation"])
 def test_a_signal_to_any_rank_saves_once_and_ends_all(moment: str, tmp_path: Path) -> None:
     """Two ranks on the CPU; the second one gets the signal, and the first one says it.

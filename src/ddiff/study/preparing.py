@@ -1,4 +1,4 @@
-"""What a study will do, once it knows what a step of each training costs."""
+"""The preparation of a study: what it will do, from the cost of a step of each training."""
 
 import shutil
 from dataclasses import asdict, dataclass
@@ -66,7 +66,7 @@ class Ready:
         return found
 
     def task(self, trial: Trial) -> dict[str, Any]:
-        """What a trial is told to do: trial.json."""
+        """Return what a trial is to do: trial.json."""
         plan = self.plan
         (training,) = (one for one in plan.trainings if one.name == trial.training)
         variants, draw = plan.variants_of(training.name), {}

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from ddiff.config.validation import given_options
 from ddiff.config.words import written
 from ddiff.study.engines import Ended, Engine, Job
-from ddiff.study.engines.base import TRIES, as_they_end, stopped_by
+from ddiff.study.engines.base import as_they_end, most_tries, stopped_by
 from ddiff.study.engines.children import last_line
 from ddiff.study.figures import LOSSES
 from ddiff.study.folder import FAILURE, MARK, TASK, Trial
@@ -164,7 +164,7 @@ def _run_to(rung: int, trials: list[Trial], engine: Engine) -> None:
             for ended in some:
                 trial = left.pop(ended.job)
                 if not_its_own(ended):
-                    why = f"ended {TRIES} times ({_ending(ended.status)})"
+                    why = f"ended {most_tries(ended)} times ({_ending(ended.status)})"
                     why += f": {last_line(ended.job.log)}"
                     write_json(trial.folder / FAILURE, {"why": why})
                 if trial.failure:

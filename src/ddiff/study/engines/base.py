@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,6 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from ddiff.system.errors import Stopped
-
-TRIES = 3  # of a job
 
 
 @dataclass(frozen=True)
@@ -64,25 +63,42 @@ def lost(ended: Ended) -> bool:
     return ended.status is None
 
 
+def most_tries(ended: Ended) -> int:
+    """How often a job is tried that ends like this each time."""
+    return 10 if lost(ended) else 3
+
+
 def as_they_end(
     engine: Engine, jobs: Sequence[Job], again: Callable[[Ended], bool] = lost
 ) -> Iterator[list[Ended]]:
     """Submit the jobs and yield, every second or sooner, those that have ended for good, if any.
 
-    A job for which `again` says so is submitted again, up to three times in all.
+    A job for which `again` says so is submitted again, up to three times in all. Where its machine
+    was lost, up to ten times, and later each time: a cluster may take a minute to notice that a
+    machine is gone, and sends jobs there until then.
     """
-    left = dict.fromkeys(jobs, TRIES)
+    ends, losses = dict.fromkeys(jobs, 0), dict.fromkeys(jobs, 0)
+    due: dict[Job, float] = {}  # lost jobs, and when to submit them again
     for job in jobs:
         engine.submit(job)
-    while left:
+    while ends:
+        now = time.monotonic()
+        for job in [job for job, when in due.items() if when <= now]:
+            del due[job]
+            engine.submit(job)
         found = []
         for ended in engine.wait(1.0):
-            left[ended.job] -= 1
-            if left[ended.job] and again(ended):
-                engine.submit(ended.job)
-            else:
-                del left[ended.job]
+            job, counted = ended.job, losses if lost(ended) else ends
+            counted[job] += 1
+            if not again(ended) or counted[job] == most_tries(ended):
+                del ends[job]
                 found.append(ended)
+            elif lost(ended):
+                due[job] = now + min(60, 2.0 ** losses[job])
+            else:
+                engine.submit(job)
+        if not found and due and len(due) == len(ends):
+            time.sleep(1.0)  # nothing runs, and an engine without jobs does not wait
         yield found
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,9 @@ class Ray:
         except failures.RayTaskError as error:
             why = str(error.cause).splitlines()[0]
             raise DdiffError(f"engine=ray: {job.name} could not be started: {why}") from None
+        except failures.OutOfMemoryError:  # what Ray does before the system would
+            note(job.log, "Ray ended it, for the machine's memory was full")
+            return Ended(job, -signal.SIGKILL)
         except failures.RayError as error:
             note(job.log, f"the machine was lost ({type(error).__name__})")
             return Ended(job, None)

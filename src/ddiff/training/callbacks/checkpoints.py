@@ -68,6 +68,9 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
+        if trainer.received_sigterm:  # while the trainer began: Lightning would end with status 0
+            self.signum = signal.SIGTERM
+            trainer._signal_connector.received_sigterm = False
         for name in SIGNALS:
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
