@@ -36,7 +36,7 @@ KINDS = {
     ),
 }
 Make = Callable[..., Exported]
-SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
+SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde", "heun")
 
 
 def make_run(folder: Path, kind: str) -> Path:

@@ -8,6 +8,7 @@ from ddiff.diffusion import (
     ClassifierFree,
     Eps,
     Guidance,
+    Interval,
     Objective,
     Plan,
     Step,
@@ -15,7 +16,7 @@ from ddiff.diffusion import (
     solve,
 )
 from ddiff.diffusion.guidance import combines_two, guidance_from
-from ddiff.diffusion.schedules import linear
+from ddiff.diffusion.schedules import linear, zero_terminal_snr
 from ddiff.diffusion.solvers import ddim
 from ddiff.system.errors import ConfigError
 
@@ -115,23 +116,29 @@ def test_guidance_without_labels_is_refused():
             ClassifierFree(2.0).check(10, y)
 
 
-class Interval(ClassifierFree):
-    """Guidance in the middle of the way only (Kynkäänniemi et al. 2024): a table of weights."""
-
-    def weights(self, plan: Plan) -> Tensor:
-        inside = (plan.times[:-1] > 200) & (plan.times[:-1] <= 600)
-        return torch.where(inside, super().weights(plan), 0.0)
-
-
 def test_an_interval_is_a_table_of_weights():
-    plan = ddim(SCHEDULE, 5).guided_by(Interval(2.0))
+    sigma = SCHEDULE.sigma
+    interval = Interval(2.0, sigma[200].item(), sigma[600].item())
+    plan = ddim(SCHEDULE, 5).guided_by(interval)
     assert plan.times.tolist() == [1000, 800, 600, 400, 200, 0]
-    assert plan.weights.tolist() == [0, 0, 2, 2, 0]
+    assert plan.weights.tolist() == [0, 0, 2, 2, 0]  # above the low end, up to the high one
     net, x = GaussianNet(Eps()), torch.zeros(3, 1, 2, dtype=torch.float64)
     y = torch.tensor([0, 1, 0])
-    list(solve(net, plan, Eps(), x, lambda step: x, y=y, guidance=Interval(2.0)))
+    list(solve(net, plan, Eps(), x, lambda step: x, y=y, guidance=interval))
     assert net.batches == [3, 3, 6, 6, 3]
-    assert combines_two(Interval(2.0))
+    assert combines_two(interval)
+
+
+def test_an_interval_of_all_levels_is_plain_guidance():
+    assert Interval(2.0, 0.0, 1e9).weights(ddim(SCHEDULE, 7)).tolist() == [2.0] * 7
+    zero = ddim(zero_terminal_snr(SCHEDULE), 7)
+    assert Interval(2.0, 0.0, 1e9).weights(zero).tolist() == [0.0] + [2.0] * 6  # infinite noise
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.0, 3.0), (-1.0, 2.0), (float("nan"), 2.0)])
+def test_an_empty_interval_is_refused(low, high):
+    with pytest.raises(ConfigError, match=f"sigma_low {low:g} must lie below sigma_high {high:g}"):
+        Interval(2.0, low, high)
 
 
 def test_solve_asks_a_guidance_of_ones_own_in_every_step():

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddiff.diffusion import X0, Eps, Objective, Schedule, V
-from ddiff.diffusion.schedules import constant, cosine, linear, zero_terminal_snr
+from ddiff.diffusion import X0, Eps, Flow, Objective, Schedule, V
+from ddiff.diffusion.schedules import constant, cosine, flow, karras, linear, zero_terminal_snr
 from ddiff.system.errors import ConfigError
 
-OBJECTIVES = [Eps, X0, V]
+OBJECTIVES = [Eps, X0, V, Flow]
 
 
 def draws(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,7 +24,11 @@ def snr(schedule: Schedule) -> Tensor:
 @pytest.mark.parametrize(
     ("objective", "schedule"),
     [(Eps(), linear()), (Eps(), constant())]
-    + [(o, s) for o in (X0(), V()) for s in (linear(), cosine(), zero_terminal_snr(linear()))],
+    + [
+        (objective, schedule)
+        for objective in (X0(), V(), Flow())
+        for schedule in (linear(), cosine(), zero_terminal_snr(linear()), flow(), karras())
+    ],
 )
 def test_round_trip(objective: Objective, schedule: Schedule):
     t, x_0, eps = draws(schedule)
@@ -47,6 +51,22 @@ def test_targets_are_the_papers():
     assert X0().target(schedule, x_0, eps, t).flatten().tolist() == [2, 3]
     v = V().target(schedule, x_0, eps, t).flatten().tolist()
     assert v == pytest.approx([0.8 * 5 - 0.6 * 2, 0.6 * -1 - 0.8 * 3], rel=1e-14)
+    assert Flow().target(schedule, x_0, eps, t).flatten().tolist() == [3, -4]
+
+
+def test_v_is_the_preconditioning_of_edm():
+    """Karras et al. 2022, Table 1, unit variance: D = c_skip x + c_out F(c_in x), F = -v."""
+    schedule = karras(30)
+    t, x_0, eps = draws(schedule)
+    sigma = schedule.sigma[1:].view(-1, 1, 1)
+    x = x_0 + sigma * eps
+    c_in, c_skip = 1 / (1 + sigma**2).sqrt(), 1 / (1 + sigma**2)
+    c_out = sigma / (1 + sigma**2).sqrt()
+    torch.testing.assert_close(schedule.add_noise(x_0, t, eps), c_in * x)
+    F = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(V().to_x_0(schedule, c_in * x, -F, t), c_skip * x + c_out * F)
+    target = (x_0 - c_skip * x) / c_out  # their loss, weighted by 1 / c_out^2, is that of F
+    torch.testing.assert_close(-V().target(schedule, x_0, eps, t), target, rtol=1e-6, atol=1e-6)
 
 
 def test_v_at_zero_terminal_snr_says_minus_x_0():
@@ -69,7 +89,12 @@ def errors(objective: Objective, schedule: Schedule) -> Tensor:
 
 @pytest.mark.parametrize(
     ("objective", "ratio"),
-    [(Eps(), lambda snr: snr), (X0(), torch.ones_like), (V(), lambda snr: snr + 1)],
+    [
+        (Eps(), lambda snr: snr),
+        (X0(), torch.ones_like),
+        (V(), lambda snr: snr + 1),
+        (Flow(), lambda snr: (snr.sqrt() + 1) ** 2),
+    ],
 )
 def test_error_ratio_to_x_0(objective, ratio):
     """|eps err|^2 = SNR |x_0 err|^2 and |v err|^2 = (SNR + 1) |x_0 err|^2."""
@@ -81,13 +106,14 @@ def test_error_ratio_to_x_0(objective, ratio):
 def min_snr(snr: Tensor, gamma: float) -> dict[type, Tensor]:
     """Hang et al. 2023, section 3.4."""
     low = torch.minimum(snr, torch.tensor(gamma, dtype=torch.float64))
-    return {Eps: low / snr, X0: low, V: low / (snr + 1)}
+    return {Eps: low / snr, X0: low, V: low / (snr + 1), Flow: low / (snr.sqrt() + 1) ** 2}
 
 
 def p2(snr: Tensor, k: float, gamma: float) -> dict[type, Tensor]:
     """Choi et al. 2022, Eq. 8 on eps; times SNR on x_0; times SNR / (SNR + 1) on v."""
     on_eps = 1 / (k + snr) ** gamma
-    return {Eps: on_eps, X0: snr * on_eps, V: snr / (snr + 1) * on_eps}
+    return {Eps: on_eps, X0: snr * on_eps, V: snr / (snr + 1) * on_eps,
+            Flow: snr / (snr.sqrt() + 1) ** 2 * on_eps}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -116,7 +142,7 @@ def test_no_weighting_is_one(kind):
 
 
 @pytest.mark.parametrize("weighting", ["min_snr", "p2"])
-@pytest.mark.parametrize("kind", [Eps, V])
+@pytest.mark.parametrize("kind", [Eps, V, Flow])
 def test_the_weighted_loss_is_the_same_number_for_every_objective(kind, weighting):
     schedule = linear()
     objective, reference = kind(weighting=weighting), X0(weighting=weighting)
@@ -126,7 +152,7 @@ def test_the_weighted_loss_is_the_same_number_for_every_objective(kind, weightin
 
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "p2"])
-@pytest.mark.parametrize("kind", [X0, V])
+@pytest.mark.parametrize("kind", [X0, V, Flow])
 def test_zero_terminal_snr_leaves_the_weights_finite(kind, weighting):
     schedule = zero_terminal_snr(linear())
     objective = kind(weighting=weighting)
@@ -141,7 +167,7 @@ def test_eps_is_refused_with_zero_terminal_snr():
         Eps().check(schedule)
     with pytest.raises(ConfigError, match="objective eps cannot recover x_0") as caught:
         Eps().check(zero_terminal_snr(linear()))
-    assert "objective=v or objective=x0" in str(caught.value)
+    assert "use objective=v, x0 or flow" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

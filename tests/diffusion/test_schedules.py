@@ -8,7 +8,9 @@ from ddiff.diffusion.schedules import (
     Schedule,
     constant,
     cosine,
+    flow,
     from_betas,
+    karras,
     linear,
     scaled_linear,
     shifted,
@@ -231,3 +233,38 @@ def test_betas_one_by_one():
     for wrong in ([0.5, 1.0, 0.5], [0.0], [1.5]):
         with pytest.raises(ConfigError, match="every beta must lie"):
             from_betas(wrong)
+
+
+@pytest.mark.parametrize("T", [1, 4, 1000])
+def test_flow_is_the_straight_path(T):
+    """The noise over the signal at u = t / T is u / (1 - u), and the last time is pure noise."""
+    sigma = flow(T).sigma
+    expected = [t / (T - t) for t in range(T)]
+    assert sigma[:-1].tolist() == pytest.approx(expected, rel=1e-12)
+    assert sigma[-1] == torch.inf
+
+
+@pytest.mark.parametrize("shift", [3.0, 0.5])
+def test_a_shifted_flow_is_that_of_stable_diffusion_3(shift):
+    """Esser et al. 2024, Eq. 23: u becomes s u / (1 + (s - 1) u), every SNR divided by s^2."""
+    u = torch.arange(101, dtype=torch.float64) / 100
+    u = shift * u / (1 + (shift - 1) * u)
+    expected = (1 - u) ** 2 / ((1 - u) ** 2 + u**2)
+    torch.testing.assert_close(
+        shifted(flow(100), 1 / shift**2).abar, expected, rtol=1e-12, atol=1e-14
+    )
+
+
+def test_karras_is_the_table_of_edm():
+    """Karras et al. 2022, Eq. 5, with the 18 levels of their CIFAR-10 sampler."""
+    schedule = karras(18)
+    assert schedule.sigma[[1, 18]].tolist() == pytest.approx([0.002, 80], rel=1e-9)
+    for i, sigma in enumerate(schedule.sigma[1:].flip(0).tolist()):
+        root = 80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+        assert sigma == pytest.approx(root**7, rel=1e-9)
+
+
+@pytest.mark.parametrize(("T", "low", "high"), [(1, 0.002, 80.0), (10, 80.0, 80.0), (10, 3.0, 1.0)])
+def test_a_karras_schedule_needs_two_levels(T, low, high):
+    with pytest.raises(ConfigError, match=f"needs T >= 2 steps, not {T}, and sigma_min {low:g}"):
+        karras(T, low, high)

@@ -1,12 +1,21 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from ddiff.diffusion import X0, ClassifierFree, Eps, Plan, Schedule, V, solve
-from ddiff.diffusion.schedules import constant, cosine, linear, sigmoid, zero_terminal_snr
-from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde
+from ddiff.diffusion import X0, ClassifierFree, Eps, Flow, Plan, Schedule, V, solve
+from ddiff.diffusion.schedules import (
+    constant,
+    cosine,
+    flow,
+    karras,
+    linear,
+    sigmoid,
+    zero_terminal_snr,
+)
+from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
 from ddiff.system.errors import ConfigError
 
 SCHEDULES = [linear(), cosine(), sigmoid(), constant(), zero_terminal_snr(linear())]
@@ -223,10 +232,99 @@ def test_clamp_is_on_the_estimate(clamp, expected):
         (lambda s: dpmpp_2m_sde(s, eta=-0.1), "solver.eta must lie in 0..1, not -0.1"),
         (lambda s: ddim(s, eta=float("nan")), "not nan"),
         (lambda s: dpmpp_2m(s, 2000), "not 2000"),
-        (lambda s: ddim(s, spacing="karras"), "'karras' is not one of"),
+        (lambda s: ddim(s, spacing="cubic"), "'cubic' is not one of"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(build, message):
     with pytest.raises(ConfigError, match=message) as caught:
         build(linear())
     assert "\n" not in str(caught.value)
+
+
+def mixture(abar: float, x: Tensor) -> Tensor:
+    """E[x_0 | x] of two points, -1 with probability 0.3 and 1.5 with 0.7, in the normal form."""
+    points = torch.tensor([-1.0, 1.5], dtype=torch.float64)
+    logits = torch.tensor([0.3, 0.7], dtype=torch.float64).log()
+    logits = logits - (x[..., None] - abar**0.5 * points) ** 2 / (2 * (1 - abar))
+    return (logits.softmax(-1) * points).sum(-1)
+
+
+def denoise(schedule: Schedule, objective):
+    """The exact net of `mixture`."""
+
+    def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        a, b = schedule.signal_and_noise(t + 1, x)
+        x_0 = mixture(schedule.abar[t[0] + 1].item(), x)
+        return objective.target(schedule, x_0, (x - a * x_0) / b, t + 1)
+
+    return predict
+
+
+@pytest.mark.parametrize("num_steps", [2, 18])
+def test_heun_is_the_sampler_of_edm_step_by_step(num_steps):
+    """Karras et al. 2022, Algorithm 1 without noise, in their own coordinates."""
+    schedule = karras(num_steps)
+    noise = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def denoiser(x: Tensor, sigma: float) -> Tensor:
+        return mixture(1 / (1 + sigma**2), x / math.sqrt(1 + sigma**2))
+
+    levels = [*schedule.sigma[1:].flip(0).tolist(), 0.0]
+    x = noise * math.sqrt(1 + levels[0] ** 2)
+    path = []
+    for sigma, after in pairwise(levels):
+        d = (x - denoiser(x, sigma)) / sigma
+        euler = x + (after - sigma) * d
+        path.append(euler / math.sqrt(1 + after**2))
+        x = euler
+        if after:
+            x = (
+                x
+                - (after - sigma) * d
+                + (after - sigma) * (d + (euler - denoiser(euler, after)) / after) / 2
+            )
+            path.append(x / math.sqrt(1 + after**2))
+    plan = heun(schedule, num_steps, line="sigma", spacing="linear")
+    states = list(solve(denoise(schedule, V()), plan, V(), noise))
+    assert len(states) == len(plan) == 2 * num_steps - 1
+    for state, expected in zip(states, path, strict=True):
+        torch.testing.assert_close(state.x, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 10])
+def test_ddim_and_heun_are_the_euler_and_heun_of_flows(num_steps):
+    """Steps in u along the velocity eps - x_0, in the coordinates of the straight path."""
+    schedule = flow(30)
+    u = [1 - i / num_steps for i in range(num_steps + 1)]
+    noise = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def length(u: float) -> float:
+        return math.sqrt((1 - u) ** 2 + u**2)
+
+    def velocity(x: Tensor, u: float) -> Tensor:
+        x_0 = mixture((1 - u) ** 2 / length(u) ** 2, x / length(u))
+        return (x - x_0) / u  # eps - x_0
+
+    euler, corrected, path, both = noise, noise, [], []
+    for now, after in pairwise(u):
+        h = after - now
+        euler = euler + h * velocity(euler, now)
+        path.append(euler / length(after))
+        first = velocity(corrected, now)
+        guess = corrected + h * first
+        both.append(guess / length(after))
+        if after > 1e-9:
+            corrected = corrected + h / 2 * (first + velocity(guess, after))
+            both.append(corrected / length(after))
+    for solver, expected in ((ddim, path), (heun, both)):
+        plan = solver(schedule, num_steps, spacing="trailing")
+        states = list(solve(denoise(schedule, Flow()), plan, Flow(), noise))
+        for state, x in zip(states, expected, strict=True):
+            torch.testing.assert_close(state.x, x, rtol=1e-10, atol=1e-10)
+
+
+def test_heun_refuses_what_it_cannot_step_in():
+    with pytest.raises(ConfigError, match="ends in pure noise; use line=flow"):
+        heun(flow(), 5, line="sigma")
+    with pytest.raises(ConfigError, match="'x' is not one of flow, sigma"):
+        heun(flow(), 5, line="x")

@@ -1,20 +1,32 @@
+import math
+
 import pytest
 import torch
 
 from ddiff.diffusion import spaced
-from ddiff.diffusion.schedules import constant, cosine, linear, sigmoid, zero_terminal_snr
+from ddiff.diffusion.schedules import (
+    constant,
+    cosine,
+    flow,
+    karras,
+    linear,
+    sigmoid,
+    zero_terminal_snr,
+)
 from ddiff.diffusion.solvers import ddim, ddpm
 from ddiff.system.errors import ConfigError
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
-SPACINGS = ["linear", "trailing", "quadratic", "logsnr"]
+SPACINGS = ["linear", "trailing", "quadratic", "logsnr", "karras"]
 SCHEDULES = {
     "linear": lambda T: linear(T, beta_T=0.015),
     "cosine": cosine,
     "sigmoid": sigmoid,
     "constant": lambda T: constant(T, beta=0.02),
+    "flow": flow,
+    "karras": karras,
     "zero": lambda T: zero_terminal_snr(cosine(T)),
 }
 
@@ -110,3 +122,22 @@ def test_an_offset_is_added_to_leading_times():
         spaced(linear(), 5, "trailing", 1)
     assert ddim(linear(), 5, spacing="leading", steps_offset=1).times[0] == 802
     assert ddpm(linear(), 5, spacing="leading", steps_offset=1).times[0] == 802
+
+
+@pytest.mark.parametrize("num_steps", [2, 10, 18])
+def test_karras_spacing_is_even_where_the_schedule_is(num_steps):
+    """schedule=karras is linear in sigma^(1 / 7): there the spacing is that of `linear`."""
+    schedule = karras(1 + 17 * 9 * 5)
+    assert spaced(schedule, num_steps, "karras").tolist() == (
+        spaced(schedule, num_steps, "linear").tolist()
+    )
+
+
+def test_karras_spacing_by_hand():
+    """Levels nearest to sigma^(1 / 7) = 1, .. from 148.4 (the bound) to 1 / 999 of a flow."""
+    schedule = flow()
+    sigma = schedule.sigma
+    ends = math.exp(5) ** (1 / 7), (1 / 999) ** (1 / 7)
+    for i, t in enumerate(spaced(schedule, 5, "karras").tolist()[1:-1], 1):
+        wanted = (ends[0] + i / 4 * (ends[1] - ends[0])) ** 7
+        assert sigma[t - 1] < wanted < sigma[t + 1]

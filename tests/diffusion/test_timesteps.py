@@ -1,17 +1,18 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from scipy.stats import chi2, norm
 from torch import Tensor
 
-from ddiff.diffusion.schedules import constant
-from ddiff.diffusion.timesteps import LogitNormal, Stratified, TimestepSampler, Uniform
+from ddiff.diffusion.schedules import constant, flow, karras
+from ddiff.diffusion.timesteps import LogitNormal, LogNormal, Stratified, TimestepSampler, Uniform
 from ddiff.system.errors import ConfigError
 from ddiff.system.random import generator
 
 DRAWS = 1_000_000
-SAMPLERS = [Uniform, Stratified, LogitNormal]
+SAMPLERS = [Uniform, Stratified, LogitNormal, LogNormal]
 
 
 def counts(t: Tensor, T: int) -> Tensor:
@@ -56,6 +57,21 @@ def test_logit_normal_law(T, mean, std):
         assert cells[0][-1] < 60
         cells = [x[:-1] for x in cells]
     assert p_value(*cells) > 1e-4
+
+
+@pytest.mark.parametrize("schedule", [karras(40), flow(40)])
+def test_log_normal_law(schedule):
+    """ln sigma ~ N(-1.2, 1.2^2), each draw at the nearest timestep (Karras et al. 2022)."""
+    sampler = LogNormal(schedule)
+    t, _ = sampler.sample(DRAWS, generator("cpu", "log-normal", schedule.T))
+    sigmas = [math.sqrt((1 - a) / a) if a else math.inf for a in schedule.abar[1:].tolist()]
+    edges = [math.log(a) / 2 + math.log(b) / 2 for a, b in pairwise(sigmas)]
+    cdf = [0, *norm.cdf([(edge + 1.2) / 1.2 for edge in edges]), 1]
+    expected = torch.tensor(cdf, dtype=torch.float64).diff()
+    torch.testing.assert_close(sampler.law().double(), expected, rtol=0, atol=1e-6)
+    often = expected * DRAWS > 20
+    assert often.sum() > 10
+    assert p_value(counts(t, schedule.T)[often], expected[often] * DRAWS) > 1e-4
 
 
 @pytest.mark.parametrize("extreme", [-40.0, 40.0])
@@ -117,7 +133,8 @@ def test_weights_are_one(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "unbiased"), [(Uniform, True), (Stratified, True), (LogitNormal, False)]
+    ("kind", "unbiased"),
+    [(Uniform, True), (Stratified, True), (LogitNormal, False), (LogNormal, False)],
 )
 def test_unbiased_flags_are_true_to_the_law(kind, unbiased):
     """Unbiased: E[weight f(t)] is the mean of f over 1..T, here of f = (t / T)^2."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ddiff.backends import Backend
-from ddiff.diffusion import ClassifierFree, Plan, objectives, schedules, solvers
+from ddiff.diffusion import ClassifierFree, Interval, Plan, objectives, schedules, solvers
 from ddiff.nets import Sinusoidal, UNet
 from ddiff.sampling.generation import Generation
 from ddiff.system.precision import Precision
@@ -19,9 +19,12 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "ddim_noisy": lambda schedule, num_steps: solvers.ddim(schedule, num_steps, eta=0.7),
     "dpmpp_2m": solvers.dpmpp_2m,
     "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
+    "heun": lambda schedule, num_steps: solvers.heun(schedule, (num_steps + 1) // 2),
 }
+SCHEDULES = {"heun": schedules.flow(200)}
 STEPS = 20
-OBJECTIVES = {"ddpm": objectives.Eps(), "ddim": objectives.V()}
+OBJECTIVES = {"ddpm": objectives.Eps(), "ddim": objectives.V(), "heun": objectives.Flow()}
+GUIDANCE = {"heun": Interval}
 
 
 def unet(kind: str) -> nn.Module:
@@ -47,12 +50,12 @@ def generation(kind: str, plan: str, backend: Backend, **options: Any) -> Genera
         shape=net.shape,
         num_classes=5 if kind == "2D" else None,
         objective=OBJECTIVES.get(plan, objectives.X0()),
-        plan=PLANS[plan](schedules.cosine(200), num_steps=STEPS),
+        plan=PLANS[plan](SCHEDULES.get(plan, schedules.cosine(200)), num_steps=STEPS),
         backend=backend,
         **{
             "precision": Precision("float32"),
             "seed": 11,
-            "guidance": ClassifierFree(1.5 if kind == "2D" else 0.0),
+            "guidance": GUIDANCE.get(plan, ClassifierFree)(1.5 if kind == "2D" else 0.0),
             **options,
         },
     )

@@ -25,6 +25,11 @@ CASES = {
         2,
     ),
     "volumes in bf16, logit-normal": ((*VOLUMES, "timesteps=logit_normal", "precision=bf16"), 1),
+    "a flow, log-normal, guided in an interval": (
+        (*DIGITS, "schedule=flow", "objective=flow", "timesteps=log_normal", "solver=heun",
+         "guidance=interval"),
+        1,
+    ),
     "digits in fp16": ((*DIGITS, "precision=fp16"), 1),
     "online_topk": ((*VOLUMES, "timesteps=online_topk", "timesteps.bins=4"), 1),
     "online_topk exact": (

@@ -1,8 +1,8 @@
 """Diffusion in plain torch: schedules, objectives, the loss, solvers and guidance."""
 
-from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree, Guidance, Step
+from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree, Guidance, Interval, Step
 from ddiff.diffusion.loss import Losses, loss
-from ddiff.diffusion.objectives import X0, Eps, Objective, V
+from ddiff.diffusion.objectives import X0, Eps, Flow, Objective, V
 from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.solvers import Plan, solve, spaced
 
@@ -11,7 +11,9 @@ __all__ = [
     "X0",
     "ClassifierFree",
     "Eps",
+    "Flow",
     "Guidance",
+    "Interval",
     "Losses",
     "Objective",
     "Plan",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ddiff.system.bounds import NotNegative
+from ddiff.system.bounds import NotNegative, Positive
 from ddiff.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +85,31 @@ class ClassifierFree(Guidance):
                 f"guidance.scale: {self.scale:g} guides towards labels, and y=none gives none; "
                 "use guidance=none, or another y"
             )
+
+
+@dataclass(frozen=True)
+class Interval(ClassifierFree):
+    """Classifier-free guidance in a band of noise levels only (Kynkaanniemi et al. 2024).
+
+    It acts where sigma_low < sigma <= sigma_high, with sigma = noise / signal. At other levels a
+    step costs one evaluation. Guidance at much noise costs variety, and at little it does nothing.
+    """
+
+    sigma_low: NotNegative = 0.3
+    sigma_high: Positive = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.sigma_low < self.sigma_high:
+            raise ConfigError(
+                f"guidance: sigma_low {self.sigma_low:g} must lie below sigma_high "
+                f"{self.sigma_high:g}, and not below 0"
+            )
+
+    def weights(self, plan: "Plan") -> Tensor:
+        sigma = plan.schedule.sigma[plan.times[:-1]]
+        within = (self.sigma_low < sigma) & (sigma <= self.sigma_high)
+        return within * super().weights(plan)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Objective(ABC):
         if bool((e * a - s * b == 0).any()):
             raise ConfigError(
                 f"objective {type(self).__name__.lower()} cannot recover x_0 where abar_T = 0 "
-                "(zero terminal SNR); use objective=v or objective=x0"
+                "(zero terminal SNR); use objective=v, x0 or flow"
             )
 
     def weights_at(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -129,3 +129,13 @@ class V(Objective):
 
     def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return a, -b
+
+
+class Flow(Objective):
+    """Predicts eps - x_0, the velocity of the straight path (Liu et al. 2023).
+
+    x_0 can be recovered at every noise level, pure noise among them.
+    """
+
+    def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(a), -torch.ones_like(b)

@@ -47,6 +47,11 @@ class Schedule:
         return len(self.abar) - 1
 
     @property
+    def sigma(self) -> Tensor:
+        """The noise over the signal, sqrt((1 - abar) / abar), [T + 1]; +inf where abar_T = 0."""
+        return ((1 - self.abar) / self.abar).sqrt()
+
+    @property
     def log_snr(self) -> Tensor:
         """The log signal-to-noise ratio, log(abar / (1 - abar)), [T + 1].
 
@@ -124,6 +129,34 @@ def constant(T: Times = 100, beta: Beta = 0.1) -> Schedule:
     return _from_betas(torch.full((_steps(T),), beta, dtype=torch.float64))
 
 
+def flow(T: Times = 1000) -> Schedule:
+    """Straight path of rectified flow (Liu et al. 2023): x = (1 - u) x_0 + u eps, u = t / T.
+
+    Here x is divided by sqrt((1 - u)^2 + u^2), as every schedule's x has unit variance where x_0
+    has. abar_T = 0: not for the objective eps.
+    """
+    u = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
+    return Schedule((1 - u) ** 2 / ((1 - u) ** 2 + u**2))
+
+
+def karras(
+    T: Times = 1000, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, rho: Positive = 7.0
+) -> Schedule:
+    """Noise levels of EDM (Karras et al. 2022, Eq. 5): x = x_0 + sigma eps.
+
+    sigma^(1 / rho) rises linearly from sigma_min at t = 1 to sigma_max at t = T. Here x is divided
+    by sqrt(1 + sigma^2). With objective=v this is EDM's preconditioning, for data of unit variance.
+    """
+    if _steps(T) < 2 or not sigma_min < sigma_max:
+        raise ConfigError(
+            f"a karras schedule needs T >= 2 steps, not {T}, and sigma_min {sigma_min:g} below "
+            f"sigma_max {sigma_max:g}"
+        )
+    ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64) ** (1 / rho)
+    roots = torch.lerp(ends[0], ends[1], torch.arange(T, dtype=torch.float64) / (T - 1))
+    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), 1 / (1 + roots ** (2 * rho))]))
+
+
 def from_betas(betas: Annotated[Sequence[float], Filled()]) -> Schedule:
     """Schedule from a list of beta_t, for t = 1..T; a last beta of 1 ends in pure noise."""
     table = torch.tensor(list(betas), dtype=torch.float64)
@@ -136,7 +169,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Return the schedule shifted and scaled to zero terminal SNR (Lin et al. 2024, Algorithm 1).
 
     sqrt(abar) is changed so that abar_T = 0 exactly and abar_1 stays. Only for objectives that can
-    predict from pure noise: x0 and v.
+    predict from pure noise: x0, v and flow.
     """
     if schedule.T < 2:
         raise ConfigError("a schedule with zero terminal SNR needs T >= 2 steps")

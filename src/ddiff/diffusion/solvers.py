@@ -21,15 +21,17 @@ from ddiff.system.bounds import At, Count, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 
-Spacing = Literal["linear", "trailing", "leading", "quadratic", "logsnr"]
+Spacing = Literal["linear", "trailing", "leading", "quadratic", "logsnr", "karras"]
+Line = Literal["flow", "sigma"]
 Offset = Annotated[int, At(least=0)]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A solver's table: times, and for each of N steps four coefficients and a guidance weight.
+    """A solver's table: times, and for each of N rows four coefficients and a guidance weight.
 
-    Step i goes from times[i] to times[i + 1], with T >= times[0] > ... > times[N] = 0.
+    Row i evaluates the net at times[i] and goes to times[i + 1]. The times fall from T at most to 0
+    at the end; a row that stays at its time corrects the row before it.
     """
 
     schedule: Schedule
@@ -42,7 +44,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         assert self.times[-1] == 0
-        assert bool((self.times[1:] < self.times[:-1]).all())
+        assert bool((self.times[1:] <= self.times[:-1]).all())
+        assert bool((self.times[:-1] > 0).all())
         named = [self.x, self.x_0, self.x_0_previous, self.noise, self.weights]
         columns = torch.stack(named)
         assert columns.dtype == torch.float64
@@ -137,6 +140,8 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing, steps_offset: i
     - `quadratic`: dense near the data.
     - `logsnr`: T, then evenly in log SNR down to 1, then 0. One step crosses all log SNR below -10
       (where the linear schedule ends), because x_t is almost pure noise there.
+    - `karras`: evenly in sigma^(1 / 7) from T down to 1, then 0 (Karras et al. 2022, Eq. 5), with
+      sigma = noise / signal, at most 148.
 
     Raises ConfigError unless 1 <= num_steps <= T, and for an offset of another spacing.
     """
@@ -159,8 +164,10 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing, steps_offset: i
         times = T + u * (1 - T)
     elif spacing == "quadratic":
         times = (T**0.5 + u * (1 - T**0.5)) ** 2
-    elif spacing == "logsnr":
+    elif spacing in ("logsnr", "karras"):
         rising = schedule.log_snr[1:].clamp(min=-10).flip(0)  # at T, T - 1, .. 1
+        if spacing == "karras":
+            rising = -(torch.exp(-rising / 2) ** (1 / 7))
         wanted = rising[0] + u * (rising[-1] - rising[0])
         times = T - torch.searchsorted((rising[1:] + rising[:-1]) / 2, wanted).double()
     else:
@@ -259,6 +266,51 @@ def dpmpp_2m_sde(
     # exp(-eta h) -> 0 where a step starts or ends at an infinite log SNR, unless eta is 0
     x = sigma[1:] / sigma[:-1] * torch.exp(-eta * h).nan_to_num(1.0)
     return Plan(schedule, times, x, gain * (1 + half), -gain * half, noise.nan_to_num(0.0))
+
+
+def heun(
+    schedule: Schedule, num_steps: Count = 10, line: Line = "flow", spacing: Spacing = "logsnr"
+) -> Plan:
+    """Heun's method (Karras et al. 2022, Algorithm 1): second order, deterministic.
+
+    A step has two rows. The first one goes on as ddim does. The second one evaluates the net where
+    that has led, and goes on from the start again, along the mean of the two directions. It needs
+    no memory of the start, which follows from x and x_0_previous. The last step is ddim's alone:
+    2 N - 1 evaluations.
+
+    `line`: the coordinate that is stepped in, and in which the direction is taken to be constant.
+    flow: x_0 + u (eps - x_0), defined at all noise levels; sigma: x_0 + sigma eps, that of EDM, not
+    where abar_T = 0.
+    """
+    times = spaced(schedule, num_steps, spacing)
+    abar = schedule.abar[times]
+    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+    scale = {"flow": alpha + sigma, "sigma": alpha}.get(line)
+    if scale is None:
+        raise ConfigError(f"solver.line: {line!r} is not one of flow, sigma")
+    if line == "sigma" and scale[0] == 0:
+        raise ConfigError("solver.line=sigma: the schedule ends in pure noise; use line=flow")
+    # y = x / scale = signal x_0 + noise eps, with eps = (x - alpha x_0) / sigma; h: their changes
+    signal, noise = alpha / scale, sigma / scale
+    h_signal, h_noise = signal.diff(), noise.diff()
+    # first rows: y' = y + h_signal x_0 + h_noise eps
+    x = scale[1:] * (1 / scale[:-1] + h_noise / sigma[:-1])
+    x_0 = scale[1:] * (h_signal - h_noise * alpha[:-1] / sigma[:-1])
+    # second rows: half of what x_0 has changed in that sum; the first row has kept its own eps
+    change = scale[1:-1] / 2 * (h_signal - h_noise * alpha[1:] / sigma[1:])[:-1]
+    one, none = torch.ones_like(change), torch.zeros_like(x)
+    columns = [(x, one), (x_0, change), (none, -change)]
+    return Plan(
+        schedule,
+        torch.cat([times[:1], times[1:-1].repeat_interleave(2), times[-1:]]),
+        *(_alternating(first, second) for first, second in columns),
+        torch.zeros(2 * num_steps - 1, dtype=torch.float64),
+    )
+
+
+def _alternating(first: Tensor, second: Tensor) -> Tensor:
+    """Return first[0], second[0], first[1], .. second[N - 2], first[N - 1], [2 N - 1]."""
+    return torch.cat([torch.stack([first[:-1], second], 1).flatten(), first[-1:]])
 
 
 def _log_snr_steps(schedule: Schedule, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

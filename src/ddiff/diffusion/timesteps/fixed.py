@@ -69,3 +69,34 @@ class LogitNormal(TimestepSampler):
         normal = torch.randn(batch_size, generator=generator, device=device)
         t = (torch.sigmoid(self.mean + self.std * normal) * self.T).long() + 1
         return t.clamp(max=self.T), torch.ones(batch_size, device=device)
+
+
+class LogNormal(TimestepSampler):
+    """Log-normal noise over signal: ln sigma ~ N(mean, std^2) (Karras et al. 2022).
+
+    Each draw takes the timestep whose ln sigma is nearest. With schedule=karras and objective=v
+    this is EDM's training, weighting and all. Objective-changing: the loss keeps weight 1.
+    """
+
+    unbiased = False
+
+    def __init__(self, schedule: Schedule, mean: float = -1.2, std: Positive = 1.2) -> None:
+        super().__init__(schedule)
+        if not (math.isfinite(mean) and 0 < std < math.inf):
+            raise ConfigError(f"timesteps: mean {mean} must be finite and std {std} above 0")
+        level = schedule.sigma[1:].log()  # of the last one +inf where abar_T = 0
+        edges = ((level[1:] + level[:-1]) / 2 - mean) / std  # T - 1, between two timesteps
+        self.register_buffer("edges", edges.float(), persistent=False)
+        self.edges: Tensor
+
+    def law(self) -> Tensor:
+        """Return p(t) [T]."""
+        inside = torch.special.ndtr(self.edges)
+        ends = inside.new_zeros(1), inside.new_ones(1)
+        return torch.cat([ends[0], inside, ends[1]]).diff()
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        device = generator.device
+        normal = torch.randn(batch_size, generator=generator, device=device)
+        t = torch.searchsorted(self.edges, normal) + 1
+        return t, torch.ones(batch_size, device=device)
