@@ -27,7 +27,7 @@ SOLVERS: dict[str, Callable[..., Plan]] = {  # every function that makes a plan
 
 def load(
     source: str | Path,
-    weights: Literal["ema", "net"] = "ema",
+    weights: Literal["ema", "net"] | float = "ema",
     accelerator: str = "auto",
     shape: Sequence[int] | None = None,
 ) -> "Model":
@@ -35,7 +35,8 @@ def load(
 
     - `source`: the folder of a run, a checkpoint, an exported file, or a folder of diffusers or
       MONAI.
-    - `weights`: "ema", the averaged weights, or "net", the raw weights of the last step.
+    - `weights`: "ema", the averaged weights; "net", the raw weights of the last step; or the length
+      of another average, such as 0.05, of a run that has kept power averages.
     - `accelerator`: "auto", "cpu", "gpu" or "mps".
     - `shape`: [C, *S] of a sample, for a folder that does not say it, such as MONAI's.
 

@@ -27,7 +27,7 @@ CASES = {
     "volumes in bf16, logit-normal": ((*VOLUMES, "timesteps=logit_normal", "precision=bf16"), 1),
     "a flow, log-normal, guided in an interval": (
         (*DIGITS, "schedule=flow", "objective=flow", "timesteps=log_normal", "solver=heun",
-         "guidance=interval"),
+         "guidance=interval", "callbacks=power_averages"),
         1,
     ),
     "digits in fp16": ((*DIGITS, "precision=fp16"), 1),

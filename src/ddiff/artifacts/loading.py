@@ -46,12 +46,14 @@ def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:
     return facts, cfg, sha256
 
 
-def load(path: Path, weights: str, accelerator: str) -> tuple["ArtifactNet", Train, dict[str, Any]]:
+def load(
+    path: Path, weights: str | float, accelerator: str
+) -> tuple["ArtifactNet", Train, dict[str, Any]]:
     """The net in an artifact; the run's options, with the solver, guidance and precision of the
     export; and the facts."""
     facts, cfg, sha256 = read(path)
     kind: Format = build(cfg.format)
-    if weights != facts["weights"]:
+    if str(weights) != facts["weights"]:
         raise ConfigError(f"weights: {path} holds weights={facts['weights']}, not {weights}")
     if kind.is_program:
         require_trust(path, sha256, kind.is_program)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ddiff.artifacts import loading
 from ddiff.build import build, build_net, is_generative
@@ -14,7 +14,9 @@ from ddiff.config.validation import validate
 from ddiff.diffusion import Objective, Schedule
 from ddiff.interchange.folders import is_foreign, read_foreign
 from ddiff.interchange.tensors import SAFE
-from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
+from ddiff.nets.averages import Profile, combination, combined, power_of
+from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, load_tensors, short_digest
+from ddiff.system.console import console
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError
 
@@ -36,7 +38,7 @@ class Trained:
     def load(
         cls,
         source: str,
-        weights: str = "ema",
+        weights: str | float = "ema",
         accelerator: str = "auto",
         shape: list[int] | None = None,
     ) -> "Trained":
@@ -52,7 +54,7 @@ class Trained:
         elif source.endswith(SAFE):
             path = Path(source)
             net, cfg, facts = loading.read_safetensors(path)
-            if weights != facts["weights"]:
+            if str(weights) != facts["weights"]:
                 raise ConfigError(f"weights: {path} holds {facts['weights']}, not {weights}")
             net, options = net.to(device_for(accelerator)), typed(Train, cfg)
             run_dir = path.with_name(path.name.replace(".", "_"))
@@ -73,18 +75,21 @@ class Trained:
         return cls(net, schedule, objective, options, run_dir, step, digest, spent)
 
 
-def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, Train, dict[str, Any]]:
+def load_net(path: Path, weights: str | float = "ema") -> tuple[nn.Module, Train, dict[str, Any]]:
     """The net of a checkpoint, on the CPU and frozen, the run's config, and the checkpoint.
 
     Reads tensors and plain values only; the config in the file is validated like any.
     """
-    if weights not in ("ema", "net"):
-        raise ConfigError(f"weights: {weights!r} is not one of ema (averaged), net (raw)")
+    length = None if isinstance(weights, str) else weights
+    if length is None and weights not in ("ema", "net"):
+        raise ConfigError(
+            f"weights: {weights!r} is not one of ema (averaged), net (raw), or a length, as 0.05"
+        )
     checkpoint = load_checkpoint(path)
     cfg = resolved(config_of(checkpoint))
     validate(cfg, bounds=False)
     net = build_net(cfg.net)
-    prefix = f"{weights}."
+    prefix = "ema." if length else f"{weights}."
     state = checkpoint["state_dict"]
     own = {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
     try:
@@ -92,7 +97,35 @@ def load_net(path: Path, weights: str = "ema") -> tuple[nn.Module, Train, dict[s
     except RuntimeError as error:
         lines = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise DdiffError(f"{path} does not fit its own config: {lines}") from error
+    if length:
+        net.load_state_dict(averaged(path, checkpoint, length), strict=False)
     return net.requires_grad_(False).eval(), typed(Train, cfg), checkpoint
+
+
+def averaged(path: Path, checkpoint: dict[str, Any], length: float) -> dict[str, Tensor]:
+    """The average of this length at a checkpoint's step, out of it and the run's snapshots."""
+    here = checkpoint.get("callbacks", {}).get("PowerAverages")
+    if not here:
+        raise ConfigError(
+            f"weights: {length:g} needs a training with callbacks=power_averages, and {path} is of "
+            "one without; weights=ema is there"
+        )
+    files = sorted((run_of(path) / "averages").glob("step_*.pt"))
+    others = [load_tensors(f) for f in files if int(f.stem.removeprefix("step_")) < here["step"]]
+    kept = [here, *(other for other in others if other["since"] == here["since"])]
+    known = [
+        (Profile(one["step"] - one["since"], power), values)
+        for one in kept
+        for power, values in zip(one["powers"], one["values"], strict=True)
+    ]
+    wanted = Profile(here["step"] - here["since"], power_of(length))
+    factors, error = combination([profile for profile, _ in known], wanted)
+    if error > 0.1:
+        console.print(
+            f"note        weights={length:g}: {len(kept)} snapshots give this average within "
+            f"{error:.0%} only; callbacks.power_averages.every= makes more"
+        )
+    return combined([values for _, values in known], factors)
 
 
 def run_of(checkpoint: Path) -> Path:

@@ -113,7 +113,7 @@ def _weight_facts(trained: Trained, options: Export) -> dict[str, Any]:
         config[name] = OmegaConf.to_container(getattr(options, name))
     return {
         "config": config,
-        "weights": options.weights,
+        "weights": str(options.weights),
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,
@@ -155,7 +155,7 @@ def _facts(trained: Trained, options: Export, job: Job, runs_on: str) -> dict[st
         "batch": job.batch,
         "inputs": dict(zip(NAMES, sizes, strict=False)),
         "device": runs_on,
-        "weights": options.weights,
+        "weights": str(options.weights),
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,

@@ -31,7 +31,7 @@ class NetUnderTest:
 
     trained: Trained
     options: Train
-    weights: str  # ema or net
+    weights: str | float  # ema, net, or the length of an average
     fresh: bool = False
 
     @classmethod

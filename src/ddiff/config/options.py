@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_type_h
 
 from omegaconf import OmegaConf
 
-from ddiff.system.bounds import At, Count, Filled, Like, NotNegative, Positive, Seed, Share
+from ddiff.system.bounds import (
+    At,
+    AverageLength,
+    Count,
+    Filled,
+    Like,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+)
 
 
 def or_null(*hints: Any) -> Any:
@@ -30,6 +40,7 @@ Names = Annotated[list[str], Filled()]
 
 Place = Annotated[str, Filled()]  # of a file, a folder or a run
 Clamp = Positive | None
+Weights = Literal["ema", "net"] | AverageLength
 Values = Literal["auto", "signed", "unit", "bytes"]
 Threads = Annotated[int, At(least=1, most=4096)] | Literal["auto", "adapt"]
 # A group: what is chosen, as a mapping with _target_. It is checked against what it names.
@@ -125,7 +136,7 @@ class Draw:
     y: Labels
     seed: Seed
     clamp: Clamp
-    weights: Literal["ema", "net"]
+    weights: Weights
     accelerator: Accelerator
     threads: Threads
     overwrite: bool
@@ -180,7 +191,7 @@ class Export:
     run: Place
     dynamic_batch: bool
     batch_size: BatchSize
-    weights: Literal["ema", "net"]
+    weights: Weights
     accelerator: Accelerator
     out: str | None
     overwrite: bool
@@ -191,7 +202,7 @@ class Importance(Train):
     """Options of ddiff.importance."""
 
     run: str | None
-    weights: Literal["ema", "net"]
+    weights: Weights
     bins: Annotated[int, At(least=1, most=10_000)] | None
     score: Literal["exact", "last_layer", "proxy"]
     relative_error: Positive
@@ -209,7 +220,7 @@ class Benchmark(Train):
     """Options of ddiff.benchmark."""
 
     run: str | None
-    weights: Literal["ema", "net"]
+    weights: Weights
     mode: Literal["sample", "train"]
     backends: Names
     precisions: Names

@@ -299,12 +299,13 @@ def heun(
     # second rows: half of what x_0 has changed in that sum; the first row has kept its own eps
     change = scale[1:-1] / 2 * (h_signal - h_noise * alpha[1:] / sigma[1:])[:-1]
     one, none = torch.ones_like(change), torch.zeros_like(x)
-    columns = [(x, one), (x_0, change), (none, -change)]
     return Plan(
         schedule,
-        torch.cat([times[:1], times[1:-1].repeat_interleave(2), times[-1:]]),
-        *(_alternating(first, second) for first, second in columns),
-        torch.zeros(2 * num_steps - 1, dtype=torch.float64),
+        times=torch.cat([times[:1], times[1:-1].repeat_interleave(2), times[-1:]]),
+        x=_alternating(x, one),
+        x_0=_alternating(x_0, change),
+        x_0_previous=_alternating(none, -change),
+        noise=torch.zeros(2 * num_steps - 1, dtype=torch.float64),
     )
 
 

@@ -172,7 +172,9 @@ def _name(generation: Generation, options: Draw) -> str:
     scale = options.guidance.get("scale", 0)
     guided = f"_w{scale:g}" if scale else ""
     seeded = f"_seed{options.seed}" if options.seed else ""
-    return f"{solver}{len(generation.plan)}{guided}{seeded}_{options.num_samples}"
+    averaged = "" if isinstance(options.weights, str) else f"_ema{options.weights:g}"
+    steps = len(generation.plan)
+    return f"{solver}{steps}{guided}{averaged}{seeded}_{options.num_samples}"
 
 
 def sampled(

@@ -62,4 +62,6 @@ Count = Annotated[int, At(least=1)]
 Share = Annotated[float, At(least=0, most=1)]
 NotNegative = Annotated[float, At(least=0)]
 Positive = Annotated[float, At(above=0)]
+# of averaged weights, as a share of the training; an average of all steps alike has 0.289
+AverageLength = Annotated[float, At(above=0, most=0.28)]
 Seed = Annotated[int, At(least=0, most=2**63 - 1)]

@@ -37,12 +37,21 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The dictionary in a ddiff checkpoint: tensors and plain values; nothing in it is executed."""
+    checkpoint = load_tensors(path, map_location)
+    facts = checkpoint.get("ddiff") if isinstance(checkpoint, dict) else None
+    if not isinstance(facts, dict) or not {"config", "overrides"} <= facts.keys():
+        raise DdiffError(f"{path} is not a ddiff checkpoint: it carries no ddiff config")
+    return checkpoint
+
+
+def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
+    """What torch has saved in a file: tensors and plain values; nothing in it is executed."""
     if not path.is_file():
         raise DdiffError(f"there is no checkpoint {path}")
     check_sums(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # what matters is refused below
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise DdiffError(
             f"refused {path}: it holds more than tensors and plain values, or is no checkpoint"
@@ -52,10 +61,6 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             f"cannot read {path}: it is truncated or no checkpoint "
             f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
-    facts = checkpoint.get("ddiff") if isinstance(checkpoint, dict) else None
-    if not isinstance(facts, dict) or not {"config", "overrides"} <= facts.keys():
-        raise DdiffError(f"{path} is not a ddiff checkpoint: it carries no ddiff config")
-    return checkpoint
 
 
 def ranks_of(checkpoint: dict[str, Any]) -> int:

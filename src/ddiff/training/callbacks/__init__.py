@@ -1,3 +1,4 @@
+from ddiff.training.callbacks.averages import PowerAverages
 from ddiff.training.callbacks.checkpoints import AtStart, Checkpoints
 from ddiff.training.callbacks.dashboard import Dashboard
 from ddiff.training.callbacks.finite import StopOnNaN
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "Dashboard",
     "Evaluations",
+    "PowerAverages",
     "Progress",
     "Resources",
     "Resumed",
