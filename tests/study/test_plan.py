@@ -1,8 +1,10 @@
 """Plans: what the options of a study mean, and what is refused."""
 
 import pytest
+from hydra import compose, initialize_config_module
 
-from ddiff.config.options import Study
+from ddiff.config.options import Study, typed
+from ddiff.study.calibration import drawings
 from ddiff.study.figures import metrics_for
 from ddiff.study.plan import Plan, amount, merged, plan_of, slug, variants_of
 from ddiff.system.errors import ConfigError
@@ -56,6 +58,14 @@ def test_ways_of_drawing_share_a_training() -> None:
     assert found.variants_of(training.name) == list(found.variants)
 
 
+def test_averages_of_a_training_are_ways_of_drawing() -> None:
+    base = "experiment=digits_cfg callbacks=power_averages"
+    found = plan(base=base, vary="{ema: weights=ema, short: weights=0.02}", decide="fid")
+    (training,) = found.trainings
+    assert training.words == ("experiment=digits_cfg", "callbacks=power_averages")
+    assert [v.drawing for v in found.variants] == [("weights=ema",), ("weights=0.02",)]
+
+
 def test_losses_are_one_quantity_where_the_weighting_alone_differs() -> None:
     found = plan(vary="{plain: objective=eps, snr: objective=eps objective.weighting=min_snr}")
     assert found.trainings[0].loss == found.trainings[1].loss
@@ -71,6 +81,19 @@ def test_data_of_one_s_own_bring_the_recipe_that_suits_them(tmp_path) -> None:
     assert "experiment=digits_cfg" not in words
     kept = plan("data=images", f"data.root={tmp_path}", "data.size=8", "experiment=digits_cfg")
     assert "experiment=digits_cfg" in kept.trainings[0].words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["averages", "flows", "guidance", "solvers"])
+def test_a_prepared_study_can_be_planned(name: str) -> None:
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        found = plan_of(typed(Study, compose("study", [f"study={name}"])), name)
+    assert len(found.variants) > 1
+    most = found.budget if found.equal == "evaluations" else None
+    drawn = drawings({v.name: [*v.said] for v in found.variants if v.drawing}, most)
+    assert not [name for name, one in drawn.items() if "why" in one]
+    if most:
+        assert all(most / 2 < one["evaluations"] <= most for one in drawn.values())
 
 
 def test_later_options_replace_earlier_ones() -> None:
@@ -109,6 +132,10 @@ MISTAKES = {
     "a race past the end": ({"race": {"rungs": [1.5], "share": 0.5}}, "parts between 0 and 1"),
     "nobody to keep": (
         {"race": {"rungs": [0.5], "share": 0.5, "keep": ["x"]}}, "keep='x' is none of cosine",
+    ),
+    "an average that is not kept": (
+        {"vary": "{a: weights=0.1, b: weights=ema}", "decide": "fid"},
+        "a: weights=0.1 needs callbacks=power_averages",
     ),
     "better of one's own": ({"decide": "mine:score"}, "better: it is not known for mine:score"),
 }  # fmt: skip

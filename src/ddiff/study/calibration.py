@@ -33,6 +33,7 @@ from ddiff.config.validation import train_options
 from ddiff.diffusion.guidance import combines_two
 from ddiff.diffusion.timesteps.base import Gradient, TimestepSampler
 from ddiff.study.folder import Cost
+from ddiff.study.plan import of_train
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_json, write_json
@@ -267,7 +268,7 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
 
     `most`: the largest number of evaluations; the number of steps is then chosen.
     """
-    options = train_options(*words)
+    options = train_options(*of_train(words))
     if not is_generative(options.module):
         return {"evaluations": 0, "num_steps": None}
     schedule, guidance = build(options.schedule), build_guidance(options.guidance)

@@ -23,7 +23,7 @@ from ddiff.recipe import recipe_words
 from ddiff.study.figures import Better, better_of, check_figures
 from ddiff.system.errors import ConfigError
 
-DRAWING = ("solver", "guidance")  # groups that a training does not depend on
+DRAWING = ("solver", "guidance", "weights")  # what a training does not depend on
 OWN = {  # options that a study decides for its runs: what to say instead
     "seed": "seeds=",
     "run_dir": "out=",
@@ -125,7 +125,8 @@ def plan_of(options: Study, name: str | None, more: Sequence[str] = ()) -> Plan:
         training = tuple(word for word in every if word not in drawing)
         if training not in trainings:
             trainings[training] = training_of(label, training)
-        composed(label, every)  # with the options of drawing, so that a mistake in them is found
+        composed(label, of_train(every))  # with those of drawing, so that mistakes are found
+        check_weights(label, every)
         found.append(Variant(label, tuple(words), trainings[training].name, drawing))
     if len(found) > 1 and len(trainings) == 1 and "/" in options.decide:
         raise ConfigError(
@@ -238,6 +239,22 @@ def composed(label: str, words: Sequence[str]) -> tuple[DictConfig, dict[str, st
         return given_options("train", words)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
+
+
+def of_train(words: Iterable[str]) -> list[str]:
+    """The words that are options of ddiff.train: `weights=` is of drawing alone."""
+    return [word for word in words if name_of(word) != "weights"]
+
+
+def check_weights(label: str, words: Sequence[str]) -> None:
+    """Raise for averages of a length that the variant's training does not keep."""
+    said = [word.partition("=")[2] for word in words if name_of(word) == "weights"]
+    kept = any("power_averages" in word for word in words if name_of(word) == "callbacks")
+    if said and said[-1] not in ("ema", "net") and not kept:
+        raise ConfigError(
+            f"{label}: weights={said[-1]} needs callbacks=power_averages in base=; "
+            "weights=ema and net do not"
+        )
 
 
 def amount(budget: Any, equal: str) -> float:
