@@ -12,6 +12,7 @@ from ddiff.config.options import Train
 from ddiff.config.targets import build, locate
 from ddiff.diffusion import Guidance, Plan, Schedule
 from ddiff.diffusion.guidance import guidance_from
+from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 
 
@@ -25,7 +26,13 @@ def check_guidance(options: Train) -> None:
     if not is_generative(options.module):
         return
     conditional = module_class(options.module).conditional
-    build_guidance(options.guidance).check(1 if conditional else None, options.sampling.y)
+    guidance = build_guidance(options.guidance)
+    guidance.check(1 if conditional else None, options.sampling.y)
+    if not guidance.alone:
+        raise ConfigError(
+            "guidance=auto guides by a net of a finished training; train with guidance=none, and "
+            "give it to ddiff.sample"
+        )
 
 
 def build_net(node: DictConfig) -> nn.Module:

@@ -15,7 +15,7 @@ from ddiff.diffusion import (
     V,
     solve,
 )
-from ddiff.diffusion.guidance import combines_two, guidance_from
+from ddiff.diffusion.guidance import Weaker, combines_two, guidance_from
 from ddiff.diffusion.schedules import linear, zero_terminal_snr
 from ddiff.diffusion.solvers import ddim
 from ddiff.system.errors import ConfigError
@@ -167,3 +167,23 @@ def test_a_plain_function_is_guidance_too():
     assert half(lambda x, t, y: x, torch.ones(2), torch.zeros(2), None, Step(0, 0.0)).sum() == 1
     assert half.weights(ddim(SCHEDULE, 3)).tolist() == [0, 0, 0]
     assert guidance_from(ClassifierFree(1.0)) == ClassifierFree(1.0)
+
+
+def test_a_weaker_net_guides_without_labels():
+    """(1 + w) net - w weaker, both exact nets of N(m, 1): the mean moves to (1 + w) m - w m'."""
+    x, t, _ = batch()
+    net, weaker = GaussianNet(Eps()), GaussianNet(Eps())
+    guidance = Weaker(2.0, weaker=lambda x, t, y: weaker(x, t, torch.zeros(3, dtype=torch.int64)))
+    pred = guidance(net, x, t, None, Step(0, 2.0))
+    moved = 3 * MEANS[NO_LABEL] - 2 * MEANS[0]
+    torch.testing.assert_close(pred, net.eps(x, t, [moved] * 3), rtol=1e-12, atol=1e-12)
+    assert (net.batches, weaker.batches) == ([3], [3])
+    assert guidance.asks_twice(labelled=False)
+    assert not combines_two(guidance)
+
+
+def test_a_weaker_net_of_weight_0_is_not_asked():
+    x, t, y = batch()
+    net = GaussianNet(V())
+    assert torch.equal(Weaker(0.0)(net, x, t, y, Step(0, 0.0)), GaussianNet(V())(x, t, y))
+    assert net.batches == [3]

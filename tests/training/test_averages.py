@@ -4,13 +4,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ddiff.artifacts.trained import Trained
+from ddiff.diffusion import solve
+from ddiff.diffusion.solvers import ddim
+from ddiff.kernels import philox
 from ddiff.nets.averages import power_of
 from ddiff.system.errors import ConfigError
+from ddiff.system.random import key
 from ddiff.training.callbacks import PowerAverages
 from tests.support.runs import TINY, checkpoint, forked
 
@@ -68,6 +73,34 @@ def test_averages_that_begin_late_count_from_there(tmp_path: Path) -> None:
     assert torch.equal(late.values[0]["weight"], alone.values[0]["weight"])
 
 
+def assert_guided_by_a_weaker_net(folder: Path) -> None:
+    """`guidance=auto` by the raw weights, against the equation, and what it refuses."""
+    done = forked("sample", "run=run", "guidance=auto", "num_samples=2", "out=auto",
+                  "solver.num_steps=3", "precision=fp32", "clamp=null", cwd=folder)  # fmt: skip
+    assert done.status == 0, done.err
+    strong, weak = (Trained.load(str(folder / "run"), kind, "cpu") for kind in ("ema", "net"))
+    x = philox.normal(key(0, "sample"), torch.arange(2), 0, (1, 8, 8))
+    plan = ddim(strong.schedule, 3)
+
+    def guided(x: torch.Tensor, t: torch.Tensor, y: None) -> torch.Tensor:
+        return 2 * strong.net(x, t) - weak.net(x, t)
+
+    with torch.no_grad():
+        *_, last = solve(guided, plan, strong.objective, x)
+    made = torch.from_numpy(np.load(folder / "auto.npy"))
+    torch.testing.assert_close(made, last.x, rtol=1e-4, atol=1e-4)
+    wrong = {
+        "guidance.of=ema": "guidance.of: ema are the very weights",
+        "guidance.step=3": "guidance.step: snapshots have averages",
+        "guidance.of=0.1 guidance.step=4": "step: 4 is none of the snapshots",
+    }
+    for words, message in wrong.items():
+        done = forked("sample", "run=run", "guidance=auto", *words.split(), cwd=folder)
+        assert (done.status, message in done.err) == (2, True), done.err
+    done = forked("export", "run=run", "guidance=auto", cwd=folder)
+    assert "guidance=auto: a file holds one net" in done.err
+
+
 def test_weights_of_a_length_from_a_run(tmp_path: Path) -> None:
     options = ("experiment=digits_ddpm", *TINY, "budget.max_steps=12", "budget.save_every=3")
     done = forked("train", *options, "callbacks=power_averages", "run_dir=run", cwd=tmp_path)
@@ -89,6 +122,7 @@ def test_weights_of_a_length_from_a_run(tmp_path: Path) -> None:
     done = forked("sample", "run=run", "weights=0.07", "num_samples=2", cwd=tmp_path)
     assert done.status == 0, done.err
     assert list((tmp_path / "run/samples").glob("*_ema0.07_2.npy"))
+    assert_guided_by_a_weaker_net(tmp_path)
     plain = forked("train", *options, "run_dir=plain", cwd=tmp_path)
     assert plain.status == 0, plain.err
     with pytest.raises(

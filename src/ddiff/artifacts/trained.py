@@ -102,8 +102,11 @@ def load_net(path: Path, weights: str | float = "ema") -> tuple[nn.Module, Train
     return net.requires_grad_(False).eval(), typed(Train, cfg), checkpoint
 
 
-def averaged(path: Path, checkpoint: dict[str, Any], length: float) -> dict[str, Tensor]:
-    """The average of this length at a checkpoint's step, out of it and the run's snapshots."""
+def averaged(
+    path: Path, checkpoint: dict[str, Any], length: float, step: int | None = None
+) -> dict[str, Tensor]:
+    """The average of this length at the step of a checkpoint, or at that of an earlier snapshot,
+    out of them."""
     here = checkpoint.get("callbacks", {}).get("PowerAverages")
     if not here:
         raise ConfigError(
@@ -112,7 +115,13 @@ def averaged(path: Path, checkpoint: dict[str, Any], length: float) -> dict[str,
         )
     files = sorted((run_of(path) / "averages").glob("step_*.pt"))
     others = [load_tensors(f) for f in files if int(f.stem.removeprefix("step_")) < here["step"]]
-    kept = [here, *(other for other in others if other["since"] == here["since"])]
+    kept = [*(other for other in others if other["since"] == here["since"]), here]
+    if step is not None:
+        steps = [one["step"] for one in kept]
+        if step not in steps:
+            raise ConfigError(f"step: {step} is none of the snapshots of {path}: {steps}")
+        kept = kept[: steps.index(step) + 1]
+        here = kept[-1]
     known = [
         (Profile(one["step"] - one["since"], power), values)
         for one in kept

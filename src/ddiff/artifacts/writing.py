@@ -49,7 +49,10 @@ def export(
     `walk` draws that many samples with a net, whose inputs then calibrate formats of 8 bits.
     """
     kind: Format | Weights = build(options.format)
-    build_guidance(options.guidance).check(trained.options.net.num_classes)
+    guidance = build_guidance(options.guidance)
+    guidance.check(trained.options.net.num_classes)
+    if not guidance.alone:
+        raise ConfigError("guidance=auto: a file holds one net, and this guides by another one")
     if isinstance(kind, Weights):
         return export_weights(trained, options, kind, precision)
     device = next(trained.net.parameters()).device

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddiff.system.bounds import NotNegative, Positive
+from ddiff.system.bounds import AverageLength, Count, NotNegative, Positive
 from ddiff.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Step(NamedTuple):
 class Guidance(ABC):
     """Base class of guidance: a callable (net, x, t, y, step) -> prediction, and its weights."""
 
+    alone: ClassVar[bool] = True  # False: it needs another net than the one that is guided
+
     @abstractmethod
     def __call__(self, net: Net, x: Tensor, t: Tensor, y: Tensor | None, step: Step) -> Tensor:
         """Return the guided prediction [B, C, *S] for x [B, C, *S] at t [B].
@@ -39,6 +41,10 @@ class Guidance(ABC):
     def weights(self, plan: "Plan") -> Tensor:
         """The weight of guidance in each of the plan's N steps, [N] float64."""
         return torch.zeros(len(plan), dtype=torch.float64)
+
+    def asks_twice(self, labelled: bool) -> bool:
+        """Return True if a step of a weight above 0 asks a net twice, given labels or not."""
+        return False
 
     def check(self, num_classes: int | None, y: object = "auto") -> None:  # noqa: B027
         """Raise ConfigError if there are no labels to guide towards.
@@ -71,6 +77,9 @@ class ClassifierFree(Guidance):
 
     def weights(self, plan: "Plan") -> Tensor:
         return torch.full((len(plan),), float(self.scale), dtype=torch.float64)
+
+    def asks_twice(self, labelled: bool) -> bool:
+        return labelled
 
     def check(self, num_classes: int | None, y: object = "auto") -> None:
         if self.scale == 0:
@@ -110,6 +119,40 @@ class Interval(ClassifierFree):
         sigma = plan.schedule.sigma[plan.times[:-1]]
         within = (self.sigma_low < sigma) & (sigma <= self.sigma_high)
         return within * super().weights(plan)
+
+
+@dataclass(frozen=True)
+class Weaker(Guidance):
+    """Autoguidance (Karras et al. 2024): (1 + w) pred(x, t, y) - w weaker(x, t, y); w is `scale`.
+
+    The weaker net is one of the same run: fewer steps or another average of its weights. What both
+    do not know is not amplified; what training has still improved is. It needs no labels. A step
+    costs two evaluations.
+
+    - `of`: the weights of the weaker net: "ema", "net", or the length of an average.
+    - `step`: the step of a snapshot of power averages, for a younger net; None: the last one.
+    - `run`: another run, of a smaller net; None: the run itself.
+    - `weaker`: the net itself; None until samples are drawn.
+    """
+
+    alone: ClassVar[bool] = False
+    scale: NotNegative = 1.0
+    of: Literal["ema", "net"] | AverageLength = "net"
+    step: Count | None = None
+    run: str | None = None
+    weaker: Net | None = None
+
+    def __call__(self, net: Net, x: Tensor, t: Tensor, y: Tensor | None, step: Step) -> Tensor:
+        if step.weight == 0:
+            return net(x, t, y)
+        assert self.weaker is not None
+        return (1 + step.weight) * net(x, t, y) - step.weight * self.weaker(x, t, y)
+
+    def weights(self, plan: "Plan") -> Tensor:
+        return torch.full((len(plan),), float(self.scale), dtype=torch.float64)
+
+    def asks_twice(self, labelled: bool) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

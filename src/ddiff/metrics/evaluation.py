@@ -26,6 +26,7 @@ from ddiff.sampling.writing import (
     default_out,
     draw,
     origin_of,
+    rule_of,
     sampled,
 )
 from ddiff.system.console import console, show_table
@@ -236,6 +237,7 @@ def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
             "solver": options["solver"]["_target_"].rpartition(".")[2],
             "num_steps": options["solver"]["num_steps"],
             "guidance": options["guidance"].get("scale"),
+            "rule": rule_of(options["guidance"]),
             "evaluations": made["evaluations"],
             "seconds_per_sample": made["seconds_per_sample"],
             "weights": options["weights"],

@@ -6,7 +6,7 @@ sample is the same up to the rounding of the net's arithmetic, which may depend 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,10 @@ from ddiff.backends import Backend, Eager, Execution, device_of
 from ddiff.build import build, build_backend, build_guidance, build_precision
 from ddiff.config.options import Draw, Train
 from ddiff.diffusion import Guidance, Objective, Plan, solve
+from ddiff.diffusion.guidance import Weaker
 from ddiff.kernels import philox
 from ddiff.sampling.stepper import Stepper, Work
+from ddiff.sampling.weaker import weaker_net
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase, step
 from ddiff.system.precision import Precision
@@ -206,6 +208,8 @@ def generation_by(
     """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
     guidance.check(net.num_classes, y)
+    if isinstance(guidance, Weaker) and guidance.weaker is None:
+        guidance = replace(guidance, weaker=weaker_net(guidance, trained))
     return Generation(
         net=trained.net,
         shape=tuple(net.shape),

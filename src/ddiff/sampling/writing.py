@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,18 @@ def default_out(trained: Trained, generation: Generation, options: Draw) -> Path
     return trained.run_dir / "samples" / _name(generation, options)
 
 
+def rule_of(guidance: Mapping[str, Any]) -> str | None:
+    """The name of a guidance, such as `interval`; None for classifier-free guidance and none."""
+    name = guidance["_target_"].rpartition(".")[2]
+    return None if name == "ClassifierFree" else name.lower()
+
+
 def _name(generation: Generation, options: Draw) -> str:
     """File name from the options that differ most often, such as `ddim50_w2_seed1_64`."""
     solver = options.solver["_target_"].rpartition(".")[2]
     scale = options.guidance.get("scale", 0)
-    guided = f"_w{scale:g}" if scale else ""
+    rule = rule_of(options.guidance)
+    guided = (f"_w{scale:g}" if scale else "") + (f"_{rule}" if rule else "")
     seeded = f"_seed{options.seed}" if options.seed else ""
     averaged = "" if isinstance(options.weights, str) else f"_ema{options.weights:g}"
     steps = len(generation.plan)

@@ -30,7 +30,6 @@ from ddiff.build import (
 from ddiff.config.shell import explain
 from ddiff.config.targets import build
 from ddiff.config.validation import train_options
-from ddiff.diffusion.guidance import combines_two
 from ddiff.diffusion.timesteps.base import Gradient, TimestepSampler
 from ddiff.study.folder import Cost
 from ddiff.study.plan import of_train
@@ -278,8 +277,8 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
         if num_steps is not None:
             options.solver.num_steps = num_steps
         plan = build_plan(options.solver, schedule)
-        twice = labelled and combines_two(guidance)
-        return len(plan) + (int((guidance.weights(plan) != 0).sum()) if twice else 0)
+        twice = int((guidance.weights(plan) != 0).sum()) if guidance.asks_twice(labelled) else 0
+        return len(plan) + twice
 
     if most is None:
         return {"evaluations": evaluations(None), "num_steps": None}

@@ -64,7 +64,7 @@ def lost(ended: Ended) -> bool:
 
 
 def most_tries(ended: Ended) -> int:
-    """How often a job is tried that ends like this each time."""
+    """Return the number of tries of a job that ends like this each time."""
     return 10 if lost(ended) else 3
 
 
