@@ -25,11 +25,15 @@ QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
     "2D torchscript fixed": ("2D", "TorchScript", "fp32", FIXED, 100),
     "3D torchscript bf16": ("3D", "TorchScript", "bf16", {}, 30),
     "3D onnx": ("3D", "Onnx", "fp32", {}, 100),
+    "dit pt2": ("dit", "Pt2", "fp32", {}, 100),
+    "dit onnx": ("dit", "Onnx", "fp32", {}, 100),
 }
 SLOW = {
     "3D aoti": ("3D", "Aoti", "fp32", {}, 100),
     "2D onnx fp16 fixed": ("2D", "Onnx", "fp16", FIXED, 45),
     "3D onnx int8": ("3D", "Onnx", "int8", {}, 15),
+    "dit torchscript": ("dit", "TorchScript", "fp32", {}, 100),
+    "dit onnx int8": ("dit", "Onnx", "int8", {}, 15),
     "3D pt2 bf16 fixed": ("3D", "Pt2", "bf16", FIXED | {"batch_size": 4}, 30),
 }
 
@@ -53,7 +57,15 @@ def test_samples_are_the_run_s(name: str, exported: Make, runs: dict[str, Path])
 
 
 @pytest.mark.parametrize(
-    "name", ["2D torchscript", "2D pt2", "3D onnx", pytest.param("3D aoti", marks=pytest.mark.slow)]
+    "name",
+    [
+        "2D torchscript",
+        "2D pt2",
+        "3D onnx",
+        "dit pt2",
+        "dit onnx",
+        pytest.param("3D aoti", marks=pytest.mark.slow),
+    ],
 )
 def test_any_number_of_rows(name: str, exported: Make, runs: dict[str, Path]) -> None:
     kind, form, precision, options, _ = (QUICK | SLOW)[name]

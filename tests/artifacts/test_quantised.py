@@ -11,6 +11,7 @@ from torch import nn
 from ddiff.artifacts.formats import ExportWrapper, Inputs, Job
 from ddiff.artifacts.onnx import opened, write_onnx
 from ddiff.artifacts.quantised import LEAST_SCALE, NUMBERS, Quantised, quantise, rounded
+from ddiff.nets import DiT
 from tests.artifacts.worlds import psnr
 from tests.support.sampling import labels, unet
 
@@ -52,6 +53,22 @@ def test_the_net_stays_the_net(kind: str, name: str, least: float) -> None:
     assert count == before - 2
     found = net(*inputs(kind, 9))
     assert least < psnr(found, wanted) < 80  # near, and not the net as it was
+
+
+def test_the_ends_of_a_transformer_stay() -> None:
+    torch.manual_seed(0)
+    net = ExportWrapper(DiT((3, 8, 8), 5, width=32, depth=2, head_dim=16), torch.float32)
+    for parameter in net.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(4, 3, 8, 8, generator=generator), torch.tensor([3, 50, 100, 150])
+    y = torch.tensor([-1, 0, 2, 4])
+    wanted = net(x, t, y)
+    quantise(net, "int8", iter([(x, t, y)]))
+    found = [type(net.get_submodule(f"net.{name}")) for name in ("stem", "blocks.0.mlp.0", "out")]
+    assert found == [nn.Linear, Quantised, nn.Linear]
+    assert 30 < psnr(net(x, t, y), wanted) < 80
 
 
 def test_the_scales_are_those_met() -> None:

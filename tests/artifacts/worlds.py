@@ -16,7 +16,7 @@ from ddiff.build import build_net
 from ddiff.config.trees import resolved
 from ddiff.sampling.generation import generation_of, labels_for, walk
 from ddiff.system.checkpoints import save_checkpoint
-from tests.support.runs import TINY
+from tests.support.runs import SHORT, TINY
 
 ATTENTION = ("net.mid_attention=true", "net.head_dim=8")
 KINDS = {
@@ -26,6 +26,12 @@ KINDS = {
         [1, 16, 16, 16],
         None,
         (*TINY, "data.size=16", "net.patch_size=2", "net.bounded=true"),
+    ),
+    "dit": (
+        "digits_cfg",
+        [1, 8, 8],
+        10,
+        ("net=dit_tiny", "net.width=32", "net.depth=2", "net.head_dim=16", *SHORT),
     ),
     "classifier": ("classifier", [1, 8, 8], 10, ()),
     "plain": (  # can leave for diffusers

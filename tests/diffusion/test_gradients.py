@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddiff.diffusion import X0, Eps, V
 from ddiff.diffusion.schedules import cosine
-from ddiff.nets import LogSNR, Plain3d, Simple2d, Sinusoidal, UNet
+from ddiff.nets import DiT, LogSNR, Plain3d, Simple2d, Sinusoidal, UNet
 from ddiff.nets.gradients import batched, last_layer, looped
 
 T = torch.tensor([1, 7, 40, 90, 100])
@@ -41,6 +41,11 @@ def log_snr():
     return LogSNR(8, cosine(T=100))
 
 
+def dit(shape, classes=None, embedding=None, **options):
+    options = {"width": 16, "depth": 2, "head_dim": 8} | options
+    return perturbed(DiT(shape, classes, embedding=embedding or Sinusoidal(8), **options))
+
+
 PATCHES = {"patch_size": 2, "input_skip": True}
 CASES = {  # name: (net, labels, objective, name of the last layer)
     "2D": lambda: (unet((2, 8, 8), 5, attention=[8]), LABELS, Eps(), "out"),
@@ -49,6 +54,8 @@ CASES = {  # name: (net, labels, objective, name of the last layer)
     "3D": lambda: (unet((1, 4, 4, 8), 5, log_snr(), attention=[4], head_dim=4), LABELS, V(), "out"),
     "3D patches": lambda: (unet((2, 4, 8, 4), channels=[8, 8], **PATCHES), None, X0(), "out"),
     "recomputed": lambda: (unet((1, 8, 8), checkpoint_levels=[0, 1]), None, Eps(), "out"),
+    "dit": lambda: (dit((2, 8, 8), 5), LABELS, Eps(), "out"),
+    "dit 3D": lambda: (dit((1, 4, 8, 4), None, log_snr(), input_skip=True), None, V(), "out"),
     "plain3d": lambda: (Plain3d((1, 4, 4, 4), 5, Sinusoidal(8)), LABELS, X0(), "conv2"),
     "simple2d": lambda: (Simple2d((1, 8, 8), None, log_snr()), None, V(), "up"),
 }

@@ -17,10 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[2]
-TINY = (  # seconds a run
-    "net.channels=[8,16]",
-    "net.num_blocks=1",
-    "net.mid_attention=false",
+SHORT = (  # seconds a run
     "budget.batch_size=4",
     "budget.log_every=1",
     "budget.val_every=8",
@@ -29,6 +26,7 @@ TINY = (  # seconds a run
     "sampling.num_samples=2",
     "solver.num_steps=2",
 )
+TINY = ("net.channels=[8,16]", "net.num_blocks=1", "net.mid_attention=false", *SHORT)  # a U-Net
 
 
 @dataclass(frozen=True)

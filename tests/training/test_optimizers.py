@@ -110,6 +110,11 @@ def test_what_has_no_gradient_stays() -> None:
     assert len(method.state) == 1
 
 
+def test_refuses_a_net_without_convolutions() -> None:
+    with pytest.raises(ConfigError, match="muon is for convolutions"):
+        Muon(nn.Linear(2, 2).parameters())
+
+
 @pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"betas": (0.9, 1.5)}])
 def test_refuses_what_cannot_learn(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
+from tests.support.runs import SHORT, TINY, checkpoint, ddiff_many, differences, job, scalars
 
 STEPS = 16
 FEW = ("budget.save_every=3", "callbacks.timesteps=null")
@@ -15,6 +15,7 @@ VOLUMES = ("experiment=voxel_baseline", "data.size=16", "data.num=24", "net.patc
 DIGITS = ("experiment=digits_cfg", "net=unet_tiny")
 CASES = {
     "digits": (DIGITS, 4),
+    "a transformer": ((*DIGITS[:1], "net=dit_tiny", "net.dropout=0.1", "net.depth=2"), 1),
     "digits with accumulation, dropout and fp32": (
         (*DIGITS, "trainer.accumulate_grad_batches=3", "net.dropout=0.2", "precision=fp32"),
         2,
@@ -75,7 +76,8 @@ def test_kills_change_nothing(case: str, tmp_path: Path) -> None:
     options, kills = CASES[case]
     seed = random.randrange(10**6)
     moments = sorted(random.Random(seed).sample(range(1, STEPS), kills))
-    common = (*options, *TINY, f"budget.max_steps={STEPS}", *FEW)
+    small = SHORT if "net=dit_tiny" in options else TINY
+    common = (*options, *small, f"budget.max_steps={STEPS}", *FEW)
     moments[0] = max(moments[0], 4)  # before the first checkpoint there is nothing to resume from
     jobs = [job("train", *common, "run_dir=whole")]
     jobs += [job("train", *common, "run_dir=killed", kill_at=moments[0])]

@@ -77,8 +77,8 @@ def write_onnx(job: Job, path: Path) -> None:
 
 
 def _quantise(path: Path, calibration: Iterator[Inputs]) -> None:
-    """Weights int8 a channel, activations uint8 of the ranges met; the first and last convolution
-    stay float32: without, the worst of the errors is there."""
+    """Weights int8 a channel, activations uint8 of the ranges met; the first and the last product
+    of maps or tokens stay float32: without, the worst of the errors is there."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -86,14 +86,15 @@ def _quantise(path: Path, calibration: Iterator[Inputs]) -> None:
         quantize_static,
     )
 
-    convolutions = [n.name for n in _library("onnx").load(path).graph.node if n.op_type == "Conv"]
+    nodes = _library("onnx").load(path).graph.node
+    wide = [node.name for node in nodes if node.op_type in ("Conv", "MatMul")]  # Gemm: of vectors
     feeds = (_feed(inputs) for inputs in calibration)
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> Any:
             return next(feeds, None)
 
-    ends = [convolutions[0], convolutions[-1]] if len(convolutions) > 2 else []
+    ends = [wide[0], wide[-1]] if len(wide) > 2 else []
     # the quantiser recommends to fold constants first, which the exporter has done
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _only_errors("root"):
         quantised = Path(folder) / path.name

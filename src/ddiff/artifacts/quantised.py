@@ -92,23 +92,26 @@ class Quantised(nn.Module):
 
 @torch.no_grad()
 def quantise(net: nn.Module, number: str, calibration: Iterator[tuple[Tensor, ...]]) -> int:
-    """Replaces the layers of `net`, but the first and the last convolution, where the worst of the
-    errors would be; returns how many. Ranges are those that `calibration` meets."""
-    layers = [m for m in net.modules() if isinstance(m, LAYERS)]
-    convolutions = [m for m in layers if not isinstance(m, nn.Linear)]
-    ends = {convolutions[0], convolutions[-1]} if len(convolutions) > 2 else set()
-    chosen = [layer for layer in layers if layer not in ends]
+    """Replaces the layers of `net`, but the first and the last one of maps or tokens, where the
+    worst of the errors would be; returns how many. Ranges are those that `calibration` meets."""
     reaches: dict[nn.Module, Tensor] = {}
+    wide: dict[nn.Module, None] = {}  # layers of maps or tokens, in the order of their calls
 
     def seen(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args[0].ndim > 2:
+            wide.setdefault(layer)
         most = args[0].abs().amax()
         reaches[layer] = torch.maximum(reaches.get(layer, most), most)
 
     with ExitStack() as hooks:
-        for layer in chosen:
-            hooks.callback(layer.register_forward_pre_hook(seen).remove)
+        for layer in net.modules():
+            if isinstance(layer, LAYERS):
+                hooks.callback(layer.register_forward_pre_hook(seen).remove)
         for inputs in calibration:
             net(*inputs)
+    if len(wide) > 2:
+        for end in (next(iter(wide)), next(reversed(wide))):
+            del reaches[end]
     places = [(parent, n, m) for parent in net.modules() for n, m in parent.named_children()]
     for parent, name, layer in places:
         if layer in reaches:

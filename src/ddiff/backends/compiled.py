@@ -10,6 +10,7 @@ from torch import nn
 from ddiff.backends.execution import Execution, device_of
 from ddiff.kernels.solver_step import reference
 from ddiff.nets.blocks import Block
+from ddiff.nets.dit import TransformerBlock
 from ddiff.system.precision import Precision
 
 
@@ -43,7 +44,7 @@ class Compiled:
         return Execution(precision.with_autocast(net, device), step, static=True)
 
     def _compile(self, net: nn.Module, **how: Any) -> None:
-        blocks = [part for part in net.modules() if isinstance(part, Block)]
+        blocks = [part for part in net.modules() if isinstance(part, Block | TransformerBlock)]
         parts = blocks if self.regional and blocks else [net]
         limits = torch._dynamo.config  # pyright: ignore[reportPrivateImportUsage]
         limits.recompile_limit = max(limits.recompile_limit, 4 * len(parts))

@@ -34,7 +34,7 @@ def check_budget(
         raise ConfigError(
             f"memory_budget_gb={limit:g}: weights, averaged weights "
             f"and gradients alone take {alone / GB:.3f} GB; "
-            "another net= or fewer net.channels= take less"
+            "another net=, fewer net.channels= or a smaller net.width= take less"
         )
     worst = largest(predicted(options, module, device))
     if worst.total <= limit * GB:

@@ -2,7 +2,8 @@
 
 from ddiff.nets.baselines import Plain3d, Simple2d
 from ddiff.nets.classifier import Reader
+from ddiff.nets.dit import DiT
 from ddiff.nets.embedding import LogSNR, Sinusoidal
 from ddiff.nets.unet import UNet
 
-__all__ = ["LogSNR", "Plain3d", "Reader", "Simple2d", "Sinusoidal", "UNet"]
+__all__ = ["DiT", "LogSNR", "Plain3d", "Reader", "Simple2d", "Sinusoidal", "UNet"]

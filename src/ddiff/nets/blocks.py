@@ -57,6 +57,15 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def finished(
+    prediction: Tensor, x: Tensor, emb: Tensor, gain: nn.Module | None, bounded: bool
+) -> Tensor:
+    """Return prediction + gain(emb) x, [B, C, *S], or its tanh if `bounded`."""
+    if gain is not None:
+        prediction = torch.addcmul(prediction, gain(emb)[(...,) + (None,) * (x.ndim - 2)], x)
+    return prediction.tanh() if bounded else prediction
+
+
 class Dropout(nn.Module):
     """Dropout with 16-bit random numbers on CPUs, four times as fast as a float per value."""
 

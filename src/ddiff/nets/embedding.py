@@ -66,7 +66,21 @@ class Sinusoidal(nn.Module):
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
-class LogSNR(nn.Module):
+class ExactBuffers(nn.Module):
+    """A module whose own buffers move to another device but keep their number format.
+
+    Without this, net.bfloat16() would merge noise levels and positions.
+    """
+
+    def _apply(self, fn, recurse: bool = True):
+        exact = {name: value for name, value in self._buffers.items() if value is not None}
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            self._buffers[name] = value.to(getattr(self, name).device)
+        return self
+
+
+class LogSNR(ExactBuffers):
     """Embedding of the noise level: learned Fourier features, then an MLP.
 
     The net is told the noise level instead of the time. The level is -log(abar / (1 - abar)) / 8 =
@@ -86,12 +100,6 @@ class LogSNR(nn.Module):
         self.register_buffer("level", level.float(), persistent=False)  # [T + 1]
         self.frequencies = nn.Parameter(torch.randn(dim // 2))
         self.mlp = _mlp(dim, self.out_dim)
-
-    def _apply(self, fn, recurse: bool = True):
-        level = self.level
-        super()._apply(fn, recurse)
-        self.level = level.to(self.level.device)  # net.bfloat16() must not merge noise levels
-        return self
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed t [B] int64, counted from 0, as [B, out_dim]."""

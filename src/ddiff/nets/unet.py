@@ -4,11 +4,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddiff.nets.blocks import Block, Downsample, Modulation, Padding, Upsample, conv, zeroed
+from ddiff.nets.blocks import (
+    Block,
+    Downsample,
+    Modulation,
+    Padding,
+    Upsample,
+    conv,
+    finished,
+    zeroed,
+)
 from ddiff.nets.checks import check_divides, check_input, check_unet, checked_shape
 from ddiff.nets.embedding import Condition
 from ddiff.nets.norm import NORM_EPS, Norm
@@ -117,10 +125,7 @@ class UNet(nn.Module):
         for layer in self.up:
             h = layer(h, emb, skips.pop()) if isinstance(layer, Block) else layer(h)
         prediction = depth_to_space(self.out(self.norm(h)), self.patch_size)
-        if self.gain is not None:
-            gain = self.gain(emb)[(...,) + (None,) * (x.ndim - 2)]
-            prediction = torch.addcmul(prediction, gain, x)
-        return prediction.tanh() if self.bounded else prediction
+        return finished(prediction, x, emb, self.gain, self.bounded)
 
 
 def _down(

@@ -39,6 +39,10 @@ class Muon(torch.optim.Optimizer):
             )
         options = {"momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {"lr": lr, **options})
+        if not any(p.ndim > 2 for group in self.param_groups for p in group["params"]):
+            raise ConfigError(
+                "optimizer: muon is for convolutions, and this net has none; use optimizer=adamw"
+            )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -193,11 +193,14 @@ def _check_net(options: Train, begun: bool) -> None:
         if ours:
             raise
         return  # a net of the user's may look at its numbers
+    with _told("optimizer"):  # which may need weights of some kind
+        kinds = [torch.nn.Parameter(torch.zeros([0] * p.ndim)) for p in net.parameters()]
+        build(options.optimizer)(kinds)
     size, memory = sum(p.numel() * p.element_size() for p in net.parameters()), _memory()
     if COPIES * size > memory:
         raise ConfigError(
             f"net: {COPIES} copies of {size / 1e9:.1f} GB of weights are more than the "
-            f"{memory / 1e9:.1f} GB of this machine; fewer net.channels= take less"
+            f"{memory / 1e9:.1f} GB of this machine; a narrower net= takes less"
         )
 
 

@@ -91,7 +91,7 @@ def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
     levels."""
     before, now = node.get("shape"), _shape(cfg)
     node.shape, node.num_classes = None, None  # filled in from the data
-    if not before or not now or "channels" not in node:
+    if not before or not now:
         return
     if len(before) != len(now):
         kinds = {3: "pictures", 4: "volumes"}
@@ -99,6 +99,8 @@ def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
             f"init: the net of {source} is for {kinds[len(before)]}, and data= are "
             f"{kinds[len(now)]}"
         )
+    if "channels" not in node:
+        return
     divisor = node.get("patch_size", 1) * 2 ** (len(node.channels) - 1)
     if now[1] % divisor:
         raise ConfigError(
