@@ -5,7 +5,7 @@ sample is the same up to the rounding of the net's arithmetic, which may depend 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from ddiff.config.options import Draw, Train
 from ddiff.diffusion import Guidance, Objective, Plan, solve
 from ddiff.kernels import philox
 from ddiff.sampling.stepper import Stepper, Work
+from ddiff.system.console import console
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase, step
 from ddiff.system.precision import Precision
@@ -206,6 +207,9 @@ def generation_by(
     """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
     guidance.check(net.num_classes, y)
+    if plan.fitted:
+        plan.table(trained.objective)  # refuses another objective
+        tell_differences(plan.fitted, trained, guidance, clamp)
     return Generation(
         net=trained.net,
         shape=tuple(net.shape),
@@ -218,6 +222,28 @@ def generation_by(
         clamp=clamp,
         backend=backend,
     )
+
+
+def fitted_to(trained: Trained, guidance: Guidance, clamp: float | None) -> dict[str, Any]:
+    """What a fitted plan keeps of its net; a plan for another objective is refused."""
+    return {
+        "objective": type(trained.objective).__name__.lower(),
+        "net": trained.digest,
+        "guidance": str(guidance),
+        "clamp": clamp,
+    }
+
+
+def tell_differences(
+    fitted: Mapping[str, Any], trained: Trained, guidance: Guidance, clamp: float | None
+) -> None:
+    """Print a line if a plan was fitted to another net, guidance or clamp."""
+    here = fitted_to(trained, guidance, clamp)
+    other = [
+        f"{name} {fitted.get(name)}" for name in here if fitted.get(name) not in (None, here[name])
+    ]
+    if other:
+        console.print(f"solver      the plan was fitted to another {', another '.join(other)}")
 
 
 def drawing(options: Draw) -> dict[str, Any]:
