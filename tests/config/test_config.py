@@ -63,7 +63,7 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
     if option == "precomputed_topk":
         overrides += [f"timesteps.path={tmp_path / 'scores.json'}"]
     if option == "learned":
-        overrides += [f"solver.path={tmp_path / 'plan.json'}"]
+        overrides += ["experiment=digits_ddpm", f"solver.path={tmp_path / 'plan.json'}"]
         plan = written(ddim(cosine(), 3), {"objective": "v"})
         write_json(tmp_path / "plan.json", {"plan": plan})
     cfg = composed(*overrides)

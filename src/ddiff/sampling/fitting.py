@@ -39,7 +39,7 @@ from ddiff.system.files import check_outputs, write_json
 from ddiff.system.random import generator, key
 
 Solver = Callable[[Sequence[int]], Plan]  # from times without the 0 at the end to a plan
-SEARCHED = 128  # samples that the search for times looks at
+SEARCHED = 64  # samples that the search for times looks at
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,25 +127,27 @@ def _at(solver: Callable[..., Plan], schedule: Schedule, times: Sequence[int]) -
     return solver(schedule, len(times), spacing=list(times))
 
 
-def fit_times(problem: Problem, start: Candidate, pairs: Pairs, rounds: int = 10) -> Plan:
+def fit_times(problem: Problem, start: Candidate, pairs: Pairs, rounds: int = 6) -> Plan:
     """Return the plan of the same solver at better times, by coordinate search.
 
-    Every time but the first moves towards a neighbour: in the first rounds by half of the distance,
-    in later ones by ever less.
+    Every time but the first moves towards a neighbour: in the first two rounds by half of the
+    distance, in the next two by a quarter, and so on.
     """
     plan, times = start.plan, start.plan.times[:-1].unique_consecutive().tolist()
     least = problem.error(plan, pairs)
-    for number in range(rounds):
-        share = 0.5 ** (1 + number // 2)
-        for i in range(1, len(times)):
-            for neighbour in (times[i - 1], [*times, 0][i + 1]):
-                moved = round(times[i] + share * (neighbour - times[i]))
-                if moved in (times[i - 1], times[i], [*times, 0][i + 1]):
-                    continue
-                tried = [*times[:i], moved, *times[i + 1 :]]
-                there = start.solver(tried)
-                if (error := problem.error(there, pairs)) < least:
-                    plan, times, least = there, tried, error
+    moves = [(n, i, side) for n in range(rounds) for i in range(1, len(times)) for side in (-1, 1)]
+    with progress("searching times", len(moves)) as meter:
+        for done, (number, i, side) in enumerate(moves):
+            meter(done, f"error {least:.4f}")
+            neighbours = times[i - 1], [*times, 0][i + 1]
+            share = 0.5 ** (1 + number // 2)
+            moved = round(times[i] + share * (neighbours[side > 0] - times[i]))
+            if moved in (times[i], *neighbours):
+                continue
+            tried = [*times[:i], moved, *times[i + 1 :]]
+            there = start.solver(tried)
+            if (error := problem.error(there, pairs)) < least:
+                plan, times, least = there, tried, error
     return plan
 
 

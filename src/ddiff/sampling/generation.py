@@ -225,7 +225,7 @@ def generation_by(
 
 
 def fitted_to(trained: Trained, guidance: Guidance, clamp: float | None) -> dict[str, Any]:
-    """What a fitted plan keeps of its net; a plan for another objective is refused."""
+    """Return what a fitted plan says of the net and of the sampling that it was fitted to."""
     return {
         "objective": type(trained.objective).__name__.lower(),
         "net": trained.digest,
