@@ -4,6 +4,7 @@ The noise of sample 17 has the same bits in a batch of 1 and of 64, on one rank 
 sample is the same up to the rounding of the net's arithmetic, which may depend on the batch size.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,7 +230,7 @@ def fitted_to(trained: Trained, guidance: Guidance, clamp: float | None) -> dict
     return {
         "objective": type(trained.objective).__name__.lower(),
         "net": trained.digest,
-        "guidance": str(guidance),
+        "guidance": re.sub(r" at 0x\w+", "", str(guidance)),  # the address of a user's function
         "clamp": clamp,
     }
 
