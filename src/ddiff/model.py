@@ -15,6 +15,7 @@ from ddiff.build import build, build_guidance, build_precision
 from ddiff.config.options import tree_of
 from ddiff.diffusion import ClassifierFree, Guidance, Objective, Plan, Schedule, solvers
 from ddiff.diffusion.guidance import guidance_from
+from ddiff.diffusion.plans import learned
 from ddiff.sampling.generation import generation_by, labels_for
 from ddiff.system.errors import ConfigError, nearest
 
@@ -111,8 +112,8 @@ class Model:
 
         - `y`: a label, a list of labels to repeat, "each" (equal shares), "none", or "auto": "each"
           if the net has labels, else "none".
-        - `solver`: a name in `ddiff.solvers` such as "dpmpp_2m", or a plan of your own; None takes
-          the run's.
+        - `solver`: a name in `ddiff.solvers` such as "dpmpp_2m", a file of `python -m ddiff.plan`
+          (its name ends in .json), or a plan of your own; None takes the run's.
         - `num_steps`: steps of the solver, which are evaluations of the net; None takes the run's
           number, or the default of a solver given by name.
         - `guidance`: the weight of classifier-free guidance, or a callable of your own; None takes
@@ -142,6 +143,8 @@ class Model:
         steps = {} if num_steps is None else {"num_steps": num_steps}
         if solver is None:
             return build(DictConfig({**self._trained.options.solver, **steps}))(self.schedule)
+        if solver.endswith(".json"):
+            return learned(self.schedule, solver, num_steps)
         if solver not in SOLVERS:
             raise ConfigError(f"solver: there is no {solver!r}{nearest(solver, [*SOLVERS])}")
         return SOLVERS[solver](self.schedule, **steps)

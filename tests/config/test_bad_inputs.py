@@ -305,6 +305,9 @@ OTHERS: dict[str, dict[str, list[str]]] = {
         "run=run solver.num_steps=0": ["solver.num_steps", "less than 1"],
         "run=run solver.steps=5": ["solver.steps", "no such option"],
         "run=run solver=euler": ["solver", "ddim"],
+        "run=run solver=learned": ["solver.path=..."],
+        "run=run solver=learned solver.path=none.json": ["no none.json", "ddiff.plan"],
+        "run=run solver=learned solver.path=samples.npy": ["samples.npy is not a file of ddiff"],
         "run=run solver=ddim solver.eta=2": ["solver.eta", "more than 1"],
         "run=run precision=fp8": ["precision", "fp16"],
         "run=run profiler=torch profiler.active=0": ["profiler.active", "less than 1"],
@@ -337,6 +340,13 @@ OTHERS: dict[str, dict[str, list[str]]] = {
         "run=run weights=best": ["weights", "ema", "net"],
         "run=run solver.num_steps=-1": ["solver.num_steps", "less than 1"],
         "run=run +net=unet": ["net", "no such option"],
+    },
+    "plan": {
+        "": ["run=..."],
+        "run=run num_steps=0": ["num_steps", "less than 1"],
+        "run=run iterations=-1": ["iterations", "less than 0"],
+        "run=run lr=0": ["lr", "not above 0"],
+        "run=run solver.num_steps=0": ["solver.num_steps", "less than 1"],
     },
     "importance": {
         "bins=0": ["bins", "less than 1"],
@@ -547,7 +557,8 @@ def test_nothing_is_left(world: tuple[Path, dict[tuple[str, str], Done]]) -> Non
 def test_there_are_cases_of_every_verb() -> None:
     assert len(CASES) > 200
     assert {verb for verb, *_ in CASES} == {
-        "train", "sample", "evaluate", "export", "report", "view", "data", "importance", "benchmark"
+        "train", "sample", "evaluate", "export", "report", "view", "data", "importance", "plan",
+        "benchmark",
     }  # fmt: skip
 
 
@@ -568,6 +579,7 @@ def test_what_is_right_is_not_refused(words: str) -> None:
         ("view", "path=a elevation=-90 azimuth=1.5 columns=3"),
         ("data", "out=a num=5 data=shapes"),
         ("importance", "bins=null k=3"),
+        ("plan", "run=a num_steps=1 iterations=0 solver=heun clamp=null"),
         ("benchmark", "solvers=[ddim,ddim+eta:1] num_steps=null"),
     ],
 )

@@ -18,6 +18,9 @@ from ddiff.config.resolvers import KNOWN
 from ddiff.config.targets import GROUPS, build, locate
 from ddiff.config.trees import origin, resolved
 from ddiff.config.validation import MANY, mismatch, validate
+from ddiff.diffusion.plans import written
+from ddiff.diffusion.schedules import cosine
+from ddiff.diffusion.solvers import ddim
 from ddiff.system.bounds import At, Filled, Like
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import write_json
@@ -61,6 +64,10 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         overrides += ["optimizer=adamw"]  # the default, muon, is for convolutions
     if option == "precomputed_topk":
         overrides += [f"timesteps.path={tmp_path / 'scores.json'}"]
+    if option == "learned":
+        overrides += ["experiment=digits_ddpm", f"solver.path={tmp_path / 'plan.json'}"]
+        plan = written(ddim(cosine(), 3), {"objective": "v"})
+        write_json(tmp_path / "plan.json", {"plan": plan})
     cfg = composed(*overrides)
     validate(cfg)
     if group == "data" and option in FILES:

@@ -141,3 +141,12 @@ def test_karras_spacing_by_hand():
     for i, t in enumerate(spaced(schedule, 5, "karras").tolist()[1:-1], 1):
         wanted = (ends[0] + i / 4 * (ends[1] - ends[0])) ** 7
         assert sigma[t - 1] < wanted < sigma[t + 1]
+
+
+def test_own_times_are_taken_as_they_are():
+    plan = ddim(linear(100), 3, spacing=[100, 40, 7])
+    assert plan.times.tolist() == [100, 40, 7, 0]
+    wrong = ([100, 40], [100, 40, 40], [101, 40, 7], [100, 40, 0], [])
+    for times in wrong:
+        with pytest.raises(ConfigError, match="must be num_steps=3 times that fall from 100"):
+            ddim(linear(100), 3, spacing=times)

@@ -216,6 +216,29 @@ class Importance(Train):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Options of ddiff.plan."""
+
+    solver: Group
+    guidance: Group
+    run: Place
+    num_steps: Steps
+    num_samples: Samples
+    held_out: Samples
+    batch_size: BatchSize
+    iterations: Annotated[int, At(least=0, most=10**6)]
+    lr: Positive
+    y: Labels
+    seed: Seed
+    clamp: Clamp
+    weights: Literal["ema", "net"]
+    accelerator: Accelerator
+    threads: Threads
+    out: str | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark(Train):
     """Options of ddiff.benchmark."""
 
@@ -312,6 +335,7 @@ VERBS = {
         Evaluate,
         Export,
         Importance,
+        Plan,
         Benchmark,
         Report,
         View,

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ddiff.system.devices import by_device
 from ddiff.system.errors import ConfigError
+from ddiff.system.files import read_plan
 
 MOST = {2: 8192, 3: 1024}  # a side that the options of data allow
 LARGEST = 16  # a side of the smallest feature maps; attention there sees up to 16^3 places
@@ -108,5 +109,13 @@ def size_of(data: DictConfig) -> tuple[int, int]:
     return size, facts.dims
 
 
-for resolver in (fitted, snr_factor, data_name, by_device):
+def plan_in(path: str) -> DictConfig:
+    """${plan_in:${.path}} in a config: the table in a file of ddiff.plan.
+
+    So a config holds the table itself, and a run or an exported file needs the file no more.
+    """
+    return DictConfig(read_plan(path))
+
+
+for resolver in (fitted, snr_factor, data_name, by_device, plan_in):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -32,7 +32,7 @@ GROUPS = {
     "schedule": Place(("ddiff.diffusion.schedules",)),
     "objective": Place(("ddiff.diffusion.objectives",)),
     "timesteps": Place(("ddiff.diffusion.timesteps",), ("schedule",)),
-    "solver": Place(("ddiff.diffusion.solvers",), ("schedule",)),
+    "solver": Place(("ddiff.diffusion.solvers", "ddiff.diffusion.plans"), ("schedule",)),
     "guidance": Place(("ddiff.diffusion.guidance",)),
     "precision": Place(("ddiff.system.precision",)),
     "backend": Place(("ddiff.backends",)),

@@ -45,8 +45,8 @@ def resolved(cfg: DictConfig) -> DictConfig:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         return DictConfig(with_current_targets(tree))
     except OmegaConfBaseException as error:
-        ours = "ConfigError raised while resolving interpolation: "
-        raise ConfigError(str(error).splitlines()[0].removeprefix(ours)) from error
+        ours = r"(Config|Ddiff)Error raised while resolving interpolation: "
+        raise ConfigError(re.sub(f"^{ours}", "", str(error).splitlines()[0])) from error
 
 
 def missing(tree: Any) -> str | None:

@@ -7,9 +7,10 @@
 Notation: sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t), lambda_t = log(alpha_t / sigma_t).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple, get_args
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from ddiff.system.bounds import At, Count, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 
-Spacing = Literal["linear", "trailing", "leading", "quadratic", "logsnr", "karras"]
+Named = Literal["linear", "trailing", "leading", "quadratic", "logsnr", "karras"]
+Spacing = Named | list[int]  # or the times themselves, without the 0 at the end
 Line = Literal["flow", "sigma"]
 Offset = Annotated[int, At(least=0)]
 
@@ -41,6 +43,7 @@ class Plan:
     x_0_previous: Tensor  # c
     noise: Tensor  # d
     weight: Tensor | None = None  # w; None: 0 in every step
+    fitted: Mapping[str, Any] | None = None  # what it was fitted to (`plans`); None: to no net
 
     def __post_init__(self) -> None:
         assert self.times[-1] == 0
@@ -72,9 +75,16 @@ class Plan:
     def table(self, objective: Objective) -> Tensor:
         """Return the table for this objective, [N, 7] float64, a row per step: p, q, a, b, c, d, w.
 
-        Raises ConfigError if the objective does not suit the schedule.
+        Raises ConfigError if the objective does not suit the schedule, or if the plan was fitted
+        to a net with another objective.
         """
         objective.check(self.schedule)
+        there, here = (self.fitted or {}).get("objective"), type(objective).__name__.lower()
+        if there not in (None, here):
+            raise ConfigError(
+                f"solver: the plan was fitted to a net with objective {there}, and this one has "
+                f"{here}; fit one to this net with python -m ddiff.plan"
+            )
         abar = self.schedule.abar[self.times[:-1]]
         p, q = objective.coefficients(abar.sqrt(), (1 - abar).sqrt())
         columns = [p, q, self.x, self.x_0, self.x_0_previous, self.noise, self.weights]
@@ -142,8 +152,10 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing, steps_offset: i
       (where the linear schedule ends), because x_t is almost pure noise there.
     - `karras`: evenly in sigma^(1 / 7) from T down to 1, then 0 (Karras et al. 2022, Eq. 5), with
       sigma = noise / signal, at most 148.
+    - a list: the times themselves, without the 0 at the end; as many as `num_steps`.
 
-    Raises ConfigError unless 1 <= num_steps <= T, and for an offset of another spacing.
+    Raises ConfigError unless 1 <= num_steps <= T, for times that do not fall from T at most to 1
+    at least, and for an offset of another spacing.
     """
     T = schedule.T
     if steps_offset and spacing != "leading":
@@ -154,6 +166,14 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing, steps_offset: i
         raise ConfigError(
             f"solver.num_steps must lie in 1..{T} (the schedule's T), not {num_steps}"
         )
+    if not isinstance(spacing, str):
+        falls = all(s > t for s, t in pairwise([T + 1, *spacing, 0]))
+        if len(spacing) != num_steps or not falls:
+            raise ConfigError(
+                f"solver.spacing: {spacing} must be num_steps={num_steps} times that fall from "
+                f"{T} at most to 1 at least"
+            )
+        return torch.tensor([*spacing, 0])
     u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     if spacing == "trailing":
         times = T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps
@@ -171,9 +191,7 @@ def spaced(schedule: Schedule, num_steps: int, spacing: Spacing, steps_offset: i
         wanted = rising[0] + u * (rising[-1] - rising[0])
         times = T - torch.searchsorted((rising[1:] + rising[:-1]) / 2, wanted).double()
     else:
-        raise ConfigError(
-            f"solver.spacing: {spacing!r} is not one of {', '.join(get_args(Spacing))}"
-        )
+        raise ConfigError(f"solver.spacing: {spacing!r} is not one of {', '.join(get_args(Named))}")
     times = torch.cat([times.round().long(), torch.zeros(1, dtype=torch.int64)])
     # rounding may repeat a time: leave room for the later steps, then make the times fall strictly
     index = torch.arange(num_steps + 1)

@@ -4,8 +4,9 @@ The noise of sample 17 has the same bits in a batch of 1 and of 64, on one rank 
 sample is the same up to the rounding of the net's arithmetic, which may depend on the batch size.
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,7 @@ from ddiff.diffusion.guidance import Weaker
 from ddiff.kernels import philox
 from ddiff.sampling.stepper import Stepper, Work
 from ddiff.sampling.weaker import weaker_net
+from ddiff.system.console import console
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase, step
 from ddiff.system.precision import Precision
@@ -210,6 +212,9 @@ def generation_by(
     guidance.check(net.num_classes, y)
     if isinstance(guidance, Weaker) and guidance.weaker is None:
         guidance = replace(guidance, weaker=weaker_net(guidance, trained))
+    if plan.fitted:
+        plan.table(trained.objective)  # refuses another objective
+        tell_differences(plan.fitted, trained, guidance, clamp)
     return Generation(
         net=trained.net,
         shape=tuple(net.shape),
@@ -222,6 +227,28 @@ def generation_by(
         clamp=clamp,
         backend=backend,
     )
+
+
+def fitted_to(trained: Trained, guidance: Guidance, clamp: float | None) -> dict[str, Any]:
+    """Return what a fitted plan says of the net and of the sampling that it was fitted to."""
+    return {
+        "objective": type(trained.objective).__name__.lower(),
+        "net": trained.digest,
+        "guidance": re.sub(r" at 0x\w+", "", str(guidance)),  # the address of a user's function
+        "clamp": clamp,
+    }
+
+
+def tell_differences(
+    fitted: Mapping[str, Any], trained: Trained, guidance: Guidance, clamp: float | None
+) -> None:
+    """Print a line if a plan was fitted to another net, guidance or clamp."""
+    here = fitted_to(trained, guidance, clamp)
+    other = [
+        f"{name} {fitted.get(name)}" for name in here if fitted.get(name) not in (None, here[name])
+    ]
+    if other:
+        console.print(f"solver      the plan was fitted to another {', another '.join(other)}")
 
 
 def drawing(options: Draw) -> dict[str, Any]:

@@ -92,6 +92,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def read_plan(path: str) -> dict[str, Any]:
+    """The plan in a file of `python -m ddiff.plan`, as `diffusion.plans.learned` takes it.
+
+    Raises ConfigError if there is no such file, and DdiffError if it holds no plan.
+    """
+    try:
+        found = json.loads(regular(Path(path)).read_text())["plan"]
+        return {**found, "path": path}
+    except DdiffError as error:
+        if Path(path).exists():
+            raise
+        message = f"solver.path: there is no {path}; python -m ddiff.plan writes one"
+        raise ConfigError(message) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DdiffError(f"solver.path: {path} is not a file of ddiff.plan") from error
+
+
 def regular(path: Path) -> Path:
     """`path`, where it is a file or a link to one. To open a pipe would wait for its other end."""
     try:
