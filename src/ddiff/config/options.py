@@ -231,7 +231,7 @@ class Plan:
     y: Labels
     seed: Seed
     clamp: Clamp
-    weights: Literal["ema", "net"]
+    weights: Weights
     accelerator: Accelerator
     threads: Threads
     out: str | None
