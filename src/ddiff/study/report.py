@@ -58,7 +58,7 @@ def verdict(results: Results, row: Row) -> str:
     if said != "no difference seen":
         return f"**{said}**: {apart(found)}{where}"
     if found.most == 0:
-        return f"the same to the last bit{where}"
+        return f"the same figure with every seed{where}"
     text = f"no difference larger than {amount(found.most or 0, found.relative)} was seen"
     seeds = found.seeds_to_show
     return text + where + (f"; {seeds:,} seeds would show 1%" if seeds else "")
