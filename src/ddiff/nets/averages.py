@@ -9,10 +9,11 @@ average, and the start is forgotten by itself. Snapshots of two such averages sp
 other lengths: each law is a combination of theirs, found by least squares.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from ddiff.system.bounds import AverageLength
@@ -30,12 +31,16 @@ class Profile:
 def power_of(length: AverageLength) -> float:
     """Return the power of the average of this length.
 
-    length^2 = (p + 1) / ((p + 2)^2 (p + 3)), a cubic in the power p.
+    length^2 = (p + 1) / ((p + 2)^2 (p + 3)), which falls as the power p rises from 0.
     """
     if not 0 < length <= 0.28:
         raise ConfigError(f"a length of averaged weights is above 0 and at most 0.28, not {length}")
-    roots = np.roots([1, 7, 16 - length**-2, 12 - length**-2])
-    return float(roots.real.max())
+    low, high = 0.0, 1 / length**2  # at which the length is shorter than asked for
+    for _ in range(100):
+        middle = (low + high) / 2
+        longer = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > length**2
+        low, high = (middle, high) if longer else (low, middle)
+    return low
 
 
 def decay_of(step: int, power: float) -> float:
@@ -43,7 +48,7 @@ def decay_of(step: int, power: float) -> float:
     return (1 - 1 / step) ** (power + 1)
 
 
-def combination(known: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
+def combination(known: Sequence[Profile], wanted: Profile) -> tuple[Tensor, float]:
     """Return the factors by which known averages add up to the wanted one, and the error.
 
     The factors add up to 1, as the shares of every law do: weights that never changed must come out
@@ -51,19 +56,19 @@ def combination(known: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, 
     wanted law.
     """
     n = len(known)
-    gram = np.array([[_overlap(a, b) for b in known] for a in known])
-    target = np.array([_overlap(a, wanted) for a in known])
+    gram = torch.tensor([[_overlap(a, b) for b in known] for a in known], dtype=torch.float64)
+    target = torch.tensor([_overlap(a, wanted) for a in known], dtype=torch.float64)
     # least squares with the sum as a condition, scaled to weigh like the rest
-    scale = np.trace(gram) / n
-    system = np.block([[gram, np.full((n, 1), scale)], [np.full((1, n), scale), np.zeros((1, 1))]])
-    solution, *_ = np.linalg.lstsq(system, np.append(target, scale), rcond=1e-12)
-    factors = solution[:n]
+    scale = gram.trace() / n
+    system = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+    system[:n, :n], system[n, :n], system[:n, n] = gram, scale, scale
+    factors = (torch.linalg.pinv(system, rtol=1e-12) @ torch.cat([target, scale.view(1)]))[:n]
     norm = _overlap(wanted, wanted)
     left = norm - 2 * factors @ target + factors @ gram @ factors
-    return factors, float(np.sqrt(max(left, 0.0) / norm))
+    return factors, math.sqrt(max(left.item(), 0.0) / norm)
 
 
-def combined(states: Sequence[Mapping[str, Tensor]], factors: np.ndarray) -> dict[str, Tensor]:
+def combined(states: Sequence[Mapping[str, Tensor]], factors: Tensor) -> dict[str, Tensor]:
     """Return the sum of the averages, each times its factor, added up in float64."""
     total: dict[str, Tensor] = {}
     for state, factor in zip(states, factors.tolist(), strict=True):
