@@ -114,11 +114,13 @@ def test_bf16_autocast_is_close_and_stays_bf16_and_channels_last(shape):
     x, t = batch(shape)
     exact = net(x, t)
     strays = []
+    # where the processor has no bfloat16, torch's stand-in for a convolution in 3D keeps no layout
+    keeps = len(shape) == 3 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def look(module, args, out):
         if out.dtype != torch.bfloat16:
             strays.append((type(module).__name__, out.dtype))
-        elif not out.is_contiguous(memory_format=FORMATS[len(shape)]):
+        elif keeps and not out.is_contiguous(memory_format=FORMATS[len(shape)]):
             strays.append((type(module).__name__, out.stride()))
 
     for block in [*net.down, *net.middle, *net.up, net.norm, net.out]:
