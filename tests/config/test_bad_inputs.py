@@ -180,7 +180,7 @@ TRAIN: dict[str, list[str]] = {
     "solver=ddim solver.eta=nan": ["solver.eta", "nan"],
     "solver.spacing=even": ["solver.spacing", "trailing"],
     "solver=heun solver.line=curve": ["solver.line", "flow", "sigma"],
-    "schedule=flow objective=flow solver=heun solver.line=sigma": ["solver.line=sigma", "line=flow"],
+    "schedule=flow objective=flow solver=heun solver.line=sigma": ["use line=flow"],
     "guidance=interval guidance.sigma_low=5": ["sigma_low 5", "below sigma_high 3"],
     "guidance=cfg guidance.scale=-1": ["guidance.scale", "less than 0"],
     "timesteps.bins=0": ["timesteps.bins", "less than 1"],
