@@ -45,7 +45,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
-    """What torch has saved in a file: tensors and plain values; nothing in it is executed."""
+    """Read a file of torch: tensors and plain values; nothing in it is executed."""
     if not path.is_file():
         raise DdiffError(f"there is no checkpoint {path}")
     check_sums(path)
