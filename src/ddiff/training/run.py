@@ -354,7 +354,8 @@ def _rate_jump(point: ResumePoint, options: Train) -> str | None:
 
 def _rate(optimizer: DictConfig, lr_schedule: DictConfig, step: int) -> float:
     """The learning rate that these choices give at a step."""
-    built = build(optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    weight = torch.nn.Parameter(torch.zeros(1, 1, 1))  # of a convolution: every optimiser takes it
+    built = build(optimizer)([weight])
     factor = build(lr_schedule)(built).lr_lambdas[0](step)
     return built.param_groups[0]["initial_lr"] * factor
 
