@@ -9,6 +9,7 @@ from torch import Tensor
 from ddiff.nets import DiT, LogSNR, Sinusoidal
 from ddiff.nets.dit import Rotary, SelfAttention, TransformerBlock, modulated
 from ddiff.system.errors import ConfigError
+from tests.support.nets import batch, perturbed
 
 SHAPES = [(3, 8, 12), (2, 4, 8, 6)]
 each_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -17,18 +18,6 @@ each_shape = pytest.mark.parametrize("shape", SHAPES)
 def build(shape, num_classes=None, **options):
     options = {"width": 32, "depth": 2, "head_dim": 16, "embedding": Sinusoidal(8)} | options
     return DiT(shape, num_classes, **options)
-
-
-def perturbed(net):
-    """With no layer left at zero."""
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return net
-
-
-def batch(shape, size=3):
-    return torch.randn(size, *shape), torch.arange(size) * 11
 
 
 def test_as_many_parameters_as_the_paper_s():

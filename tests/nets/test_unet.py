@@ -6,6 +6,7 @@ from ddiff.nets import Sinusoidal, UNet
 from ddiff.nets.blocks import Downsample
 from ddiff.nets.norm import Norm
 from ddiff.system.errors import ConfigError
+from tests.support.nets import batch, perturbed
 
 SHAPES = [(3, 8, 8), (2, 4, 8, 4)]
 FORMATS = {3: torch.channels_last, 4: torch.channels_last_3d}
@@ -14,18 +15,6 @@ FORMATS = {3: torch.channels_last, 4: torch.channels_last_3d}
 def build(shape, num_classes=None, **options):
     options = {"channels": [8, 16], "num_blocks": 1, "groups": 4} | options
     return UNet(shape, num_classes, embedding=Sinusoidal(8), **options)
-
-
-def perturbed(net):
-    """With no layer left at zero."""
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return net
-
-
-def batch(shape, size=3):
-    return torch.randn(size, *shape), torch.arange(size) * 11
 
 
 def test_parameter_count_of_ddpm_cifar10():

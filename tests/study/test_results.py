@@ -1,4 +1,4 @@
-"""What is read from a study's folder, and said of it, on folders made by hand."""
+"""Results of a study and the words for them, read from folders that are made by hand."""
 
 from pathlib import Path
 from typing import Any

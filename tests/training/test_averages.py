@@ -1,5 +1,6 @@
 """Power averages in a training: each step counted once, exact when resumed, read by weights=."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,10 +89,11 @@ def assert_guided_by_a_weaker_net(folder: Path) -> None:
     with torch.no_grad():
         *_, last = solve(guided, plan, strong.objective, x)
     made = torch.from_numpy(np.load(folder / "auto.npy"))
+    assert json.loads((folder / "auto.json").read_text())["evaluations"] == 6  # of both nets
     torch.testing.assert_close(made, last.x, rtol=1e-4, atol=1e-4)
     wrong = {
         "guidance.of=ema": "guidance.of: ema are the very weights",
-        "guidance.step=3": "guidance.step: snapshots have averages",
+        "guidance.step=3": "step: snapshots hold averages",
         "guidance.of=0.1 guidance.step=4": "step: 4 is none of the snapshots",
     }
     for words, message in wrong.items():

@@ -41,8 +41,13 @@ class Trained:
         weights: str | float = "ema",
         accelerator: str = "auto",
         shape: list[int] | None = None,
+        snapshot: int | None = None,
     ) -> "Trained":
-        """The net of a source. `shape`: of a sample, for folders that do not say it."""
+        """The net of a source.
+
+        - `shape`: of a sample, for folders that do not say it.
+        - `snapshot`: the step of a snapshot of averages, for a net younger than the run's checkpoint.
+        """
         if shape is not None and not is_foreign(source):
             raise ConfigError(f"shape: {source} says the shape of its samples; leave shape out")
         if loading.is_artifact(source):
@@ -66,7 +71,7 @@ class Trained:
             net = net.to(device_for(accelerator))
         else:
             path = find_checkpoint(source)
-            net, options, checkpoint = load_net(path, weights)
+            net, options, checkpoint = load_net(path, weights, snapshot)
             if not is_generative(options.module):
                 raise DdiffError(f"{source} is a classifier; it makes no samples")
             run_dir, step, digest = run_of(path), checkpoint["global_step"], short_digest(net)
@@ -75,7 +80,9 @@ class Trained:
         return cls(net, schedule, objective, options, run_dir, step, digest, spent)
 
 
-def load_net(path: Path, weights: str | float = "ema") -> tuple[nn.Module, Train, dict[str, Any]]:
+def load_net(
+    path: Path, weights: str | float = "ema", step: int | None = None
+) -> tuple[nn.Module, Train, dict[str, Any]]:
     """The net of a checkpoint, on the CPU and frozen, the run's config, and the checkpoint.
 
     Reads tensors and plain values only; the config in the file is validated like any.
@@ -85,6 +92,8 @@ def load_net(path: Path, weights: str | float = "ema") -> tuple[nn.Module, Train
         raise ConfigError(
             f"weights: {weights!r} is not one of ema (averaged), net (raw), or a length, as 0.05"
         )
+    if step is not None and length is None:
+        raise ConfigError("step: snapshots hold averages; give a length, as 0.05, for the weights")
     checkpoint = load_checkpoint(path)
     cfg = resolved(config_of(checkpoint))
     validate(cfg, bounds=False)
@@ -98,7 +107,7 @@ def load_net(path: Path, weights: str | float = "ema") -> tuple[nn.Module, Train
         lines = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise DdiffError(f"{path} does not fit its own config: {lines}") from error
     if length:
-        net.load_state_dict(averaged(path, checkpoint, length), strict=False)
+        net.load_state_dict(averaged(path, checkpoint, length, step), strict=False)
     return net.requires_grad_(False).eval(), typed(Train, cfg), checkpoint
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddiff.system.bounds import AverageLength
+from ddiff.system.bounds import LONGEST_AVERAGE, AverageLength
 from ddiff.system.errors import ConfigError
 
 
@@ -33,8 +33,10 @@ def power_of(length: AverageLength) -> float:
 
     length^2 = (p + 1) / ((p + 2)^2 (p + 3)), which falls as the power p rises from 0.
     """
-    if not 0 < length <= 0.28:
-        raise ConfigError(f"a length of averaged weights is above 0 and at most 0.28, not {length}")
+    if not 0 < length <= LONGEST_AVERAGE:
+        raise ConfigError(
+            f"a length of averaged weights is above 0 and at most {LONGEST_AVERAGE}, not {length}"
+        )
     low, high = 0.0, 1 / length**2  # at which the length is shorter than asked for
     for _ in range(100):
         middle = (low + high) / 2

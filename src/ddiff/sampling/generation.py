@@ -119,9 +119,7 @@ class Generation:
         def noise(number: int) -> Tensor:
             return philox.normal(noise_key, samples, number + 1, self.shape)
 
-        states = solve(
-            net, self.plan, self.objective, noise(-1), noise, self.clamp, y, self.guidance
-        )
+        states = solve(net, self.plan, self.objective, noise(-1), noise, self.clamp, y, self.rule)
 
         @torch.no_grad()
         def advance() -> Tensor:
@@ -146,6 +144,20 @@ class Generation:
         return Counter()
 
     @cached_property
+    def rule(self) -> Guidance:
+        """The guidance; its weaker net, if there is one, is run and counted as the net is."""
+        if not isinstance(self.guidance, Weaker):
+            return self.guidance
+        assert isinstance(self.guidance.weaker, nn.Module)
+        predict = self.backend.execution(self.guidance.weaker, self.precision).predict
+
+        def weaker(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+            self.counts["asked"] += len(x)
+            return predict(x, t, y).float()
+
+        return replace(self.guidance, weaker=weaker)
+
+    @cached_property
     def execution(self) -> Execution:
         return self.backend.execution(self.net, self.precision)
 
@@ -156,7 +168,7 @@ class Generation:
     def _stepper(self, size: int, labelled: bool) -> Stepper:
         if (size, labelled) not in self._steppers:
             noise = key(self.seed, "sample")
-            work = Work(self.plan, self.objective, self.shape, self.guidance, self.clamp, noise)
+            work = Work(self.plan, self.objective, self.shape, self.rule, self.clamp, noise)
             device = device_of(self.net)
             self._steppers[size, labelled] = Stepper(
                 self.execution, work, size, labelled, device, self.counts

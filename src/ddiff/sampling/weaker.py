@@ -3,10 +3,9 @@
 import torch
 from torch import nn
 
-from ddiff.artifacts.trained import Trained, averaged
+from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.diffusion.guidance import Weaker
-from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
 from ddiff.system.errors import ConfigError
 
 
@@ -15,15 +14,7 @@ def weaker_net(guidance: Weaker, trained: Trained) -> nn.Module:
     both must predict the same thing at the same noise levels."""
     run = guidance.run or str(trained.run_dir)
     device = device_of(trained.net)
-    found = Trained.load(run, guidance.of, device.type)
-    if guidance.step is not None:
-        if isinstance(guidance.of, str):
-            raise ConfigError(
-                "guidance.step: snapshots have averages; give a length as guidance.of="
-            )
-        path = find_checkpoint(run)
-        state = averaged(path, load_checkpoint(path), guidance.of, guidance.step)
-        found.net.load_state_dict(state, strict=False)
+    found = Trained.load(run, guidance.of, device.type, snapshot=guidance.step)
     same = type(found.objective) is type(trained.objective) and torch.equal(
         found.schedule.abar, trained.schedule.abar
     )
@@ -31,8 +22,8 @@ def weaker_net(guidance: Weaker, trained: Trained) -> nn.Module:
         raise ConfigError(
             f"guidance.run: {run} has another shape, schedule or objective than the run it guides"
         )
-    if guidance.run is None and guidance.step is None and found.digest == trained.digest:
+    if found.digest == trained.digest:
         raise ConfigError(
             f"guidance.of: {guidance.of} are the very weights that are sampled from; choose others"
         )
-    return found.net.to(device)
+    return found.net

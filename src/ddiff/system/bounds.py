@@ -63,5 +63,6 @@ Share = Annotated[float, At(least=0, most=1)]
 NotNegative = Annotated[float, At(least=0)]
 Positive = Annotated[float, At(above=0)]
 # of averaged weights, as a share of the training; an average of all steps alike has 0.289
-AverageLength = Annotated[float, At(above=0, most=0.28)]
+LONGEST_AVERAGE = 0.28
+AverageLength = Annotated[float, At(above=0, most=LONGEST_AVERAGE)]
 Seed = Annotated[int, At(least=0, most=2**63 - 1)]
