@@ -46,7 +46,7 @@ class Trained:
         """The net of a source.
 
         - `shape`: of a sample, for folders that do not say it.
-        - `snapshot`: the step of a snapshot of averages, for a net younger than the run's checkpoint.
+        - `snapshot`: the step of a snapshot of averages, for a younger net than the checkpoint's.
         """
         if shape is not None and not is_foreign(source):
             raise ConfigError(f"shape: {source} says the shape of its samples; leave shape out")
