@@ -30,9 +30,7 @@ class Ready:
     folder: Path
     trials: tuple[Trial, ...]  # seed by seed, so that what is there early is paired
     costs: dict[str, Cost]  # of each training
-    drawings: dict[
-        str, dict[str, Any]
-    ]  # of each variant: evaluations a sample, steps of its solver
+    drawings: dict[str, dict[str, Any]]  # of each variant: evaluations a sample, solver's steps
     refused: dict[str, str]  # training or variant -> why it cannot run
 
     @property

@@ -25,12 +25,8 @@ from ddiff.system.console import console, progress
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import lock, read_json, write_json
 
-NOT_ITS_OWN = (
-    "_target_",
-    "batch_size",
-    "seed",
-    "num_workers",
-)  # options of data that do not name the data
+# options of data that do not name the data
+NOT_ITS_OWN = ("_target_", "batch_size", "seed", "num_workers")
 
 
 @contextmanager
