@@ -41,7 +41,7 @@ def last_word(schedule: Schedule, num_steps: int = 4) -> Plan:
 
 
 @dataclass(frozen=True)
-class Interval(ClassifierFree):
+class Middle(ClassifierFree):
     """Guidance between two levels."""
 
     start: float = 0.2
@@ -117,7 +117,7 @@ class Brightness:
 CONFIGS = {
     "schedule/straight": "_target_: my_parts.straight\nT: 50\n",
     "solver/last_word": "_target_: my_parts.last_word\n_partial_: true\nnum_steps: 5\n",
-    "guidance/interval": "_target_: my_parts.Interval\nscale: 2.0\nstart: 0.2\nend: 0.6\n",
+    "guidance/middle": "_target_: my_parts.Middle\nscale: 2.0\nstart: 0.2\nend: 0.6\n",
     "timesteps/late": "_target_: my_parts.Late\n",
     "net/my_net": "_target_: my_parts.MyNet\nshape: null\nnum_classes: null\nwidth: 4\n",
     "callbacks/bell": "bell:\n  _target_: my_parts.Bell\n  every: 2\n",
@@ -125,7 +125,7 @@ CONFIGS = {
     "metrics/brightness": "brightness:\n  _target_: my_parts.Brightness\n",
 }
 CHOSEN = ("experiment=digits_cfg", "trainer=smoke", "schedule=straight", "solver=last_word",
-          "guidance=interval", "guidance.scale=2.0", "timesteps=late", "net=my_net",
+          "guidance=middle", "guidance.scale=2.0", "timesteps=late", "net=my_net",
           "callbacks=bell", "logger=[lines,csv]", "metrics=brightness", "evaluation.every=4",
           "evaluation.num_samples=8", "precision=fp32")  # fmt: skip
 

@@ -284,6 +284,7 @@ TRAIN: dict[str, list[str]] = {
     "--config-dir=own experiment=doubling": ["more than 100000 values"],
     "--config-dir=own experiment=stray": ["width", "no such option"],
     "--config-dir=own net=mine net.nonsense=3": ["net.nonsense", "net=mine", "net.breadth"],
+    "--config-dir=ours experiment=digits_cfg": ["ours/net/unet.yaml", "another name"],
     "--config-dir=nowhere": ["nowhere", "not found"],
 }  # fmt: skip
 OTHERS: dict[str, dict[str, list[str]]] = {
@@ -512,6 +513,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[st
         if name != "laughs":
             (own / f"experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     (own / "net/mine.yaml").write_text("_target_: mine.Mine\nshape: null\nbreadth: 3\n")
+    (cwd / "ours/net").mkdir(parents=True)
+    (cwd / "ours/net/unet.yaml").write_text("_target_: mine.Mine\n")
     (cwd / "bomb/experiment").mkdir(parents=True)
     text = f"# @package _global_\n{experiments['laughs']}\n"
     (cwd / "bomb/experiment/laughs.yaml").write_text(text)
@@ -550,7 +553,7 @@ def test_one_line_says_it(
 
 def test_nothing_is_left(world: tuple[Path, dict[tuple[str, str], Done]]) -> None:
     cwd, _ = world
-    expected = {"photos", "samples.npy", "model.onnx", "own", "bomb", "run"}
+    expected = {"photos", "samples.npy", "model.onnx", "own", "ours", "bomb", "run"}
     assert {path.name for path in cwd.iterdir()} == expected
 
 

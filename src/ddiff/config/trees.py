@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,16 @@ def check_size(tree: Any) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raises ConfigError for a YAML below `folder` that is endless, before anything expands it.
+    """Raises ConfigError for a YAML below `folder` that is endless, before anything expands it, and
+    for one that has the name of another one of ddiff, which Hydra would take in its place.
 
     A file that does not parse passes: it may not be used.
     """
     for path in islice(folder.rglob("*.yaml"), 1000):
+        name = path.relative_to(folder)
+        of_ddiff = files("ddiff.conf") / str(name)
+        if of_ddiff.is_file() and of_ddiff.read_bytes() != path.read_bytes():
+            raise ConfigError(f"{path}: ddiff has a {name} of its own; give yours another name")
         try:
             check_yaml(path)
         except (OSError, ValueError, yaml.YAMLError):
