@@ -27,11 +27,15 @@ QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
     "3D onnx": ("3D", "Onnx", "fp32", {}, 100),
     "dit pt2": ("dit", "Pt2", "fp32", {}, 100),
     "dit onnx": ("dit", "Onnx", "fp32", {}, 100),
+    "few pt2": ("few", "Pt2", "fp32", {}, 100),
+    "few onnx": ("few", "Onnx", "fp32", {}, 100),
 }
 SLOW = {
     "3D aoti": ("3D", "Aoti", "fp32", {}, 100),
     "2D onnx fp16 fixed": ("2D", "Onnx", "fp16", FIXED, 45),
     "3D onnx int8": ("3D", "Onnx", "int8", {}, 15),
+    "few torchscript": ("few", "TorchScript", "fp32", {}, 100),
+    "few aoti": ("few", "Aoti", "fp32", {}, 100),
     "dit torchscript": ("dit", "TorchScript", "fp32", {}, 100),
     "dit onnx int8": ("dit", "Onnx", "int8", {}, 15),
     "3D pt2 bf16 fixed": ("3D", "Pt2", "bf16", FIXED | {"batch_size": 4}, 30),
@@ -52,7 +56,7 @@ def test_samples_are_the_run_s(name: str, exported: Make, runs: dict[str, Path])
     kind, form, precision, options, least = (QUICK | SLOW)[name]
     found = Trained.load(str(exported(kind, form, precision, **options).path), "ema", "cpu")
     run = Trained.load(str(runs[kind]), "ema", "cpu")
-    for solver in SOLVERS:
+    for solver in (*SOLVERS, "few") if kind == "few" else SOLVERS:
         assert psnr(samples(found, solver), samples(run, solver)) > least, solver
 
 

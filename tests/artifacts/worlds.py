@@ -33,6 +33,7 @@ KINDS = {
         10,
         ("net=dit_tiny", "net.width=32", "net.depth=2", "net.head_dim=16", *SHORT),
     ),
+    "few": ("digits_cfg", [1, 8, 8], 10, (*TINY, "module.shortcuts=0.25")),
     "classifier": ("classifier", [1, 8, 8], 10, ()),
     "plain": (  # can leave for diffusers
         "digits_ddpm",
@@ -89,8 +90,10 @@ def export_of(
 
 
 def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
-    """[size, C, *S] of six steps, in its own precision."""
-    target = {"_target_": f"ddiff.diffusion.solvers.{solver}", "_partial_": True, "num_steps": 6}
+    """[size, C, *S] of a few steps, in its own precision."""
+    steps = 4 if solver == "few" else 6
+    target = {"_target_": f"ddiff.diffusion.solvers.{solver}", "_partial_": True,
+              "num_steps": steps}  # fmt: skip
     generation = generation_of(
         trained,
         solver=DictConfig(target),

@@ -20,6 +20,7 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "dpmpp_2m": solvers.dpmpp_2m,
     "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
     "heun": lambda schedule, num_steps: solvers.heun(schedule, (num_steps + 1) // 2),
+    "few": lambda schedule, num_steps: solvers.few(schedule, 16),
 }
 SCHEDULES = {"heun": schedules.flow(200)}
 STEPS = 20
@@ -27,15 +28,16 @@ OBJECTIVES = {"ddpm": objectives.Eps(), "ddim": objectives.V(), "heun": objectiv
 GUIDANCE = {"heun": Interval}
 
 
-def unet(kind: str) -> nn.Module:
+def unet(kind: str, shortcuts: bool = False) -> nn.Module:
     """A small U-Net without zero layers, and tame: errors do not grow from step to step."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_blocks": 1, "groups": 8, "head_dim": 16}
+    told = Sinusoidal(16, shortcuts=shortcuts)
     if kind == "2D":
-        net = UNet((3, 16, 16), 5, [32, 48], Sinusoidal(16), attention=[8], **options)
+        net = UNet((3, 16, 16), 5, [32, 48], told, attention=[8], **options)
         net = net.to(memory_format=torch.channels_last)
     else:
-        net = UNet((1, 16, 16, 16), None, [32, 32], Sinusoidal(16), patch_size=2, **options)
+        net = UNet((1, 16, 16, 16), None, [32, 32], told, patch_size=2, **options)
         net = net.to(memory_format=torch.channels_last_3d)
     for parameter in net.parameters():
         if not parameter.any():
@@ -44,7 +46,7 @@ def unet(kind: str) -> nn.Module:
 
 
 def generation(kind: str, plan: str, backend: Backend, **options: Any) -> Generation:
-    net = unet(kind)
+    net = unet(kind, shortcuts=plan == "few")
     return Generation(
         net=net,
         shape=net.shape,

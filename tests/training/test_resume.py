@@ -31,6 +31,15 @@ CASES = {
          "guidance=interval", "callbacks=power_averages"),
         1,
     ),
+    "shortcuts of a conditional flow": (
+        (*DIGITS, "schedule=flow", "objective=flow", "module.shortcuts=0.25", "solver=few",
+         "module.shortcuts_guidance=0.5", "timesteps=online_topk", "timesteps.bins=4"),
+        1,
+    ),
+    "shortcuts in volumes, told the noise level": (
+        (*VOLUMES, "module.shortcuts=0.5", "net/embedding=log_snr", "precision=bf16"),
+        1,
+    ),
     "digits in fp16": ((*DIGITS, "precision=fp16"), 1),
     "online_topk": ((*VOLUMES, "timesteps=online_topk", "timesteps.bins=4"), 1),
     "online_topk exact": (

@@ -109,6 +109,11 @@ def size_of(data: DictConfig) -> tuple[int, int]:
     return size, facts.dims
 
 
+def learns_shortcuts(module: DictConfig | None) -> bool:
+    """${learns_shortcuts:${module}} in a config: whether a net learns long steps."""
+    return bool((module or {}).get("shortcuts"))
+
+
 def plan_in(path: str) -> DictConfig:
     """${plan_in:${.path}} in a config: the table in a file of ddiff.plan.
 
@@ -117,5 +122,5 @@ def plan_in(path: str) -> DictConfig:
     return DictConfig(read_plan(path))
 
 
-for resolver in (fitted, snr_factor, data_name, by_device, plan_in):
+for resolver in (fitted, snr_factor, data_name, by_device, learns_shortcuts, plan_in):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

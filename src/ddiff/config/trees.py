@@ -32,7 +32,10 @@ ADDED = {
     "net.embedding.flip_sin_to_cos": False,
     "net.embedding.freq_shift": 1,
     "net.embedding.out_dim": None,
+    "net.embedding.shortcuts": False,
     "module.immiscible": False,
+    "module.shortcuts": 0.0,
+    "module.shortcuts_guidance": 0.0,
 }
 
 

@@ -4,6 +4,7 @@ from ddiff.diffusion.guidance import NO_LABEL, ClassifierFree, Guidance, Interva
 from ddiff.diffusion.loss import Losses, loss
 from ddiff.diffusion.objectives import X0, Eps, Flow, Objective, V
 from ddiff.diffusion.schedules import Schedule
+from ddiff.diffusion.shortcuts import Shortcuts
 from ddiff.diffusion.solvers import Plan, solve, spaced
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Objective",
     "Plan",
     "Schedule",
+    "Shortcuts",
     "Step",
     "V",
     "loss",

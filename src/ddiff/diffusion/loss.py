@@ -9,8 +9,10 @@ from torch import Tensor
 from ddiff.diffusion.guidance import Net, without_some
 from ddiff.diffusion.objectives import Objective
 from ddiff.diffusion.schedules import Schedule
+from ddiff.diffusion.shortcuts import Shortcuts
 from ddiff.diffusion.timesteps import TimestepSampler
 from ddiff.system.phases import phase
+from ddiff.system.told import encoded
 
 # (x_0 [B, C, *S], t [B]) -> x_t and the target, both like x_0
 AddNoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -22,6 +24,7 @@ class Losses(NamedTuple):
     total: Tensor  # []: the value to minimise
     each: Tensor  # [B]: the unweighted mean square error of every sample
     t: Tensor  # [B]: the timesteps that were drawn
+    long: int  # so many of them, the last ones, learned long steps
 
 
 def loss(
@@ -35,6 +38,8 @@ def loss(
     *,
     p_uncond: float = 0.0,
     add_noise: AddNoise | None = None,
+    shortcuts: Shortcuts | None = None,
+    averaged: Net | None = None,
 ) -> Losses:
     """Return the loss of a batch x_0 [B, C, *S] with labels y [B] or None.
 
@@ -45,9 +50,17 @@ def loss(
     - `p_uncond`: the probability with which each label is dropped.
     - `add_noise`: a function that noises the batch with its own random numbers; None takes the
       noise from `generator`.
+    - `shortcuts`: the last K samples learn long steps, whose targets follow from predictions of
+      the net `averaged`, with weight 1; None: K = 0.
     """
+    long = shortcuts.number(len(x_0)) if shortcuts else 0
     with phase("timesteps"):
-        t, weight = timesteps.sample(len(x_0), generator)
+        t, weight = timesteps.sample(len(x_0) - long, generator)
+        weights = objective.weights_at(schedule, t)
+        steps = shortcuts.draw(long, generator) if shortcuts else None
+        if steps:
+            t = torch.cat([t, steps.t])
+            weight, weights = (torch.cat([w, w.new_ones(long)]) for w in (weight, weights))
     with phase("noise"):
         if add_noise:
             x_t, target = add_noise(x_0, t)
@@ -56,10 +69,18 @@ def loss(
             x_t, target = noised(x_0, t, eps, schedule, objective)
         if y is not None:
             y = without_some(y, p_uncond, generator)
-    each, _ = errors(net, x_t, target, t, y)
+    told = t - 1
+    if shortcuts and steps:
+        assert averaged
+        with phase("shortcuts"):
+            labels = None if y is None else y[-long:]
+            learned = shortcuts.target(averaged, x_t[-long:], steps, labels)
+            target = torch.cat([target[:-long], learned])
+            told = torch.cat([told[:-long], encoded(steps.t, steps.s)])
+    each, _ = errors(net, x_t, target, told, y)
     with phase("loss"):
-        total = (each * weight * objective.weights_at(schedule, t)).mean()
-    return Losses(total, each, t)
+        total = (each * weight * weights).mean()
+    return Losses(total, each, t, long)
 
 
 def noised(
@@ -70,11 +91,14 @@ def noised(
 
 
 def errors(
-    net: Net, x_t: Tensor, target: Tensor, t: Tensor, y: Tensor | None
+    net: Net, x_t: Tensor, target: Tensor, told: Tensor, y: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return every sample's unweighted mean square error [B], and the prediction [B, C, *S]."""
+    """Return every sample's unweighted mean square error [B], and the prediction [B, C, *S].
+
+    `told` [B] is what the net is told of the time: t - 1.
+    """
     with phase("forward"):
-        pred = net(x_t, t - 1, y)
+        pred = net(x_t, told, y)
     with phase("loss"):
         pred = pred.float()
         return (pred - target).square().flatten(1).mean(1), pred

@@ -21,6 +21,7 @@ from ddiff.diffusion.schedules import Schedule
 from ddiff.system.bounds import At, Count, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
+from ddiff.system.told import encoded
 
 Named = Literal["linear", "trailing", "leading", "quadratic", "logsnr", "karras"]
 Spacing = Named | list[int]  # or the times themselves, without the 0 at the end
@@ -43,6 +44,7 @@ class Plan:
     x_0_previous: Tensor  # c
     noise: Tensor  # d
     weight: Tensor | None = None  # w; None: 0 in every step
+    shortcuts: bool = False  # the net is also told how far every step goes
     fitted: Mapping[str, Any] | None = None  # what it was fitted to (`plans`); None: to no net
 
     def __post_init__(self) -> None:
@@ -62,6 +64,12 @@ class Plan:
     def weights(self) -> Tensor:
         """The weight of guidance in every step, [N] float64."""
         return torch.zeros_like(self.x) if self.weight is None else self.weight
+
+    @property
+    def told(self) -> Tensor:
+        """What the net is told in every step, [N] int64: t - 1, and with shortcuts the length."""
+        t = self.times[:-1]
+        return encoded(t, self.times[1:] if self.shortcuts else t)
 
     def guided_by(self, guidance: Guidance) -> "Plan":
         """Return this plan with the weights of `guidance`."""
@@ -111,7 +119,8 @@ def solve(
 ) -> Iterator[State]:
     """Run the plan from x ~ N(0, I) [B, C, *S] and yield every state; the last is the sample.
 
-    - `net`: (x_t [B, C, *S], t - 1 [B], y [B] or None) -> pred [B, C, *S].
+    - `net`: (x_t [B, C, *S], t - 1 [B], y [B] or None) -> pred [B, C, *S]; for a plan with
+      shortcuts, t - 1 holds the length of the step too (`ddiff.system.told`).
     - `noise`: `noise(step)` returns fresh noise shaped like x; called only for steps that need it.
       None draws it with torch.
     - `clamp`: bound on the absolute value of every estimate of x_0; None sets no bound.
@@ -120,10 +129,10 @@ def solve(
     """
     guidance = guidance or ClassifierFree()
     plan = plan.guided_by(guidance) if plan.weight is None else plan
-    times = plan.times.tolist()
+    times, told = plan.times.tolist(), plan.told.tolist()
     x_0_previous = None
     for step, (p, q, a, b, c, d, w) in enumerate(plan.table(objective).tolist()):
-        t = torch.full((len(x),), times[step] - 1, device=x.device)
+        t = torch.full((len(x),), told[step], device=x.device)
         with phase("net"):
             pred = guidance(net, x, t, y, Step(step, w)).to(x.dtype)
         with phase("solver step"):
@@ -250,6 +259,22 @@ def ddim(
     direction = ((1 - abar_s) * kept).sqrt() / (1 - abar_t)
     x_0 = abar_s.sqrt() - direction * abar_t.sqrt()
     return Plan(schedule, times, direction, x_0, 0 * std, std)
+
+
+def few(
+    schedule: Schedule, num_steps: Count = 4, spacing: Literal["trailing"] = "trailing"
+) -> Plan:
+    """DDIM for a net that has learned shortcuts (`shortcuts`): it is told how far a step goes.
+
+    - `num_steps`: 1, 2, 4, .. 64, as was learned.
+    - `spacing`: trailing, where every step consists of whole steps of the next number.
+    """
+    if num_steps not in (1, 2, 4, 8, 16, 32, 64):
+        raise ConfigError(
+            f"solver.num_steps: {num_steps} to a sample are not among the steps that shortcuts "
+            "learn; choose from 1, 2, 4, 8, 16, 32, 64"
+        )
+    return replace(ddim(schedule, num_steps, spacing=spacing), shortcuts=True)
 
 
 def dpmpp_2m(schedule: Schedule, num_steps: Count = 25, spacing: Spacing = "logsnr") -> Plan:

@@ -306,6 +306,8 @@ def _check_leaves(net: nn.Module, node: Mapping[str, Any]) -> None:
     embedding = node.get("embedding") or {"_target_": "ddiff.nets.Sinusoidal", "dim": 64}
     groups = {layer.groups for layer in net.modules() if isinstance(layer, Norm)}
     wrong = {
+        "net.embedding.shortcuts": embedding.get("shortcuts")
+        and "true: UNet2DModel is not told how far a step goes",
         "net.shape": len(node["shape"]) != 3 and "volumes; UNet2DModel is for pictures",
         "net.num_classes": node.get("num_classes") is not None
         and "labels, which the pipelines of UNet2DModel do not pass on; train with module=ddpm",

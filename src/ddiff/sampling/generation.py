@@ -222,8 +222,9 @@ def generation_by(
     """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
     guidance.check(net.num_classes, y)
+    check_shortcuts(plan, trained.options)
     if isinstance(guidance, Weaker) and guidance.weaker is None:
-        guidance = replace(guidance, weaker=weaker_net(guidance, trained))
+        guidance = replace(guidance, weaker=weaker_net(guidance, trained, plan.shortcuts))
     if plan.fitted:
         plan.table(trained.objective)  # refuses another objective
         tell_differences(plan.fitted, trained, guidance, clamp)
@@ -261,6 +262,15 @@ def tell_differences(
     ]
     if other:
         console.print(f"solver      the plan was fitted to another {', another '.join(other)}")
+
+
+def check_shortcuts(plan: Plan, options: Train) -> None:
+    """Raise ConfigError if a plan has shortcuts that the net of these options has not learned."""
+    if plan.shortcuts and not options.module.get("shortcuts"):
+        raise ConfigError(
+            "solver=few is for nets that were trained with module.shortcuts=0.25, and this one was "
+            "not; a new training can start from it by init="
+        )
 
 
 def drawing(options: Draw) -> dict[str, Any]:

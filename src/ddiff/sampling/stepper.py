@@ -57,7 +57,7 @@ class Stepper:
         guided = [labelled and not self.called and weight != 0 for weight in self.weights]
         self.doubled = [any(guided)] * len(guided) if graph else guided  # a graph repeats one step
         self.table = table.float().to(device)
-        self.times = (work.plan.times[:-1] - 1).to(device)  # the net counts from 0
+        self.told = work.plan.told.to(device)
         self.noisy = work.plan.stochastic
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.samples = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -112,7 +112,7 @@ class Stepper:
     @torch.no_grad()
     def _run(self) -> None:
         x, y = self.x, self.y
-        t = self.times.index_select(0, self.step.view(1)).expand(len(x))
+        t = self.told.index_select(0, self.step.view(1)).expand(len(x))
         if self.doubled[self.number]:
             with phase("guidance"):
                 assert y is not None

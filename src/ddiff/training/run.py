@@ -19,7 +19,13 @@ from ddiff.config.resuming import ResumePoint
 from ddiff.config.sweeps import name_of
 from ddiff.config.targets import build
 from ddiff.profiling import Off, Profiled, bytes_of
-from ddiff.sampling.generation import Generation, in_training, labels_for, row_length
+from ddiff.sampling.generation import (
+    Generation,
+    check_shortcuts,
+    in_training,
+    labels_for,
+    row_length,
+)
 from ddiff.sampling.writing import sampled
 from ddiff.system.console import console
 from ddiff.system.devices import device_for
@@ -95,6 +101,7 @@ class Run:
         self.y, self.examine = None, None
         if isinstance(self.module, DDPM):
             self.plan = build_plan(options.solver, self.module.schedule)
+            check_shortcuts(self.plan, options)
             self.y = labels_for(
                 options.sampling.y, options.sampling.num_samples, options.net.num_classes
             )

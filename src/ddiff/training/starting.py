@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddiff.artifacts.sources import Source
 from ddiff.config.options import Train
-from ddiff.config.resolvers import KNOWN, data_name, size_of
+from ddiff.config.resolvers import KNOWN, data_name, learns_shortcuts, size_of
 from ddiff.interchange.names import in_words, listed
 from ddiff.system.errors import ConfigError
 
@@ -63,6 +63,8 @@ def with_parts_of_source(cfg: DictConfig, said: Collection[str]) -> DictConfig:
         node = DictConfig(OmegaConf.to_container(node))
         if group == "net":
             _fit(node, cfg, source.path)
+            if "embedding" in node and learns_shortcuts(cfg.module):
+                node.embedding.shortcuts = True
         for name in said:
             if name.startswith(f"{group}/"):
                 node[name.partition("/")[2]] = OmegaConf.select(cfg, name.replace("/", "."))

@@ -93,7 +93,9 @@ class Timesteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DDPM)
-        self.sums += by_tenth(outputs["t"], pl_module.schedule.T, outputs["losses"])
+        short = outputs["short"]  # the others learned long steps
+        t, losses = outputs["t"][:short], outputs["losses"][:short]
+        self.sums += by_tenth(t, pl_module.schedule.T, losses)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module)

@@ -1,6 +1,7 @@
 """The training step as Lightning wants it. Glue only: the mathematics is in ddiff.diffusion."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ from ddiff.diffusion import Losses, Objective, Schedule, loss
 from ddiff.diffusion.guidance import Net, without_some
 from ddiff.diffusion.loss import AddNoise, errors, noised
 from ddiff.diffusion.objectives import X0
+from ddiff.diffusion.shortcuts import Shortcuts
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.nets.gradients import batched, last_layer
-from ddiff.system.bounds import Share
+from ddiff.system.bounds import NotNegative, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 from ddiff.system.random import STREAM, generator, key
@@ -37,6 +39,7 @@ class DDPM(Learner):
         objective: Objective,
         timesteps: TimestepSampler,
         immiscible: bool = False,
+        shortcuts: Share = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -48,6 +51,13 @@ class DDPM(Learner):
             )
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
         self.immiscible = immiscible
+        self.shortcuts = Shortcuts(schedule, objective, shortcuts) if shortcuts else None
+        embedding = getattr(getattr(self.net, "condition", None), "embedding", None)
+        if shortcuts and not getattr(embedding, "shortcuts", embedding is None):
+            raise ConfigError(
+                "module.shortcuts: the net is not told how far a step goes; say "
+                "net.embedding.shortcuts=true"
+            )
         a, b = schedule.abar.sqrt(), (1 - schedule.abar).sqrt()
         table = torch.stack(torch.broadcast_tensors(a, b, *objective.mix(a, b)), dim=1)
         self.coefficients: Tensor  # [T + 1, 4]: x_t = alpha x_0 + sigma eps, target = e eps + s x_0
@@ -78,6 +88,8 @@ class DDPM(Learner):
             g,
             p_uncond=self.p_uncond,
             add_noise=add_noise,
+            shortcuts=self.shortcuts,
+            averaged=self.predictor(self.ema),
         )
 
     def native_noise(self, words: tuple[int | str, ...]) -> AddNoise | None:
@@ -98,7 +110,7 @@ class DDPM(Learner):
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         return noised(x_0, t, assigned(x_0, eps), self.schedule, self.objective)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         with phase("noise"):
             words, g = self.next_words(batch[0].device)
         with phase("timesteps"):
@@ -107,11 +119,14 @@ class DDPM(Learner):
         found = self.losses(batch, g, self.native_noise(words))
         self.latest["train/loss"] = found.total.detach()
         each = found.each.detach()
+        short = len(each) - found.long
+        if found.long:
+            self.latest["train/loss_shortcuts"] = each[short:].mean()
         if self.timesteps.watches:
             with phase("timesteps"):
-                t, losses = self.everywhere(found.t), self.everywhere(each)
+                t, losses = self.everywhere(found.t[:short]), self.everywhere(each[:short])
                 self.timesteps.update(t, losses, self.objective.weights_at(self.schedule, t))
-        return {"loss": found.total, "losses": each, "t": found.t}
+        return {"loss": found.total, "losses": each, "t": found.t, "short": short}
 
     def everywhere(self, value: Tensor) -> Tensor:
         """[B] of this rank -> [W B] of all, so that ranks agree."""
@@ -131,7 +146,7 @@ class DDPM(Learner):
         def losses(predict: Net, t: Tensor) -> Tensor:
             t = t.expand(len(x_0))
             x_t, target = noised(x_0, t, eps, self.schedule, self.objective)
-            return errors(self.predictor(predict), x_t, target, t, labels)[0]
+            return errors(self.predictor(predict), x_t, target, t - 1, labels)[0]
 
         return losses
 
@@ -166,7 +181,7 @@ class DDPM(Learner):
         t, _ = Stratified(self.schedule).sample(len(x_0), g)
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         x_t, target = noised(x_0, t, eps, self.schedule, self.objective)
-        losses, pred = errors(self.predictor(self.ema), x_t, target, t, self.labels(y))
+        losses, pred = errors(self.predictor(self.ema), x_t, target, t - 1, self.labels(y))
         x_0_hat = self.objective.to_x_0(self.schedule, x_t, pred, t)
         metrics = {"val/loss": losses.mean(), **self.validation_metrics(x_0, x_0_hat)}
         self.val_batches.append((number, len(x_0), metrics))
@@ -199,11 +214,15 @@ class ConditionalDDPM(DDPM):
 
     conditional = True
 
-    def __init__(self, p_uncond: Share = 0.1, **kwargs: Any) -> None:
+    def __init__(
+        self, p_uncond: Share = 0.1, shortcuts_guidance: NotNegative = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if not 0 <= p_uncond <= 1:
             raise ConfigError(f"module.p_uncond must lie in 0..1, not {p_uncond}")
         self.p_uncond = p_uncond
+        if self.shortcuts:
+            self.shortcuts = replace(self.shortcuts, guidance=shortcuts_guidance)
 
 
 class VoxelDDPM(DDPM):
