@@ -14,7 +14,10 @@ TABLE = Path(__file__).parents[1] / "docs/design.md"
 CORE = ["diffusion", "nets", "kernels"]
 CORE_MAY = {"torch", *sys.stdlib_module_names} | {
     f"ddiff.{name}"
-    for name in (*CORE, *(f"system.{n}" for n in ("bounds", "errors", "files", "phases", "random")))
+    for name in (
+        *CORE,
+        *(f"system.{n}" for n in ("bounds", "errors", "files", "phases", "random", "told")),
+    )
 }
 WITHOUT_TORCH = ("pages", "config")
 HEAVY = {"torch", "lightning", "pytorch_lightning"}

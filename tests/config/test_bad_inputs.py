@@ -172,6 +172,7 @@ TRAIN: dict[str, list[str]] = {
     "schedule=flow schedule.T=0": ["schedule.T", "less than 1"],
     "objective.weighting=snr": ["objective.weighting", "min_snr", "p2", "none"],
     "objective.min_snr_gamma=0": ["objective.min_snr_gamma", "not above 0"],
+    "objective=v objective.data_std=0 net.bounded=false": ["objective.data_std", "not above 0"],
     "objective.p2_k=-1": ["objective.p2_k", "less than 0"],
     "schedule=zero_terminal_snr objective=eps": ["eps", "objective=v"],
     "schedule=constant solver.num_steps=200": ["num_steps", "100", "200"],

@@ -26,7 +26,7 @@ def snr(schedule: Schedule) -> Tensor:
     [(Eps(), linear()), (Eps(), constant())]
     + [
         (objective, schedule)
-        for objective in (X0(), V(), Flow())
+        for objective in (X0(), V(), V(data_std=0.4), Flow())
         for schedule in (linear(), cosine(), zero_terminal_snr(linear()), flow(), karras())
     ],
 )
@@ -54,19 +54,24 @@ def test_targets_are_the_papers():
     assert Flow().target(schedule, x_0, eps, t).flatten().tolist() == [3, -4]
 
 
-def test_v_is_the_preconditioning_of_edm():
-    """Karras et al. 2022, Table 1, unit variance: D = c_skip x + c_out F(c_in x), F = -v."""
-    schedule = karras(30)
+@pytest.mark.parametrize("data_std", [1.0, 0.5, 3.0])
+def test_v_is_the_preconditioning_of_edm(data_std):
+    """Karras et al. 2022, Table 1: D = c_skip x + c_out F(c_in x), F = -v, but for c_in, which is
+    that of unit variance."""
+    schedule, objective = karras(30), V(data_std=data_std)
     t, x_0, eps = draws(schedule)
-    sigma = schedule.sigma[1:].view(-1, 1, 1)
-    x = x_0 + sigma * eps
-    c_in, c_skip = 1 / (1 + sigma**2).sqrt(), 1 / (1 + sigma**2)
-    c_out = sigma / (1 + sigma**2).sqrt()
+    sigma, s = schedule.sigma[1:].view(-1, 1, 1), data_std
+    x = s * x_0 + sigma * eps
+    c_in, c_skip = 1 / (1 + sigma**2).sqrt(), s**2 / (s**2 + sigma**2)
+    c_out = sigma * s / (s**2 + sigma**2).sqrt()
+    x_0 = s * x_0
     torch.testing.assert_close(schedule.add_noise(x_0, t, eps), c_in * x)
     F = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(V().to_x_0(schedule, c_in * x, -F, t), c_skip * x + c_out * F)
+    torch.testing.assert_close(objective.to_x_0(schedule, c_in * x, -F, t), c_skip * x + c_out * F)
     target = (x_0 - c_skip * x) / c_out  # their loss, weighted by 1 / c_out^2, is that of F
-    torch.testing.assert_close(-V().target(schedule, x_0, eps, t), target, rtol=1e-6, atol=1e-6)
+    found = objective.target(schedule, x_0, eps, t)
+    torch.testing.assert_close(-found, target, rtol=1e-6, atol=1e-6)
+    assert found.square().mean() == pytest.approx(1, abs=0.2)
 
 
 def test_v_at_zero_terminal_snr_says_minus_x_0():

@@ -33,6 +33,7 @@ ADDED = {
     "net.embedding.freq_shift": 1,
     "net.embedding.out_dim": None,
     "net.embedding.shortcuts": False,
+    "objective.data_std": 1.0,
     "module.immiscible": False,
     "module.shortcuts": 0.0,
     "module.shortcuts_guidance": 0.0,

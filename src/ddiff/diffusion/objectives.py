@@ -124,11 +124,27 @@ class X0(Objective):
         return torch.zeros_like(a), torch.ones_like(b)
 
 
+@dataclass(frozen=True)
 class V(Objective):
-    """Predicts v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022)."""
+    """Predicts v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022).
+
+    For data of another standard deviation than 1, `data_std`, it is the v of the data divided by
+    it, so that the target has the variance 1 at every noise level (Karras et al. 2022):
+    v = (data_std a eps - b x_0 / data_std) / sqrt(data_std^2 a^2 + b^2).
+    """
+
+    data_std: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data_std > 0:
+            raise ConfigError(f"objective.data_std must be above 0, not {self.data_std}")
 
     def mix(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return a, -b
+        if self.data_std == 1:
+            return a, -b
+        norm = (self.data_std**2 * a**2 + b**2).sqrt()  # of x_t
+        return self.data_std * a / norm, -b / (self.data_std * norm)
 
 
 class Flow(Objective):

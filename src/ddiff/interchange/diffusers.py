@@ -348,6 +348,8 @@ def scheduler_config(
     if named is None:
         kind = type(objective).__name__
         raise ConfigError(f"objective: diffusers has no {kind}; it has {', '.join(OBJECTIVES)}")
+    if getattr(objective, "data_std", 1) != 1:
+        raise ConfigError(f"objective.data_std: diffusers has 1, and not {objective.data_std}")
     found: dict[str, Any] = {
         "num_train_timesteps": schedule.T,
         **_betas(schedule),

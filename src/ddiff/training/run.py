@@ -102,6 +102,8 @@ class Run:
         if isinstance(self.module, DDPM):
             self.plan = build_plan(options.solver, self.module.schedule)
             check_shortcuts(self.plan, options)
+            if self.module.shortcuts:
+                self.module.shortcuts.number(self.data.batch_size)
             self.y = labels_for(
                 options.sampling.y, options.sampling.num_samples, options.net.num_classes
             )
