@@ -14,6 +14,7 @@ So the net learns for a long step the mean of its own two halves, and for a step
 every net learns. Nothing is differentiated forward, and no teacher has to be trained before.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,8 +28,6 @@ from ddiff.diffusion.schedules import Schedule
 from ddiff.diffusion.solvers import spaced
 from ddiff.system.errors import ConfigError
 from ddiff.system.told import LONGEST, encoded
-
-LEVELS = 7  # the shortest steps are 2^7 = 128 to a sample
 
 
 class Steps(NamedTuple):
@@ -44,6 +43,8 @@ class Steps(NamedTuple):
 class Shortcuts:
     """The long steps of a batch: which ones, and what the net has to predict for them.
 
+    - `steps`: the number of the shortest steps to a sample, a power of 2. Long steps are made of
+      these, and can end no nearer to the truth than so many steps of DDIM do.
     - `share`: the part of each batch that learns long steps; at least one sample does, and at least
       one does not.
     - `guidance`: the weight of classifier-free guidance that the shortest steps have. Long steps
@@ -55,6 +56,7 @@ class Shortcuts:
     schedule: Schedule
     objective: Objective
     share: float
+    steps: int = 32
     guidance: float = 0.0
     clamp: float | None = 1.0
 
@@ -65,15 +67,19 @@ class Shortcuts:
                 "module.shortcuts: a long step starts in pure noise, where objective=eps says "
                 "nothing of x_0; use objective=v, x0 or flow"
             )
-        if not 2**LEVELS <= T <= LONGEST:
+        if self.steps not in (2**level for level in range(1, 16)):
             raise ConfigError(
-                f"module.shortcuts needs a schedule of {2**LEVELS} to {LONGEST} times, and T is {T}"
+                f"module.shortcuts_steps must be a power of 2, 2 at least, not {self.steps}"
+            )
+        if not self.steps <= T <= LONGEST:
+            raise ConfigError(
+                f"module.shortcuts: the schedule must have {self.steps} to {LONGEST} times, not {T}"
             )
 
     @cached_property
     def grid(self) -> Tensor:
-        """The times between which steps go, from T to 0, [2^LEVELS + 1] int64."""
-        return spaced(self.schedule, 2**LEVELS, "trailing")
+        """The times between which steps go, from T to 0, [steps + 1] int64."""
+        return spaced(self.schedule, self.steps, "trailing")
 
     def number(self, batch: int) -> int:
         """Return how many samples of a batch learn long steps."""
@@ -84,10 +90,11 @@ class Shortcuts:
     def draw(self, number: int, generator: torch.Generator) -> Steps:
         """Draw steps: every length is as likely as the others, and so is every place of it."""
         device = generator.device
-        level = torch.randint(LEVELS, (number,), generator=generator, device=device)
+        levels = round(math.log2(self.steps))
+        level = torch.randint(levels, (number,), generator=generator, device=device)
         u = torch.rand(number, generator=generator, device=device)
         half = 2**level  # in cells of the grid
-        first = (u * (2**LEVELS // (2 * half))).long() * 2 * half
+        first = (u * (self.steps // (2 * half))).long() * 2 * half
         grid = self.grid.to(device)
         return Steps(grid[first], grid[first + half], grid[first + 2 * half], level == 0)
 

@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def told(self) -> Tensor:
-        """What the net is told in every step, [N] int64: t - 1, and with shortcuts the length."""
+        """The times that the net is told, [N] int64: t - 1, and with shortcuts the length too."""
         t = self.times[:-1]
         return encoded(t, self.times[1:] if self.shortcuts else t)
 
@@ -266,13 +266,13 @@ def few(
 ) -> Plan:
     """DDIM for a net that has learned shortcuts (`shortcuts`): it is told how far a step goes.
 
-    - `num_steps`: 1, 2, 4, .. 64, as was learned.
+    - `num_steps`: 1, 2, 4, .. up to half of the shortest steps that were learned from.
     - `spacing`: trailing, where every step consists of whole steps of the next number.
     """
-    if num_steps not in (1, 2, 4, 8, 16, 32, 64):
+    if num_steps & (num_steps - 1):
         raise ConfigError(
             f"solver.num_steps: {num_steps} to a sample are not among the steps that shortcuts "
-            "learn; choose from 1, 2, 4, 8, 16, 32, 64"
+            "learn; choose from 1, 2, 4, 8, .."
         )
     return replace(ddim(schedule, num_steps, spacing=spacing), shortcuts=True)
 

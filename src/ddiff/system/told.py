@@ -1,4 +1,4 @@
-"""What a net is told of a step, in one number: its time from 0, and how far the step goes."""
+"""Time and length of a step in the one number that a net is told."""
 
 from torch import Tensor
 

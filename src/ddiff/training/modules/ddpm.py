@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -17,10 +17,11 @@ from ddiff.diffusion.shortcuts import Shortcuts
 from ddiff.diffusion.timesteps import Stratified, TimestepSampler
 from ddiff.diffusion.timesteps.base import Gradient
 from ddiff.nets.gradients import batched, last_layer
-from ddiff.system.bounds import NotNegative, Share
+from ddiff.system.bounds import At, NotNegative, Share
 from ddiff.system.errors import ConfigError
 from ddiff.system.phases import phase
 from ddiff.system.random import STREAM, generator, key
+from ddiff.system.told import LONGEST
 from ddiff.training.modules.learner import Batch, Learner
 from ddiff.training.modules.tenths import TENTHS, by_tenth
 
@@ -40,6 +41,7 @@ class DDPM(Learner):
         timesteps: TimestepSampler,
         immiscible: bool = False,
         shortcuts: Share = 0.0,
+        shortcuts_steps: Annotated[int, At(least=2, most=LONGEST)] = 32,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,7 +53,9 @@ class DDPM(Learner):
             )
         self.schedule, self.objective, self.timesteps = schedule, objective, timesteps
         self.immiscible = immiscible
-        self.shortcuts = Shortcuts(schedule, objective, shortcuts) if shortcuts else None
+        self.shortcuts: Shortcuts | None = None
+        if shortcuts:
+            self.shortcuts = Shortcuts(schedule, objective, shortcuts, shortcuts_steps)
         embedding = getattr(getattr(self.net, "condition", None), "embedding", None)
         if shortcuts and not getattr(embedding, "shortcuts", embedding is None):
             raise ConfigError(
