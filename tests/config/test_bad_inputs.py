@@ -183,7 +183,7 @@ TRAIN: dict[str, list[str]] = {
     "solver=heun solver.line=curve": ["solver.line", "flow", "sigma"],
     "schedule=flow objective=flow solver=heun solver.line=sigma": ["use line=flow"],
     "solver=few solver.num_steps=3": ["solver.num_steps: 3", "1, 2, 4"],
-    "solver=few solver.num_steps=64 module.shortcuts=0.25": ["num_steps", "16 steps"],
+    "solver=few solver.num_steps=64 module.shortcuts=0.25": ["num_steps", "8 steps"],
     "solver=few solver.num_steps=2": ["module.shortcuts=0.25", "init="],
     "module.shortcuts=2": ["module.shortcuts", "more than 1"],
     "module.shortcuts=0.25 objective=eps net.bounded=false": ["objective=eps", "use objective=v"],

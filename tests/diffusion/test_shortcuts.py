@@ -167,7 +167,7 @@ def test_estimates_that_are_learned_from_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "objective", "words"),
-    [(cosine(), Eps(), "objective=eps"), (cosine(20), V(), "not 20"),
+    [(cosine(), Eps(), "objective=eps"), (cosine(10), V(), "not 10"),
      (cosine(40_000), V(), "not 40000")],
 )  # fmt: skip
 def test_what_cannot_learn_them_is_refused(schedule, objective, words) -> None:

@@ -36,7 +36,7 @@ ADDED = {
     "objective.data_std": 1.0,
     "module.immiscible": False,
     "module.shortcuts": 0.0,
-    "module.shortcuts_steps": 32,
+    "module.shortcuts_steps": 16,
     "module.shortcuts_guidance": 0.0,
 }
 

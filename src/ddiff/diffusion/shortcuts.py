@@ -56,7 +56,7 @@ class Shortcuts:
     schedule: Schedule
     objective: Objective
     share: float
-    steps: int = 32
+    steps: int = 16
     guidance: float = 0.0
     clamp: float | None = 1.0
 

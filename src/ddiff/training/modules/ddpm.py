@@ -41,7 +41,7 @@ class DDPM(Learner):
         timesteps: TimestepSampler,
         immiscible: bool = False,
         shortcuts: Share = 0.0,
-        shortcuts_steps: Annotated[int, At(least=2, most=LONGEST)] = 32,
+        shortcuts_steps: Annotated[int, At(least=2, most=LONGEST)] = 16,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
