@@ -280,11 +280,15 @@ def _check_arguments(
     for name in sorted(special):
         yield f"{where}.{name}: not an option"
     choices = sorted(set(names) - {*supplied})
-    for number, name in enumerate(sorted(given - special - set(names))):
-        if not open_ended:
-            hint = nearest(name, choices)
-            listed = number > 0 and hint.startswith("; choose from")  # once is enough
-            yield f"{where}.{name}: no such option{'' if listed else hint}"
+    more: list[str] = []  # for which the list of choices is not repeated
+    for number, name in enumerate(() if open_ended else sorted(given - special - set(names))):
+        hint = nearest(name, choices)
+        if number > 0 and hint.startswith("; choose from"):
+            more.append(name)
+        else:
+            yield f"{where}.{name}: no such option{hint}"
+    if more:
+        yield f"{where}: no such options {', '.join(more)}"
     for name in names:
         required = parameters[name].default is inspect.Parameter.empty
         if required and name not in given and name not in supplied and name != "self":
