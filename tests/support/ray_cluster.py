@@ -18,10 +18,10 @@ from ddiff.study.engines import Job, Ray, run_all
 from tests.support.counting import numbers, processes
 
 SMALL = {"object_store_memory": 80 * 2**20}
-QUICK = {  # a dead machine is noticed in a second, not in fifteen
-    "health_check_initial_delay_ms": 500,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 2,
+QUICK = {  # a dead machine is noticed in 5 seconds, not in 15; in 1, a busy one counts as dead
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 5,
     "memory_monitor_refresh_ms": 0,  # other tests may fill the machine
 }
 
