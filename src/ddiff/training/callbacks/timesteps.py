@@ -93,7 +93,7 @@ class Timesteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DDPM)
-        short = outputs["short"]  # the others learned long steps
+        short = outputs.get("short")  # the others learned long steps
         t, losses = outputs["t"][:short], outputs["losses"][:short]
         self.sums += by_tenth(t, pl_module.schedule.T, losses)
 
