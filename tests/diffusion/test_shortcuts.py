@@ -27,10 +27,8 @@ class Exact:
 
     def __init__(self, schedule: Schedule, objective: Objective) -> None:
         self.schedule, self.objective = schedule, objective
-        self.told: list[Tensor] = []
 
     def __call__(self, x: Tensor, told: Tensor, y: Tensor | None) -> Tensor:
-        self.told.append(told)
         t, length = decoded(told)
         t = t + 1
         a, b = self.schedule.signal_and_noise(t, x)

@@ -1,4 +1,4 @@
-"""Shortcuts: steps that are longer than two, learned from two that are shorter (Frans et al. 2025).
+"""Shortcuts: long steps, each learned from two of half its length (Frans et al. 2025).
 
 A net that learns shortcuts is told where a step starts and how far it goes. Its prediction stands
 for an x_0, as always, and the step from t to s is that of DDIM:

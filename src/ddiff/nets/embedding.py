@@ -1,6 +1,7 @@
 """Embeddings: a time (or its noise level) and a label as the vector that conditions every block."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Annotated, Protocol
 
 import torch
@@ -43,7 +44,7 @@ class ExactBuffers(nn.Module):
         return self
 
 
-class TimeEmbedding(ExactBuffers):
+class TimeEmbedding(ExactBuffers, ABC):
     """Base class of embeddings: `dim` features of the time, then an MLP.
 
     A net that learns `shortcuts` is told how far a step goes too (`ddiff.system.told`); sines of
@@ -63,9 +64,9 @@ class TimeEmbedding(ExactBuffers):
             for parameter in self.length[-1].parameters():
                 nn.init.zeros_(parameter)
 
+    @abstractmethod
     def features(self, t: Tensor) -> Tensor:
         """Return the features of t [B] int64, counted from 0: [B, dim] float32."""
-        raise NotImplementedError
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed t [B] int64, counted from 0, or what a net is told of steps, as [B, out_dim]."""

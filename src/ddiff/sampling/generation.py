@@ -268,15 +268,15 @@ def check_shortcuts(plan: Plan, options: Train) -> None:
     """Raise ConfigError if a plan has shortcuts that the net of these options has not learned."""
     if not plan.shortcuts:
         return
-    most = options.module.get("shortcuts_steps", 0) // 2
-    if options.module.get("shortcuts") and len(plan) > most:
-        raise ConfigError(
-            f"solver.num_steps: this net has learned {most} steps to a sample at most"
-        )
     if not options.module.get("shortcuts"):
         raise ConfigError(
             "solver=few is for nets that were trained with module.shortcuts=0.25, and this one was "
             "not; a new training can start from it by init="
+        )
+    most = options.module.shortcuts_steps // 2
+    if len(plan) > most:
+        raise ConfigError(
+            f"solver.num_steps: this net has learned {most} steps to a sample at most"
         )
 
 

@@ -103,7 +103,7 @@ class Run:
             self.plan = build_plan(options.solver, self.module.schedule)
             check_shortcuts(self.plan, options)
             if self.module.shortcuts:
-                self.module.shortcuts.number(self.data.batch_size)
+                self.module.shortcuts.number(self.data.batch_size)  # refuses a batch of one
             self.y = labels_for(
                 options.sampling.y, options.sampling.num_samples, options.net.num_classes
             )
