@@ -17,6 +17,7 @@ from ddiff.diffusion import ClassifierFree, Guidance, Objective, Plan, Schedule,
 from ddiff.diffusion.guidance import guidance_from
 from ddiff.diffusion.plans import learned
 from ddiff.sampling.generation import generation_by, labels_for
+from ddiff.sampling.given import given_arrays
 from ddiff.system.errors import ConfigError, nearest
 
 SOLVERS: dict[str, Callable[..., Plan]] = {  # every function that makes a plan
@@ -105,6 +106,11 @@ class Model:
         batch_size: int = 32,
         clamp: float | None = 1.0,
         backend: Backend | None = None,
+        from_image: np.ndarray | None = None,
+        strength: float | None = None,
+        inpaint: np.ndarray | None = None,
+        upscale: int = 1,
+        jumps: int = 0,
     ) -> np.ndarray:
         """Draw samples, float32 [num_samples, C, *S] in [-1, 1].
 
@@ -120,7 +126,16 @@ class Model:
           the run's.
         - `clamp`: bound on the absolute value of every estimate of x_0; None sets no bound.
         - `backend`: None takes the fastest that this machine can run (`ddiff.backends`).
+        - `from_image`: what the samples are made from, [N, C, *S] in [-1, 1]: sample i from number
+          i, again from the first after the last.
+        - `strength`: how much of it is made anew, from 0 to 1, which is pure noise; None: 0.5, and
+          1 with `inpaint` or `upscale`.
+        - `inpaint`: a mask [*S]; `from_image` is kept where it is 0.
+        - `upscale`: `from_image` is [N, C, *S / upscale], and samples have its means.
+        - `jumps`: times that each step is made again, so that what is new agrees better with what
+          is kept.
         """
+        given = given_arrays(from_image, strength, inpaint, upscale, jumps, self.shape)
         device = device_of(self.net)
         exported = isinstance(self.net, ArtifactNet)  # takes no backend: it runs as exported
         generation = generation_by(
@@ -132,6 +147,7 @@ class Model:
             seed,
             clamp,
             y,
+            given,
         )
         labels = labels_for(y, num_samples, self.num_classes)
         batches = generation.batches(num_samples, batch_size, labels)

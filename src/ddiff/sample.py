@@ -16,6 +16,7 @@ def main(cfg: DictConfig) -> None:
     from ddiff.config.options import Sample, typed
     from ddiff.config.trees import resolved
     from ddiff.config.validation import validate
+    from ddiff.sampling.given import given_of
     from ddiff.sampling.writing import write_samples
     from ddiff.study.engines.sharding import shards
     from ddiff.system.threads import threads
@@ -27,7 +28,8 @@ def main(cfg: DictConfig) -> None:
     drawn_by = shards(options.engine) if options.engine else None
     with threads(options.threads, options.accelerator):
         trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
-        write_samples(trained, options, drawn_by)
+        given = given_of(options, tuple(trained.options.net.shape))
+        write_samples(trained, options, drawn_by, given)
 
 
 if __name__ == "__main__":

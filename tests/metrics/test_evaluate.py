@@ -281,7 +281,7 @@ from pathlib import Path
 from ddiff.data import Spheres
 from ddiff.metrics import FID, SphereLaw
 from ddiff.metrics.figures import Case
-from ddiff.metrics.samples import opened
+from ddiff.data.opening import opened
 
 class Means:
     name, labels, at_once = "means", False, 1000

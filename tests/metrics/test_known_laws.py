@@ -10,12 +10,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ddiff.data import Digits, Shapes, Spheres
+from ddiff.data.opening import Array, Stack
 from ddiff.data.spheres import SphereSource
 from ddiff.metrics import FID, KID, Labels, Memorisation, Pieces, PrecisionRecall, Sets, SphereLaw
 from ddiff.metrics.by_volumes import SolidFit
 from ddiff.metrics.features import Extractor
 from ddiff.metrics.figures import Case, Figure, Omitted
-from ddiff.metrics.samples import Array, Stack
 from ddiff.system.errors import DdiffError
 
 SIZE, N = 24, 150

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from ddiff.data import Images, Voxels
+from ddiff.data.opening import opened
 from ddiff.diffusion.timesteps.topk import read_scores
 from ddiff.metrics.features import Features
-from ddiff.metrics.samples import opened
 from ddiff.pages.view.reading import read
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint
 from ddiff.system.errors import DdiffError

@@ -154,6 +154,12 @@ class Sample(Draw):
     out: str | None
     picture: bool
     mesh: Literal["ply", "obj", "none"] | None
+    from_image: Place | None
+    strength: Annotated[float, At(above=0, most=1)] | None
+    inpaint: Place | None
+    upscale: Annotated[int, At(least=1, most=64)]
+    jumps: Annotated[int, At(least=0, most=1000)]
+    value_range: Values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,7 @@ def solve(
     clamp: float | None = None,
     y: Tensor | None = None,
     guidance: Guidance | None = None,
+    known: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[State]:
     """Run the plan from x ~ N(0, I) [B, C, *S] and yield every state; the last is the sample.
 
@@ -126,6 +127,8 @@ def solve(
     - `clamp`: bound on the absolute value of every estimate of x_0; None sets no bound.
     - `y`: labels [B]; None: no labels.
     - `guidance`: its own weights apply where the plan has none; None: no guidance.
+    - `known`: replaces every estimate of x_0 by one that agrees with what is known of the samples
+      (`ddiff.diffusion.known`); None: nothing is known.
     """
     guidance = guidance or ClassifierFree()
     plan = plan.guided_by(guidance) if plan.weight is None else plan
@@ -139,6 +142,8 @@ def solve(
             x_0 = p * x + q * pred
             if clamp is not None:
                 x_0 = x_0.clamp(-clamp, clamp)
+            if known is not None:
+                x_0 = known(x_0)
             x = a * x + b * x_0
             if c != 0:
                 x = x + c * x_0_previous

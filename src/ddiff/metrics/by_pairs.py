@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddiff.data.opening import Stack
 from ddiff.metrics.figures import Case, Figure, Omitted, bootstrap, mean_figure, share_figure
 from ddiff.metrics.pairs import nearest as nearest_pixels
 from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
-from ddiff.metrics.samples import Stack
 from ddiff.metrics.sets import iou_distances, packed
 from ddiff.system.bounds import Count
 

@@ -9,6 +9,7 @@ import torch
 from scipy.ndimage import label
 from torch import Tensor
 
+from ddiff.data.opening import Stack
 from ddiff.data.shapes import UNION, Shapes
 from ddiff.data.spheres import Spheres
 from ddiff.metrics import sets, spheres
@@ -20,7 +21,6 @@ from ddiff.metrics.figures import (
     median_figure,
     share_figure,
 )
-from ddiff.metrics.samples import Stack
 from ddiff.metrics.solids import best_solid
 from ddiff.system.bounds import At, Count, Share
 from ddiff.system.random import generator

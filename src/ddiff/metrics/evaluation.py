@@ -16,8 +16,8 @@ from ddiff.config.options import Evaluate, Train
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
+from ddiff.data.opening import Array, Stack, holds_volumes, opened
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
-from ddiff.metrics.samples import Array, Stack, holds_volumes, opened
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for
 from ddiff.sampling.writing import (
     SAMPLING,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ddiff.artifacts.trained import load_net
 from ddiff.config.trees import config_of, flat, identity
+from ddiff.data.opening import Stack
 from ddiff.metrics.inception_v3 import load_inception
 from ddiff.metrics.moments import Moments
-from ddiff.metrics.samples import Stack
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, short_digest
 from ddiff.system.console import progress
 from ddiff.system.errors import DdiffError

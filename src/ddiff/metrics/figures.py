@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from ddiff.data.base import Data
+from ddiff.data.opening import Stack
 from ddiff.metrics.features import Extractor, Features
-from ddiff.metrics.samples import Stack
 from ddiff.system.errors import DdiffError
 
 Better = Literal["lower", "higher"]

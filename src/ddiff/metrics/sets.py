@@ -11,7 +11,7 @@ import torch
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from ddiff.metrics.samples import Stack
+from ddiff.data.opening import Stack
 from ddiff.system.errors import DdiffError
 
 VOXELS = 2**24  # at once, as float32, of each of two blocks: 64 volumes of 64^3, 64 MiB

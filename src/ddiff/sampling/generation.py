@@ -23,6 +23,7 @@ from ddiff.config.options import Draw, Train
 from ddiff.diffusion import Guidance, Objective, Plan, solve
 from ddiff.diffusion.guidance import Weaker
 from ddiff.kernels import philox
+from ddiff.sampling.given import Given
 from ddiff.sampling.stepper import Stepper, Work
 from ddiff.sampling.weaker import weaker_net
 from ddiff.system.console import console
@@ -49,6 +50,7 @@ class Generation:
     seed: int
     clamp: float | None = 1.0
     backend: Backend = field(default_factory=Eager)
+    given: Given | None = None  # what the samples are made from
 
     def __post_init__(self) -> None:
         self.guidance.check(self.num_classes)
@@ -102,7 +104,8 @@ class Generation:
     def steps(self, indices: Sequence[int], y: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the batch x after every step of the plan. The next step may overwrite it."""
         self.counts["drawn"] += len(indices)
-        by_solve = self.execution.solver_step is None and not self.execution.graph
+        fused = self.execution.solver_step is not None or self.execution.graph
+        by_solve = self.given is not None or not fused
         advance = (self._by_solve if by_solve else self._by_stepper)(indices, y)
         return (advance() for _ in range(len(self.plan)))
 
@@ -119,7 +122,10 @@ class Generation:
         def noise(number: int) -> Tensor:
             return philox.normal(noise_key, samples, number + 1, self.shape)
 
-        states = solve(net, self.plan, self.objective, noise(-1), noise, self.clamp, y, self.rule)
+        x, known = noise(-1), None
+        if self.given is not None:
+            x, known = self.given.begin(x, samples, self.plan)
+        states = solve(net, self.plan, self.objective, x, noise, self.clamp, y, self.rule, known)
 
         @torch.no_grad()
         def advance() -> Tensor:
@@ -186,6 +192,7 @@ def generation_of(
     seed: int,
     clamp: float | None,
     y: object = "auto",
+    given: Given | None = None,
 ) -> Generation:
     """Build the Generation of a trained net from its options.
 
@@ -206,6 +213,7 @@ def generation_of(
         seed,
         clamp,
         y,
+        given,
     )
 
 
@@ -218,6 +226,7 @@ def generation_by(
     seed: int,
     clamp: float | None,
     y: object = "auto",
+    given: Given | None = None,
 ) -> Generation:
     """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
@@ -228,6 +237,7 @@ def generation_by(
     if plan.fitted:
         plan.table(trained.objective)  # refuses another objective
         tell_differences(plan.fitted, trained, guidance, clamp)
+    plan = given.plan(plan) if given else plan
     return Generation(
         net=trained.net,
         shape=tuple(net.shape),
@@ -239,6 +249,7 @@ def generation_by(
         seed=seed,
         clamp=clamp,
         backend=backend,
+        given=given,
     )
 
 

@@ -18,6 +18,7 @@ from ddiff.build import build
 from ddiff.config.options import Draw, Sample
 from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
+from ddiff.sampling.given import NEEDS_IMAGE, Given
 from ddiff.system.console import console, progress
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, write_json
@@ -65,13 +66,18 @@ class Request:
 Drawing = Callable[[Request], dict[str, Any]]  # `draw`, or one that lets other processes draw
 
 
-def write_samples(trained: Trained, options: Sample, drawn_by: Drawing | None = None) -> None:
+def write_samples(
+    trained: Trained,
+    options: Sample,
+    drawn_by: Drawing | None = None,
+    given: Given | None = None,
+) -> None:
     """Draw samples and write them with a record, a picture and, for volumes, meshes.
 
     The files are <out>.npy, <out>.json (how they were made, and their labels), <out>.png and
     <out>_0000.ply ... Prints where they are. Files that exist are refused unless `overwrite`.
     """
-    generation = generation_of(trained, **drawing(options))
+    generation = generation_of(trained, **drawing(options), given=given)
     out = Path(options.out) if options.out else default_out(trained, generation, options)
     if not options.out and options.first:
         out = out.with_name(f"{out.name}_from{options.first}")
@@ -137,7 +143,7 @@ def write_record(request: Request, drawn: dict[str, Any]) -> dict[str, Any]:
     """Write how samples were made to the .json beside them, and return that."""
     y = request.y
     made = {
-        **origin_of(request.trained, request.options),
+        **origin_of(request.trained, request.options, request.generation.given),
         "first": request.first,
         "y_period": request.period,
         "y": None if y is None else y.tolist(),
@@ -148,10 +154,13 @@ def write_record(request: Request, drawn: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def origin_of(trained: Trained, options: Draw) -> dict[str, Any]:
-    """Everything that decides the samples: the options, the net, and how long it was trained."""
+def origin_of(trained: Trained, options: Draw, given: Given | None = None) -> dict[str, Any]:
+    """Everything that decides the samples: the options, the net, how long it was trained, and what
+    the samples are made from."""
+    names = SAMPLING if given is None else (*SAMPLING, "from_image", *NEEDS_IMAGE)
+    made_from = {} if given is None else {"given": given.digest()}
     return {
-        "options": {name: _plain(getattr(options, name)) for name in SAMPLING},
+        "options": {name: _plain(getattr(options, name)) for name in names} | made_from,
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,
@@ -163,7 +172,20 @@ def _plain(value: Any) -> Any:
 
 
 def default_out(trained: Trained, generation: Generation, options: Draw) -> Path:
-    return trained.run_dir / "samples" / _name(generation, options)
+    made_from = _made_from(options) if isinstance(options, Sample) and options.from_image else ""
+    return trained.run_dir / "samples" / f"{_name(generation, options)}{made_from}"
+
+
+def _made_from(options: Sample) -> str:
+    """End of a file's name, such as `_cat_strength0.5` or `_scan_inpaint_mask_jumps10`."""
+    parts = {
+        Path(options.from_image or "").stem: True,
+        f"strength{options.strength}": options.strength is not None,
+        f"inpaint_{Path(options.inpaint or '').stem}": options.inpaint is not None,
+        f"x{options.upscale}": options.upscale > 1,
+        f"jumps{options.jumps}": options.jumps > 0,
+    }
+    return "".join(f"_{part}" for part, said in parts.items() if said)
 
 
 def rule_of(guidance: Mapping[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from ddiff.build import build
 from ddiff.config.options import Draw, Evaluate, Sample
 from ddiff.config.words import group_words, written
+from ddiff.sampling.given import NEEDS_IMAGE
 from ddiff.sampling.writing import Drawing, Request, origin_of, stream, write_record
 from ddiff.study.engines.base import Ended, Engine, Job, run_all
 from ddiff.study.engines.children import last_line
@@ -63,7 +64,8 @@ def draw_shards(engine: Engine, request: Request) -> dict[str, Any]:
     command that was interrupted, are not drawn again."""
     options, npy, number, period = request.options, request.npy, request.number, request.period
     folder = npy.with_name(f".{npy.stem}.shards")
-    origin = origin_of(request.trained, options) | {"y_period": period}
+    given = request.generation.given
+    origin = origin_of(request.trained, options, given) | {"y_period": period}
     wanted = _facts(json.loads(json.dumps(origin)))
     claim = lock(folder, "the folder of shards")
     try:
@@ -143,7 +145,8 @@ def _job(shard: Shard, options: Draw, period: int) -> Job:
         if getattr(options, group):
             words += group_words(group, getattr(options, group))
     if isinstance(options, Sample):
-        words.append(f"shape={written(options.shape)}")
+        names = ("shape", "from_image", *NEEDS_IMAGE)
+        words += [f"{name}={written(getattr(options, name))}" for name in names]
     words += [f"first={shard.first}", f"num_samples={shard.number}", f"y_period={period}"]
     words += [f"out={written(str(shard.npy))}", "overwrite=true", "picture=false"]
     return Job(str(shard), tuple(words), shard.folder / f"{shard.first}.log")

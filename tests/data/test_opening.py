@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddiff.metrics.samples import Stack, opened
+from ddiff.data.opening import Stack, opened
 from ddiff.system.errors import DdiffError
 
 random = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def nan_at(row: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 1, 5, 4)), r"samples of shape \[1, 5, 4\]; the reference has \[1, 4, 4\]"),
+        (np.zeros((3, 1, 5, 4)), r"samples of shape \[1, 5, 4\], not \[1, 4, 4\]"),
         (np.linspace(-3, 1000, 16).reshape(1, 1, 4, 4), "values from -3 to 1000, which is none of"),
         (nan_at(7), "sample 7 has values that are not finite"),
         (np.zeros((0, 1, 4, 4)), r"is empty: its shape is \[0, 1, 4, 4\]"),

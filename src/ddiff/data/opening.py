@@ -1,4 +1,4 @@
-"""Samples to measure: of a data set, or anyone's .npy, .npz or folder of volumes or pictures.
+"""Anyone's samples: a .npy, a .npz, or a folder of volumes or pictures.
 
 They are read in pieces, so that any number fits in memory.
 """
@@ -144,8 +144,15 @@ def _named(path: Path) -> Iterator[None]:
         raise DdiffError(f"{path} has {error}") from error
 
 
-def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str = "auto") -> Stack:
+def opened(
+    path: str | Path,
+    shape: tuple[int, ...] | None = None,
+    values: str = "auto",
+    single: bool = False,
+) -> Stack:
     """Open the samples at `path`, each of `shape` [C, *S] if that is given.
+
+    `single`: an array of the shape of one sample, with or without its channels, is one.
 
     Labels come from the .json that `ddiff.sample` leaves beside its .npy, or from class folders.
     """
@@ -154,7 +161,10 @@ def opened(path: str | Path, shape: tuple[int, ...] | None = None, values: str =
         raise DdiffError(f"{path}: no such file or folder")
     if path.is_dir():
         return _folder(path, shape, values)
-    array, layout = _channelled(read_array(path, "the samples"), path, shape)
+    array = read_array(path, "the samples")
+    if single and shape and array.shape in (shape, shape[1:] if shape[0] == 1 else shape):
+        array = array.reshape(1, *shape)
+    array, layout = _channelled(array, path, shape)
     source = Array(array, path, values, _labels(path, len(array)))
     return Stack(source, str(path), "; ".join(filter(None, (layout, source.read_as))))
 
@@ -177,8 +187,7 @@ def _channelled(
             if form.shape[1:] == tuple(shape):
                 return form, ""
         raise DdiffError(
-            f"{path} holds samples of shape {list(array.shape[1:])}; the reference has "
-            f"{list(shape)}"
+            f"{path} holds samples of shape {list(array.shape[1:])}, not {list(shape)}"
         )
     if array.ndim not in (4, 5):
         raise DdiffError(

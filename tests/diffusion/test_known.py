@@ -1,0 +1,222 @@
+"""Samples of which something is known, against posteriors that are known exactly."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, avg_pool3d
+
+from ddiff.diffusion import X0, Interval, Plan, V, solve
+from ddiff.diffusion.known import Coarse, Known, Part, begun_at, with_jumps
+from ddiff.diffusion.schedules import cosine, flow, linear, shifted
+from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, few, heun
+from ddiff.system.errors import ConfigError
+
+SOLVERS = {
+    "ddpm": ddpm(cosine(), 9),
+    "ddim": ddim(linear(), 9),
+    "dpmpp_2m": dpmpp_2m(cosine(), 9),
+    "sde": dpmpp_2m_sde(cosine(), 9),
+    "heun": heun(flow(), 9),
+    "jumps": with_jumps(ddim(cosine(), 9), 2),
+}
+
+
+def last(states: Iterator[State]) -> Tensor:
+    """The sample at the end of a solution."""
+    return deque(states, maxlen=1).pop().x
+
+
+def begun(plan: Plan, known: Known, noise: Tensor) -> Tensor:
+    abar = plan.schedule.abar[plan.times[0]]
+    return abar.sqrt() * known.guess + (1 - abar).sqrt() * noise
+
+
+@pytest.mark.parametrize("plan", SOLVERS.values(), ids=SOLVERS)
+def test_what_is_known_is_in_the_sample(plan):
+    """Bit for bit for a part, to rounding for means; and the known part of x_t is y noised."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(4, 1, 4, 4, generator=generator) * 2 - 1
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:, :2] = True
+    part = Part(values, mask)
+    noise = torch.randn(4, 1, 4, 4, generator=generator)
+
+    def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return torch.tanh(x * 3 + t[0] / 500 - 1)  # anything
+
+    x = last(solve(net, plan, V(), begun(plan, part, noise), known=part))
+    assert torch.equal(x[:, :, :, :2], values[:, :, :, :2])
+    coarse = Coarse(avg_pool2d(values, 2), 2)
+    x = last(solve(net, plan, V(), begun(plan, coarse, noise), known=coarse))
+    torch.testing.assert_close(avg_pool2d(x, 2), coarse.values, atol=1e-5, rtol=0)
+
+
+def test_the_known_part_of_x_t_is_the_known_values_noised():
+    plan = with_jumps(ddpm(cosine(), 12), 1)
+    known = Part(torch.full((20_000, 1, 1, 2), 0.7), torch.tensor([[True, False]]))
+    generator = torch.Generator().manual_seed(1)
+    x = begun(plan, known, torch.randn(20_000, 1, 1, 2, generator=generator))
+    torch.manual_seed(1)
+    for state in solve(lambda x, t, y: 0 * x, plan, X0(), x, known=known):
+        abar = plan.schedule.abar[state.t].item()
+        part = state.x[..., 0]
+        assert part.mean().item() == pytest.approx(0.7 * abar**0.5, abs=0.03)
+        assert part.var().item() == pytest.approx(1 - abar, abs=0.04)
+
+
+def test_means_of_volumes_are_kept_by_the_smallest_change():
+    x_0 = torch.arange(64.0).view(1, 1, 4, 4, 4)
+    coarse = Coarse(torch.zeros(1, 1, 2, 2, 2), 2)
+    moved = coarse(x_0)
+    assert avg_pool3d(moved, 2).abs().max() < 1e-5
+    torch.testing.assert_close(avg_pool3d(x_0 - moved, 2), avg_pool3d(x_0, 2))  # all of a block
+    assert (x_0 - moved)[0, 0, :2, :2, :2].std() == 0  # ... by the same
+    assert torch.equal(coarse.guess, torch.zeros_like(x_0))
+
+
+class TestJumps:
+    def test_a_jump_is_a_step_and_the_noise_back(self):
+        """One row at t of ddim: r (a x + b x_0) + sqrt(1 - r^2) noise; the last step has none."""
+        plan = ddim(cosine(), 3)
+        jumped = with_jumps(plan, 2)
+        t = plan.times.tolist()
+        assert jumped.times.tolist() == [t[0]] * 3 + [t[1]] * 3 + [t[2], 0]
+        abar = plan.schedule.abar[plan.times]
+        r = (abar[1] / abar[2]).sqrt()
+        torch.testing.assert_close(jumped.x[3], r * plan.x[1])
+        torch.testing.assert_close(jumped.x_0[4], r * plan.x_0[1])
+        torch.testing.assert_close(jumped.noise[4], (1 - r**2).sqrt())
+        for name in ("x", "x_0", "noise"):
+            assert torch.equal(getattr(jumped, name)[[2, 5, 6]], getattr(plan, name))
+
+    def test_weights_of_guidance_stay_with_their_times(self):
+        plan = ddim(cosine(), 4).guided_by(Interval(2.0, 0.1, 2.0))
+        jumped = with_jumps(plan, 1)
+        assert jumped.weights.tolist() == plan.weights[[0, 0, 1, 1, 2, 2, 3]].tolist()
+
+    @pytest.mark.parametrize("plan", [dpmpp_2m(cosine(), 4), few(cosine(), 4)])
+    def test_solvers_that_cannot(self, plan):
+        with pytest.raises(ConfigError, match=r"^jumps: take .* solver=ddpm or solver=ddim$"):
+            with_jumps(plan, 1)
+        assert with_jumps(plan, 0) is plan
+
+
+class TestBegunAt:
+    def test_one_step_solvers_lose_rows(self):
+        plan = ddim(cosine(), 10)
+        late = begun_at(plan, 500)
+        assert torch.equal(late.times, plan.times[5:])
+        assert torch.equal(late.x_0, plan.x_0[5:])
+
+    def test_multistep_solvers_begin_with_a_step_of_first_order(self):
+        plan, first = dpmpp_2m(cosine(), 10, "trailing"), ddim(cosine(), 10)
+        late = begun_at(plan, 599)
+        assert late.times[0] == 500
+        assert late.x_0_previous[0] == 0
+        torch.testing.assert_close(late.x_0[0], first.x_0[5])
+        assert torch.equal(late.x_0_previous[1:], plan.x_0_previous[6:])
+        assert plan.x_0_previous[5] != 0  # the whole plan is as it was
+
+    def test_heun_begins_with_a_whole_step(self):
+        plan = heun(flow(), 5, spacing="trailing")
+        late = begun_at(plan, 600)
+        assert late.times.tolist() == [600, 400, 400, 200, 200, 0]
+
+    def test_too_little_noise(self):
+        with pytest.raises(ConfigError, match=r"^strength: .* at least 0\.1$"):
+            begun_at(ddim(cosine(), 10), 99)
+
+
+RHO, Y = 0.8, 1.0  # x_0 ~ N(0, [[1, rho], [rho, 1]]), its first coordinate known
+
+
+def law(plan: Plan) -> tuple[float, float]:
+    """Mean and variance of the sampled second coordinate: every step is affine, so exactly."""
+    C = torch.tensor([[1, RHO], [RHO, 1]], dtype=torch.float64)
+    one, anew = torch.eye(2, dtype=torch.float64), torch.diag(torch.tensor([0.0, 1.0]).double())
+    y = torch.tensor([Y, 0], dtype=torch.float64)
+    abars = plan.schedule.abar[plan.times[:-1]]
+    mean, covariance = abars[0].sqrt() * y, (1 - abars[0]) * one
+    for row, abar in enumerate(abars):
+        denoiser = abar.sqrt() * C @ torch.linalg.inv(abar * C + (1 - abar) * one)
+        step = plan.x[row] * one + plan.x_0[row] * anew @ denoiser
+        mean = step @ mean + plan.x_0[row] * y
+        covariance = step @ covariance @ step.T + plan.noise[row] ** 2 * one
+    return mean[1].item(), covariance[1, 1].item()
+
+
+def test_jumps_lead_to_the_posterior_of_a_gaussian():
+    """Truth: mean 0.8, variance 0.36. Without jumps what is known is half forgotten."""
+    plan = ddpm(cosine(), 50, "beta")
+    found = {jumps: law(with_jumps(plan, jumps)) for jumps in (0, 3, 20)}
+    assert found[0] == pytest.approx((0.489, 0.555), abs=2e-3)
+    assert found[3] == pytest.approx((0.708, 0.406), abs=2e-3)
+    assert found[20] == pytest.approx((0.781, 0.370), abs=2e-3)
+
+
+def ranks(jumps: int, pairs: int = 2000, draws: int = 9) -> Tensor:
+    """Rank of the true second coordinate among samples that know the first, [pairs].
+
+    Counted from below where the first coordinate is positive, else from above, so that samples
+    that are drawn too little to what is known show.
+    """
+    plan = with_jumps(ddpm(cosine(), 50, "beta"), jumps)
+    torch.manual_seed(0)
+    truth = torch.randn(pairs, 2)
+    truth[:, 1] = RHO * truth[:, 0] + (1 - RHO**2) ** 0.5 * truth[:, 1]
+    values = truth.repeat_interleave(draws, 0)[:, None, None]
+    known = Part(values, torch.tensor([True, False]))
+    C = torch.tensor([[1, RHO], [RHO, 1]])
+
+    def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        abar = plan.schedule.abar[int(t[0]) + 1].float()
+        return x @ (abar.sqrt() * C @ torch.linalg.inv(abar * C + (1 - abar) * torch.eye(2)))
+
+    x = begun(plan, known, torch.randn_like(values)).float()
+    x = last(solve(net, plan, X0(), x, known=known))
+    samples = x[:, 0, 0, 1].view(pairs, draws)
+    below = (samples < truth[:, 1:]).sum(1)
+    return torch.where(truth[:, 0] > 0, below, draws - below)
+
+
+def test_ranks_of_the_truth_are_uniform_with_jumps_and_not_without():
+    """Simulation-based calibration; and 4 of 5 truths lie in the middle 80% of ten ranks."""
+    jumped, without = (torch.bincount(ranks(j), minlength=10) for j in (20, 0))
+    assert chisquare(jumped.numpy()).pvalue > 0.01
+    assert chisquare(without.numpy()).pvalue < 1e-6
+    assert jumped[1:9].sum().item() / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_discs_whose_inside_is_known():
+    """Discs of 12 radii; where the inner half is known and full, the radius is one of the larger
+    ones, each as likely. The net is exact. Samples are discs, which jumps make likelier."""
+    n, schedule = 12, shifted(cosine(), 0.1)
+    at = torch.arange(n) - (n - 1) / 2
+    distance = (at[:, None] ** 2 + at**2).sqrt()
+    radii = distance.unique()[1::2][:8]  # [8]
+    discs = torch.where(distance <= radii[:, None, None], 1.0, -1.0)[:, None]
+    flat = discs.flatten(1)
+
+    def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        abar = schedule.abar[int(t[0]) + 1].float()
+        far = (x.flatten(1)[:, None] - abar.sqrt() * flat).square().sum(2)
+        return ((-far / (2 - 2 * abar)).softmax(1) @ flat).view_as(x)
+
+    inside = distance < radii[3]
+    found = {}
+    for jumps in (0, 10):
+        plan = with_jumps(ddpm(schedule, 40, "beta"), jumps)
+        torch.manual_seed(0)
+        known = Part(discs[-1:].expand(400, -1, -1, -1), inside)
+        x = begun(plan, known, torch.randn(400, 1, n, n)).float()
+        x = last(solve(net, plan, X0(), x, known=known))
+        off = (x.flatten(1)[:, None] - flat).abs().amax(2)
+        assert (off.amin(1) < 0.1).float().mean() > 0.9  # discs
+        found[jumps] = torch.bincount(off.argmin(1), minlength=8)[3:] / 400  # 1/5 each is right
+    assert found[0].max() == pytest.approx(0.405, abs=0.05)
+    assert found[10].max() == pytest.approx(0.25, abs=0.05)
+    assert found[10].min() == pytest.approx(0.16, abs=0.05)

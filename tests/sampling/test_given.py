@@ -1,0 +1,159 @@
+"""Samples made from pictures: changed, completed, refined, by the verb and in Python."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddiff
+from ddiff.data.source import to_bytes
+from ddiff.system.errors import ConfigError
+from tests.artifacts.worlds import make_run
+from tests.support.runs import Done, ddiff_many, job
+
+DRAW = ("picture=false", "num_samples=4", "solver.num_steps=6", "guidance=none")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+    cwd = tmp_path_factory.mktemp("given")
+    make_run(cwd / "run", "2D")
+    make_run(cwd / "solid", "3D")
+    shape = tuple(ddiff.load(cwd / "run").shape)
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(3, *shape, generator=generator) * 2 - 1
+    np.save(cwd / "pictures.npy", pictures.numpy())
+    sides = shape[1:]
+    mask = np.zeros(sides, dtype=np.uint8)
+    mask[:, sides[1] // 2 :] = 1
+    np.save(cwd / "mask.npy", mask)
+    np.save(cwd / "nothing.npy", 0 * mask)
+    Image.fromarray(mask * 255).save(cwd / "mask.png")
+    pixels = to_bytes(pictures[0]).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[..., 0] if shape[0] == 1 else pixels).save(cwd / "one.png")
+    np.save(cwd / "coarse.npy", pictures[:, :, ::2, ::2].numpy())
+    solid = tuple(ddiff.load(cwd / "solid").shape)
+    np.save(cwd / "scan.npy", np.where(np.arange(solid[-1]) < 3, 1.0, -1.0) * np.ones(solid[1:]))
+    np.save(cwd / "gaps.npy", np.broadcast_to(np.arange(solid[-1]) % 2, solid[1:]))
+    given = "from_image=pictures.npy"
+    jobs = {
+        "changed": job("sample", "run=run", *DRAW, given, "strength=0.5", "solver=ddim"),
+        "same": job("sample", "run=run", *DRAW, given, "strength=0.2", "solver=ddim", "out=same"),
+        "inpainted": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "jumps=2",
+                         "solver=ddpm", "out=inpainted"),
+        "shards": job("sample", "run=run", *DRAW, given, "inpaint=mask.png", "jumps=2",
+                      "solver=ddpm", "batch_size=2", "engine=local", "engine.slots=1",
+                      "out=shards"),
+        "native": job("sample", "run=run", *DRAW, "from_image=one.png", "inpaint=mask.png",
+                      "backend=native", "solver=dpmpp_2m", "out=native"),
+        "refined": job("sample", "run=run", *DRAW, "from_image=coarse.npy", "upscale=2",
+                       "clamp=null", "out=refined"),
+        "slices": job("sample", "run=solid", *DRAW, "from_image=scan.npy", "inpaint=gaps.npy",
+                      "value_range=signed", "out=slices"),
+        "alone": job("sample", "run=run", *DRAW, "strength=0.5", "out=none"),
+        "both": job("sample", "run=run", *DRAW, "from_image=coarse.npy", "inpaint=mask.npy",
+                    "upscale=2"),
+        "jumps": job("sample", "run=run", *DRAW, given, "jumps=2", "out=none"),
+        "jumps of": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "jumps=1",
+                        "solver=dpmpp_2m", "out=none"),
+        "little": job("sample", "run=run", *DRAW, given, "strength=0.01", "out=none"),
+        "nothing": job("sample", "run=run", *DRAW, given, "inpaint=nothing.npy", "out=none"),
+        "factor": job("sample", "run=run", *DRAW, given, "upscale=3", "out=none"),
+        "shape": job("sample", "run=run", *DRAW, "from_image=scan.npy", "out=none"),
+        "mask": job("sample", "run=run", *DRAW, given, "inpaint=gaps.npy", "out=none"),
+        "absent": job("sample", "run=run", *DRAW, "from_image=not_there.npy", "out=none"),
+    }  # fmt: skip
+    return cwd, dict(zip(jobs, ddiff_many(list(jobs.values()), cwd), strict=True))
+
+
+def drawn(world: tuple[Path, dict[str, Done]], name: str, file: str | None = None) -> np.ndarray:
+    cwd, done = world
+    assert done[name].status == 0, done[name].err
+    return np.load(cwd / f"{file or name}.npy")
+
+
+def test_a_little_changed(world):
+    """Strength 0.5 of 6 steps are 3 evaluations; samples keep more of the picture at 0.2."""
+    cwd, _ = world
+    (path,) = (cwd / "run" / "samples").glob("*_pictures_strength0.5.npy")
+    changed, same = drawn(world, "changed", str(path.with_suffix(""))), drawn(world, "same")
+    pictures = np.load(cwd / "pictures.npy")[[0, 1, 2, 0]]
+    assert json.loads(path.with_suffix(".json").read_text())["evaluations"] == 3
+    far = [np.square(x - pictures).mean() for x in (same, changed)]
+    assert far[0] < far[1]
+    assert not np.array_equal(changed[0], changed[3])  # of one picture, with other noise
+
+
+def test_what_is_kept_is_kept(world):
+    cwd, _ = world
+    pictures, anew = np.load(cwd / "pictures.npy")[[0, 1, 2, 0]], np.load(cwd / "mask.npy") != 0
+    found = drawn(world, "inpainted")
+    assert np.array_equal(found[..., ~anew], pictures[..., ~anew])
+    assert np.abs(found[..., anew] - pictures[..., anew]).mean() > 0.1
+    record = json.loads((cwd / "inpainted.json").read_text())
+    assert record["evaluations"] == 16  # 5 steps made three times, and the last one
+    assert record["options"]["inpaint"] == "mask.npy"
+    assert len(record["options"]["given"]) == 16
+
+
+def test_shards_and_a_mask_that_is_a_picture_are_the_same(world):
+    np.testing.assert_allclose(drawn(world, "shards"), drawn(world, "inpainted"), atol=1e-4)
+
+
+def test_a_picture_by_any_backend_and_solver(world):
+    cwd, _ = world
+    anew = np.load(cwd / "mask.npy") != 0
+    kept = np.load(cwd / "pictures.npy")[0][..., ~anew]
+    found = drawn(world, "native")[..., ~anew]
+    assert np.abs(found - kept).max() <= 1 / 255 + 1e-6  # of 8 bits
+
+
+def test_means_of_blocks_are_those_given(world):
+    found, coarse = drawn(world, "refined"), np.load(world[0] / "coarse.npy")[[0, 1, 2, 0]]
+    n, c, h, w = coarse.shape
+    means = found.reshape(n, c, h, 2, w, 2).mean((3, 5))
+    np.testing.assert_allclose(means, coarse, atol=1e-4)
+
+
+def test_missing_slices(world):
+    scan = np.load(world[0] / "scan.npy")
+    assert np.array_equal(drawn(world, "slices")[:, 0, :, :, ::2], np.stack([scan[..., ::2]] * 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    {
+        "alone": "strength: of what? say from_image= too",
+        "both": "inpaint: does not go with upscale; do one after the other",
+        "jumps": "jumps: are for inpaint= or upscale=, where a part is known",
+        "jumps of": "jumps: take a solver of single steps, solver=ddpm or solver=ddim",
+        "little": "strength: so little noise lies below the last step of this solver",
+        "nothing": "inpaint: marks nothing to be made anew (it is 0 everywhere)",
+        "factor": "upscale: 3 does not divide the sides [8, 8]",
+        "shape": "scan.npy holds samples of shape",
+        "mask": "inpaint: gaps.npy has shape",
+        "absent": "not_there.npy: no such file or folder",
+    }.items(),
+)
+def test_one_line_says_what_is_wrong(world, name, line):
+    cwd, done = world
+    assert done[name].status == (1 if ".npy" in line else 2)  # a file is wrong, or an option
+    assert done[name].err.strip().splitlines()[-1].startswith(f"ddiff: {line}")
+    assert not (cwd / "none.npy").exists()
+
+
+def test_python_draws_the_same(world):
+    cwd, _ = world
+    model = ddiff.load(cwd / "run")
+    pictures, mask = np.load(cwd / "pictures.npy"), np.load(cwd / "mask.npy")
+    found = model.sample(
+        4, solver="ddpm", num_steps=6, guidance=0, from_image=pictures, inpaint=mask, jumps=2
+    )
+    np.testing.assert_allclose(found, drawn(world, "inpainted"), atol=1e-4)
+    with pytest.raises(ConfigError, match="from_image"):
+        model.sample(4, inpaint=mask)
+    with pytest.raises(ConfigError, match="from_image: has shape"):
+        model.sample(4, from_image=pictures[:, :, :2])
