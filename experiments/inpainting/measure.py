@@ -66,7 +66,9 @@ def main() -> None:
             {
                 "jumps": jumps,
                 "evaluations": STEPS + (STEPS - 1) * jumps,
-                "read_as_the_whole": float((reader.predict(made.reshape(len(made), -1)) == held_y).mean()),
+                "read_as_the_whole": float(
+                    (reader.predict(made.reshape(len(made), -1)) == held_y).mean()
+                ),
                 "distance": float(np.sqrt(np.square(made - held.numpy())[:, :, 4:].mean())),
                 "seconds_a_sample": seconds / len(held),
             }
@@ -80,7 +82,7 @@ def main() -> None:
         "whole": float((reader.predict(held.flatten(1).numpy()) == held_y).mean()),
         "upper_halves": float((halves.predict(held[:, :, :4].flatten(1).numpy()) == held_y).mean()),
         "rows": rows,
-        "environment": environment(),
+        "environment": environment(torch.device("cpu"), "float32"),
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "README.md").write_text(text(results))

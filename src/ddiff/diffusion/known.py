@@ -1,4 +1,4 @@
-"""What is known of a sample before it is drawn: a part of it, or a coarser version of it.
+"""Knowledge of a sample before it is drawn: a part of it, or a coarser version of it.
 
 Each estimate of x_0 is replaced by the nearest one that agrees with what is known, y = A x_0
 (DDNM, Wang et al. 2023, Eq. 13):

@@ -1,4 +1,4 @@
-"""What samples are made from: pictures or volumes to change, to complete or to refine."""
+"""Pictures and volumes that samples are made from: to change, to complete or to refine."""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ NEEDS_IMAGE = {"strength": None, "inpaint": None, "upscale": 1, "jumps": 0, "val
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What samples are made from. Sample i is made from number i of them, again from the first
+    """Pictures or volumes that samples are made from: sample i from number i, again from the first
     after the last.
 
     - `values`: [N, C, *S] in [-1, 1]; with `upscale`, [N, C, *S / upscale].

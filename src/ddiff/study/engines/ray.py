@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from ddiff.study.engines.children import PATIENCE, TAKEN_AWAY, end, note, start
 from ddiff.system.bounds import At, Filled
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
+
+AGAIN = 5.0  # seconds between two cancels of a job
 
 
 class Ray:
@@ -61,11 +64,11 @@ class Ray:
         return [self._ended(status, self.running.pop(status)) for status in ended]
 
     def close(self) -> None:
-        running = list(self.running)
-        for status in running:
-            self.ray.cancel(status)  # the task ends its process by SIGTERM
-        if running:
-            _, running = self.ray.wait(running, num_returns=len(running), timeout=PATIENCE + 10)
+        running, until = list(self.running), time.monotonic() + PATIENCE + 10
+        while running and time.monotonic() < until:
+            for status in running:  # the task ends its process by SIGTERM
+                self.ray.cancel(status)  # again: while a task is starting, a cancel can be lost
+            _, running = self.ray.wait(running, num_returns=len(running), timeout=AGAIN)
         for status in running:
             self.ray.cancel(status, force=True)
         self.running.clear()
@@ -128,11 +131,23 @@ def _run(job: Job, folder: str, environment: Mapping[str, str]) -> int | None:
 
     None: SIGTERM ended it, which this engine did not send, so that the machine is being taken away.
     """
-    process = start(job, environment, Path(folder))
+    with _uninterrupted():  # an interrupt in here would leave a process that nobody ends
+        process = start(job, environment, Path(folder))
     try:
         while (status := process.poll()) is None:
             time.sleep(0.1)  # short, for ray.cancel interrupts between two of these
         return None if status in TAKEN_AWAY else status
     except KeyboardInterrupt:
-        end([process])
+        with _uninterrupted():  # the next cancel must not stop the waiting for what is saved
+            end([process])
         raise
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Context in which interrupts, as ray.cancel sends, do nothing."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
