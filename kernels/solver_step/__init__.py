@@ -22,7 +22,7 @@ _library.define(
 )
 _library.define(
     "solver_step(Tensor(a!) x, Tensor pred, Tensor(b!)? x_0, Tensor table, Tensor step, "
-    "Tensor samples, int key, float? clamp, bool noisy) -> ()"
+    "Tensor samples, int key, float? clamp, bool noisy, Tensor(c!)? x_0_before=None) -> ()"
 )
 
 
@@ -36,18 +36,20 @@ def solver_step(
     key: int,
     clamp: float | None,
     noisy: bool,
+    x_0_before: Tensor | None = None,
 ) -> None:
-    """x [B, *S] becomes a x + b x_0' + c x_0 + d noise, and x_0 becomes
-    x_0' = clamp(p x + q pred), with p, q, a, b, c, d, w = table[step].
+    """x [B, *S] becomes a x + b x_0' + c x_0 + e x_0_before + d noise, x_0_before becomes x_0, and
+    x_0 becomes x_0' = clamp(p x + q pred), with p, q, a, b, c, d, w, e = table[step].
 
     pred is [B, *S], or [2B, *S]: the predictions with labels, then those without, combined as
-    (1 + w) labelled - w unlabelled. x_0 is read only where c is not 0; without it c counts
-    as 0. noise = normal(key, samples, step + 1), where `noisy`. table [N, 7] is float32, step []
-    and samples [B] are int64, all on the device of x.
+    (1 + w) labelled - w unlabelled. x_0 counts only where c is not 0, and x_0_before where e is
+    not 0; without them c and e count as 0. x_0_before needs x_0 beside it.
+    noise = normal(key, samples, step + 1), where `noisy`. table [N, 8] is float32, step [] and
+    samples [B] are int64, all on the device of x.
     Raises KernelError where shapes, types or devices do not fit, and on the CPU where the table has
     no row `step`; on a GPU such a step does nothing.
     """
-    torch.ops.ddiff.solver_step(x, pred, x_0, table, step, samples, key, clamp, noisy)
+    torch.ops.ddiff.solver_step(x, pred, x_0, table, step, samples, key, clamp, noisy, x_0_before)
 
 
 def reference(
@@ -60,9 +62,10 @@ def reference(
     key: int,
     clamp: float | None,
     noisy: bool,
+    x_0_before: Tensor | None = None,
 ) -> None:
     """`solver_step` in plain torch. Waits for nothing on the device."""
-    p, q, a, b, c, d, w = table.index_select(0, step.view(1))[0].unbind()
+    p, q, a, b, c, d, w, e = table.index_select(0, step.view(1))[0].unbind()
     pred = pred.float()
     if len(pred) != len(x):
         labelled, unlabelled = pred.chunk(2)
@@ -73,34 +76,42 @@ def reference(
     x.mul_(a).add_(b * estimate)
     if x_0 is not None:
         x.add_(torch.where(c == 0, 0.0, c * x_0))
+        if x_0_before is not None:
+            x.add_(torch.where(e == 0, 0.0, e * x_0_before))
+            x_0_before.copy_(x_0)
         x_0.copy_(estimate)
     if noisy:
         x.add_(d * normal(key, samples, step + 1, x.shape[1:]))
 
 
-def _check(x, pred, x_0, table, step, samples, *_) -> None:
+def _check(x, pred, x_0, table, step, samples, key, clamp, noisy, x_0_before=None) -> None:
     batch = len(pred) if len(pred) == 2 * len(x) else len(x)
     dtype = pred.dtype if pred.dtype in TYPES else torch.float32
     require("solver_step: x", x, torch.float32, x.shape, x.device)
     require("solver_step: pred", pred, dtype, (batch, *x.shape[1:]), x.device)
     if x_0 is not None:
         require("solver_step: x_0", x_0, torch.float32, x.shape, x.device)
-    require("solver_step: table", table, torch.float32, (len(table), 7), x.device)
+    if x_0_before is not None:
+        require("solver_step: x_0_before", x_0_before, torch.float32, x.shape, x.device)
+        if x_0 is None:
+            raise KernelError("solver_step: x_0_before needs x_0 beside it")
+    require("solver_step: table", table, torch.float32, (len(table), 8), x.device)
     require("solver_step: step", step, torch.int64, (), x.device)
     require("solver_step: samples", samples, torch.int64, (len(x),), x.device)
 
 
-def _native(x, pred, x_0, table, step, samples, key, clamp, noisy) -> None:
-    _check(x, pred, x_0, table, step, samples)
+def _native(x, pred, x_0, table, step, samples, key, clamp, noisy, x_0_before=None) -> None:
+    _check(x, pred, x_0, table, step, samples, key, clamp, noisy, x_0_before)
     if not x.numel():
         return
     values = (
         *(x.data_ptr(), pred.data_ptr(), TYPES[pred.dtype], len(pred) != len(x)),
         *(None if x_0 is None else x_0.data_ptr(), table.data_ptr(), len(table)),
         *(step.data_ptr(), samples.data_ptr(), key),
-        *(math.inf if clamp is None else clamp, noisy, len(x), x.numel() // len(x)),
+        *(math.inf if clamp is None else clamp, noisy),
+        *(None if x_0_before is None else x_0_before.data_ptr(), len(x), x.numel() // len(x)),
     )
-    if call("solver_step", "solver_step", "ppi?ppqppqf?qq", x, *values):
+    if call("solver_step", "solver_step", "ppi?ppqppqf?pqq", x, *values):
         raise KernelError(f"solver_step: step {int(step)} is not in 0..{len(table) - 1}")
 
 

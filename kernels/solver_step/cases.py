@@ -9,7 +9,7 @@ from ..measuring import Case
 from . import add_noise, noise_reference, reference, solver_step
 
 LARGE, SMALL = (64, 1, 64, 64, 64), (8, 3, 32, 32)
-ROW = [1.02, -0.2, 0.7, 0.3, -0.1, 0.4]  # p, q, a, b, c, d: of the size real plans have; then w
+ROW = [1.02, -0.2, 0.7, 0.3, -0.1, 0.4]  # p, q, a, b, c, d: of the size real plans have; then w, e
 KEY = 0x1234_5678_9ABC_DEF0
 
 
@@ -39,7 +39,7 @@ def _case(
     start = torch.randn(shape, generator=generator, device=device)
     halves = 2 if scale else 1
     pred = torch.randn(halves * shape[0], *shape[1:], generator=generator, device=device).to(dtype)
-    table = torch.tensor([[*ROW, scale]], device=device)
+    table = torch.tensor([[*ROW, scale, 0.0]], device=device)
     step = torch.zeros((), dtype=torch.int64, device=device)
     samples = torch.arange(shape[0], device=device)
 

@@ -7,29 +7,34 @@ constexpr float ZEROS[VALUES] = {};
 
 template <bool GUIDED, class T>
 DDIFF_INLINE void tile_step(const Row& row, float limit, float* x, const T* pred,
-                            const T* unlabelled, const float* previous, const float* noise,
-                            float* x_0, int count) {
+                            const T* unlabelled, const float* previous, const float* before,
+                            const float* noise, float* x_0, int count) {
 #pragma omp simd
   for (int i = 0; i < count; ++i) {
     float g = widen(pred[i]);
     if constexpr (GUIDED) g = guided(row.w, g, widen(unlabelled[i]));
-    x[i] = solver_step(row, limit, x[i], g, previous[i], noise[i], x_0[i]);
+    x[i] = solver_step(row, limit, x[i], g, previous[i], before[i], noise[i], x_0[i]);
   }
 }
 
 template <bool GUIDED, class T>
-void run(float* x, const T* pred, float* x_0, Row row, uint32_t draw, const int64_t* samples,
-         int64_t key, float limit, bool noisy, int64_t batch, int64_t size) {
+void run(float* x, const T* pred, float* x_0, float* x_0_before, Row row, uint32_t draw,
+         const int64_t* samples, int64_t key, float limit, bool noisy, int64_t batch,
+         int64_t size) {
   const bool reads = x_0 && row.c != 0;  // before the first step x_0 may hold anything
+  const bool reads_before = x_0_before && row.e != 0;
   const bool past_cache = batch * size > CACHED;
   noisy = noisy && row.d != 0;
   for_tiles(batch, size, [=](int64_t sample, int64_t first, int count) {
-    alignas(64) float n[VALUES], fresh[VALUES];
+    alignas(64) float n[VALUES], fresh[VALUES], before[VALUES];
     const int64_t at = sample * size + first;
+    if (reads_before) memcpy(before, x_0_before + at, count * sizeof(float));
+    if (x_0_before) memcpy(x_0_before + at, x_0 + at, count * sizeof(float));
     if (noisy) tile_normals(key, samples[sample], draw, uint32_t(first / 4), n);
     float* estimate = reads ? x_0 + at : fresh;
     tile_step<GUIDED>(row, limit, x + at, pred + at, pred + at + batch * size,
-                      reads ? estimate : ZEROS, noisy ? n : ZEROS, estimate, count);
+                      reads ? estimate : ZEROS, reads_before ? before : ZEROS, noisy ? n : ZEROS,
+                      estimate, count);
     if (x_0 && !reads) store(x_0 + at, fresh, count, past_cache);
   });
 }
@@ -53,12 +58,12 @@ void run_typed(bool is_guided, int type, float* x, const void* pred, Rest... res
 extern "C" int ddiff_solver_step(float* x, const void* pred, int type, bool is_guided, float* x_0,
                                  const float* table, int64_t rows, const int64_t* step,
                                  const int64_t* samples, int64_t key, float limit,
-                                 bool noisy, int64_t batch, int64_t size) {
+                                 bool noisy, float* x_0_before, int64_t batch, int64_t size) {
   if (*step < 0 || *step >= rows) return 1;
   ddiff::Row row;
-  memcpy(&row, table + 7 * *step, sizeof row);
-  ddiff::run_typed(is_guided, type, x, pred, x_0, row, uint32_t(*step + 1), samples, key, limit,
-                   noisy, batch, size);
+  memcpy(&row, table + ddiff::COLUMNS * *step, sizeof row);
+  ddiff::run_typed(is_guided, type, x, pred, x_0, x_0_before, row, uint32_t(*step + 1), samples,
+                   key, limit, noisy, batch, size);
   return 0;
 }
 

@@ -43,7 +43,7 @@ KINDS = {
     ),
 }
 Make = Callable[..., Exported]
-SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde", "heun")
+SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde", "heun", "unipc")
 
 
 def make_run(folder: Path, kind: str) -> Path:

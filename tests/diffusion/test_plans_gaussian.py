@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddiff.diffusion import X0, Eps, Flow, Plan, Schedule, V, solve, spaced
 from ddiff.diffusion.schedules import constant, cosine, flow, karras, linear, zero_terminal_snr
-from ddiff.diffusion.solvers import ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
+from ddiff.diffusion.solvers import ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun, unipc
 
 SPACINGS = ["linear", "trailing", "quadratic", "logsnr", "karras"]
 
@@ -32,17 +32,17 @@ class Gaussian:
 
 
 def moments(plan: Plan, data: Gaussian, mean: float, variance: float) -> Tensor:
-    """Mean and variance of x at every time of the plan, [N + 1, 2], by z = (x, x_0_previous):
-    z' = M z + o + (d noise, 0), M = [[a + b k, c], [k, 0]], o = (b c_0, c_0)."""
-    z = torch.tensor([mean, 0], dtype=torch.float64)
-    covariance = torch.diag(torch.tensor([variance, 0], dtype=torch.float64))
+    """Mean and variance of x at every time of the plan, [N + 1, 2]: z = (x, x_0_previous,
+    x_0_before), z' = M z + o + (d noise, 0, 0), o = (b c_0, c_0, 0)."""
+    z = torch.tensor([mean, 0, 0], dtype=torch.float64)
+    covariance = torch.diag(torch.tensor([variance, 0, 0], dtype=torch.float64))
     path = [torch.stack([z[0], covariance[0, 0]])]
-    columns = torch.stack([plan.x, plan.x_0, plan.x_0_previous, plan.noise], 1).tolist()
+    columns = torch.stack(plan.coefficients, 1).tolist()
     abars = plan.schedule.abar[plan.times[:-1]].tolist()
-    for abar, (a, b, c, d) in zip(abars, columns, strict=True):
+    for abar, (a, b, c, d, e) in zip(abars, columns, strict=True):
         k, c_0 = data.denoiser(abar)
-        step = torch.tensor([[a + b * k, c], [k, 0]], dtype=torch.float64)
-        z = step @ z + torch.tensor([b * c_0, c_0], dtype=torch.float64)
+        step = torch.tensor([[a + b * k, c, e], [k, 0, 0], [0, 1, 0]], dtype=torch.float64)
+        z = step @ z + torch.tensor([b * c_0, c_0, 0], dtype=torch.float64)
         covariance = step @ covariance @ step.T
         covariance[0, 0] += d * d
         path.append(torch.stack([z[0], covariance[0, 0]]))
@@ -71,6 +71,7 @@ SOLVERS = {
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_2m_sde eta 0.5": lambda *a, **k: dpmpp_2m_sde(*a, eta=0.5, **k),
     "heun": heun,
+    "unipc": unipc,
 }
 SCHEDULES = [linear(), cosine(), constant(), zero_terminal_snr(linear()), flow(), karras()]
 
@@ -149,6 +150,7 @@ DETERMINISTIC = {
     "dpmpp_2m": (dpmpp_2m, 2),
     "heun": (heun, 2),
     "heun in sigma": (lambda *a, **k: heun(*a, line="sigma", **k), 2),
+    "unipc": (unipc, 3),
 }
 
 
@@ -162,7 +164,13 @@ def test_order_of_convergence(name, path, data):
     errors = ode_errors(solver, data, [321, 641], schedule, spacing)
     # near pure noise 2M's steps are long in log SNR, however many there are: it takes more of them
     tolerance = 0.3 if name == "dpmpp_2m" and path != "linear" else 0.05
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=tolerance)
+    measured = math.log2(errors[0] / errors[1])
+    if name == "unipc" and path != "linear":  # of its first steps the error falls as 1 / N^2
+        second = ode_errors(dpmpp_2m, data, [641], schedule, spacing)
+        assert measured > 2
+        assert errors[1] < second[0] / 3
+    else:
+        assert measured == pytest.approx(order, abs=tolerance)
 
 
 @pytest.mark.parametrize("data", CASES)
@@ -197,7 +205,7 @@ def test_zero_terminal_snr_starts_from_the_exact_prior(data, solver):
     plan = SOLVERS[solver](schedule, 200, spacing="logsnr")
     mean, variance = moments(plan, data, 0.0, 1.0)[-1].tolist()
     assert mean == pytest.approx(data.m, abs=1e-10)
-    tolerance = 2e-3 if "2m" in solver or solver == "heun" else 7e-2  # second and first order
+    tolerance = 7e-2 if "dd" in solver else 2e-3  # first order, and higher
     assert variance == pytest.approx(data.s**2, rel=tolerance)
 
 

@@ -15,7 +15,7 @@ from ddiff.diffusion.schedules import (
     sigmoid,
     zero_terminal_snr,
 )
-from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
+from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun, unipc
 from ddiff.system.errors import ConfigError
 
 SCHEDULES = [linear(), cosine(), sigmoid(), constant(), zero_terminal_snr(linear())]
@@ -27,11 +27,12 @@ PLANS = {
     "ddim eta 1": lambda s, n, **k: ddim(s, n, eta=1.0, **k),
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "unipc": unipc,
 }
 
 
 def columns(plan: Plan) -> Tensor:
-    return torch.stack([plan.x, plan.x_0, plan.x_0_previous, plan.noise], 1)
+    return torch.stack(plan.coefficients, 1)
 
 
 def assert_same(first: Plan, second: Plan, rows: slice = slice(None)) -> None:
@@ -72,7 +73,7 @@ class TestEqualities:
     def test_dpmpp_2m_starts_and_ends_as_ddim(self, schedule, num_steps, spacing):
         second, first = (f(schedule, num_steps, spacing=spacing) for f in (dpmpp_2m, ddim))
         assert_same(second, first, slice(1))
-        assert columns(second)[-1].tolist() == pytest.approx([0, 1, 0, 0], abs=1e-15)
+        assert columns(second)[-1].tolist() == pytest.approx([0, 1, 0, 0, 0], abs=1e-15)
 
     def test_sde_with_eta_1_starts_as_ddpm(self, schedule, num_steps, spacing):
         second, first = (f(schedule, num_steps, spacing=spacing) for f in (dpmpp_2m_sde, ddpm))
@@ -82,7 +83,7 @@ class TestEqualities:
     def test_every_plan_ends_at_the_estimate(self, schedule, num_steps, spacing, solver):
         plan = PLANS[solver](schedule, num_steps, spacing=spacing)
         assert len(plan) == num_steps
-        assert columns(plan)[-1].tolist() == pytest.approx([0, 1, 0, 0], abs=1e-15)
+        assert columns(plan)[-1].tolist() == pytest.approx([0, 1, 0, 0, 0], abs=1e-15)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -98,18 +99,19 @@ def test_second_order_weights_by_hand():
     h, r = 3, 1 / 3
     abar = 1 / (1 + math.exp(-6))
     gain = math.sqrt(abar) * (1 - math.exp(-h))
-    expected = [math.sqrt((1 - abar) / 0.5), gain * (1 + 1 / (2 * r)), -gain / (2 * r), 0.0]
+    expected = [math.sqrt((1 - abar) / 0.5), gain * (1 + 1 / (2 * r)), -gain / (2 * r), 0, 0]
     assert columns(plan)[1].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_table_is_the_objective_beside_the_solver():
     schedule = Schedule(torch.tensor([1, 0.64, 0.36], dtype=torch.float64))
     plan = ddpm(schedule)
-    assert torch.equal(plan.table(V())[:, 2:6], columns(plan))
+    assert torch.equal(plan.table(V())[:, [2, 3, 4, 5, 7]], columns(plan))
     assert plan.table(V())[:, 6].tolist() == [0, 0]
     guided = plan.guided_by(ClassifierFree(1.5))
     assert guided.table(V())[:, 6].tolist() == [1.5, 1.5]
-    assert torch.equal(guided.table(V())[:, :6], plan.table(V())[:, :6])
+    others = [0, 1, 2, 3, 4, 5, 7]
+    assert torch.equal(guided.table(V())[:, others], plan.table(V())[:, others])
     pq = {kind: plan.table(kind())[:, :2].flatten().tolist() for kind in (Eps, X0, V)}
     assert pq[Eps] == pytest.approx([1 / 0.6, -0.8 / 0.6, 1 / 0.8, -0.6 / 0.8], rel=1e-14)
     assert pq[X0] == [0, 1, 0, 1]
@@ -191,7 +193,13 @@ class Recorder:
 
 @pytest.mark.parametrize(
     ("solver", "noisy"),
-    [("ddim", []), ("dpmpp_2m", []), ("ddpm", [0, 1, 2, 3]), ("dpmpp_2m_sde", [0, 1, 2, 3])],
+    [
+        ("ddim", []),
+        ("dpmpp_2m", []),
+        ("unipc", []),
+        ("ddpm", [0, 1, 2, 3]),
+        ("dpmpp_2m_sde", [0, 1, 2, 3]),
+    ],
 )
 def test_noise_is_drawn_only_where_needed_and_the_net_is_fed_t_minus_1(solver, noisy):
     plan, asked = PLANS[solver](linear(), 5, spacing="trailing"), Recorder()
@@ -218,7 +226,7 @@ def test_clamp_is_on_the_estimate(clamp, expected):
     mean = 0.0
     for i, state in enumerate(solve(asked.predict, plan, X0(), x, asked.noise, clamp)):
         assert state.x_0.flatten().tolist() == [expected] * 2
-        a, b, c, _ = columns(plan)[i].tolist()
+        a, b, c, *_ = columns(plan)[i].tolist()
         mean = a * mean + (b + c) * expected  # the previous estimate is the clamped one
         assert state.x.flatten().tolist() == pytest.approx([mean] * 2, rel=1e-12)
 
@@ -260,16 +268,21 @@ def denoise(schedule: Schedule, objective):
     return predict
 
 
-@pytest.mark.parametrize("num_steps", [2, 18])
-def test_heun_is_the_sampler_of_edm_step_by_step(num_steps):
+@pytest.mark.parametrize(
+    ("T", "num_steps", "spacing"),
+    [(2, 2, "linear"), (18, 18, "linear"), (1000, 10, "karras")],  # whole times have Eq. 5's levels
+)
+def test_heun_is_the_sampler_of_edm_step_by_step(T, num_steps, spacing):
     """Karras et al. 2022, Algorithm 1 without noise, in their own coordinates."""
-    schedule = karras(num_steps)
+    schedule = karras(T)
     noise = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def denoiser(x: Tensor, sigma: float) -> Tensor:
         return mixture(1 / (1 + sigma**2), x / math.sqrt(1 + sigma**2))
 
-    levels = [*schedule.sigma[1:].flip(0).tolist(), 0.0]
+    first, last = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    falling = [first + i / (num_steps - 1) * (last - first) for i in range(num_steps)]
+    levels = [*(root**7 for root in falling), 0.0]
     x = noise * math.sqrt(1 + levels[0] ** 2)
     path = []
     for sigma, after in pairwise(levels):
@@ -284,7 +297,7 @@ def test_heun_is_the_sampler_of_edm_step_by_step(num_steps):
                 + (after - sigma) * (d + (euler - denoiser(euler, after)) / after) / 2
             )
             path.append(x / math.sqrt(1 + after**2))
-    plan = heun(schedule, num_steps, line="sigma", spacing="linear")
+    plan = heun(schedule, num_steps, line="sigma", spacing=spacing)
     states = list(solve(denoise(schedule, V()), plan, V(), noise))
     assert len(states) == len(plan) == 2 * num_steps - 1
     for state, expected in zip(states, path, strict=True):
@@ -321,6 +334,52 @@ def test_ddim_and_heun_are_the_euler_and_heun_of_flows(num_steps):
         states = list(solve(denoise(schedule, Flow()), plan, Flow(), noise))
         for state, x in zip(states, expected, strict=True):
             torch.testing.assert_close(state.x, x, rtol=1e-10, atol=1e-10)
+
+
+def expansions(h: float) -> tuple[float, float]:
+    """Weights, of integrals of e^lambda over a step, of a parabola's linear and square part."""
+    phi_1 = -math.expm1(-h)
+    linear = (h - phi_1) / h / phi_1
+    return linear, 2 * (linear * phi_1 / h - 0.5) / -phi_1
+
+
+@pytest.mark.parametrize("schedule", [cosine(100), flow(100)])
+@pytest.mark.parametrize("num_steps", [2, 3, 12])
+def test_unipc_is_predictor_and_corrector_of_the_paper(num_steps, schedule):
+    """Zhao et al. 2023, Algorithms 2 and 3 with B_2 (h), and the corrected state kept."""
+    noise = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    plan = unipc(schedule, num_steps, spacing="trailing")
+    abar = schedule.abar[plan.times].tolist()
+    levels = [(math.sqrt(a), math.sqrt(1 - a)) for a in abar]
+    lambdas = [math.log(a / s) if a and s else math.copysign(math.inf, a - s) for a, s in levels]
+    h = [after - now for now, after in pairwise(lambdas)]
+    predicted = corrected = noise
+    estimates, path = [], []
+    for i in range(num_steps):
+        estimates.append(mixture(abar[i], predicted))
+        if i:  # UniC: from the corrected state before, through the new estimate too
+            (_, sigma_t), (alpha, sigma) = levels[i - 1 : i + 1]
+            now, last = estimates[i], estimates[i - 1]
+            gain = alpha * -math.expm1(-h[i - 1])
+            if i > 1 and math.isfinite(h[i - 2]):
+                r = -h[i - 2] / h[i - 1]
+                wanted = torch.tensor(expansions(h[i - 1]))
+                rho = torch.linalg.solve(torch.tensor([[1.0, 1.0], [r, 1.0]]), wanted).tolist()
+                bent = rho[0] / r * (estimates[i - 2] - last) + rho[1] * (now - last)
+            else:
+                bent = 0.5 * (now - last)
+            corrected = sigma / sigma_t * corrected + gain * (last + bent)
+        # UniP
+        (_, sigma_t), (alpha, sigma) = levels[i : i + 2]
+        bent = torch.zeros_like(noise)
+        if i and all(map(math.isfinite, h[i - 1 : i + 1])):
+            bent = h[i] / h[i - 1] / 2 * (estimates[i] - estimates[i - 1])
+        predicted = sigma / sigma_t * corrected - alpha * math.expm1(-h[i]) * (estimates[i] + bent)
+        path.append(predicted)
+    states = list(solve(denoise(schedule, V()), plan, V(), noise))
+    assert plan.memory == {2: 0, 3: 1, 12: 2}[num_steps]
+    for state, expected in zip(states, path, strict=True):
+        torch.testing.assert_close(state.x, expected, rtol=0, atol=1e-6)
 
 
 def test_heun_refuses_what_it_cannot_step_in():

@@ -15,6 +15,7 @@ from torch import nn
 
 torch.set_grad_enabled(False)
 STEPS = 20
+TRAILING = {"timestep_spacing": "trailing"}
 NETS = {
     "cifar": {
         "sample_size": 32,
@@ -87,6 +88,22 @@ VOLUMES["fixture"] = {
     "num_head_channels": [4, 4],
     "norm_num_groups": 4,
 }
+
+
+TEN, NINE = {"num_inference_steps": 10}, {"num_inference_steps": 9}
+EVEN = np.linspace(1, 0.1, 10).tolist()  # what the pipelines of Flux and SD3 ask for in 10 steps
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+STEPPED = {  # scheduler, its options, and what set_timesteps is given
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}, TEN),
+    "euler of a pipeline": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, {"sigmas": EVEN}),
+    "euler shifted": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, TEN),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}, TEN),
+    "heun shifted": ("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}, TEN),
+    **{f"unipc {kind}": ("UniPCMultistepScheduler", {"prediction_type": kind, **TRAILING}, TEN)
+       for kind in ("epsilon", "sample", "v_prediction")},
+    "unipc flow": ("UniPCMultistepScheduler", FLOW, NINE),
+    "edm": ("EDMEulerScheduler", {}, TEN),
+}  # fmt: skip
 
 
 def woken(net: nn.Module) -> nn.Module:
@@ -179,10 +196,53 @@ def save_bundle(folder: Path, name: str) -> None:
     np.savez(folder / "recorded.npz", **{name: value.numpy() for name, value in made.items()})
 
 
+def mixture(abar: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """E[x_0 | x] of two points, -1 with probability 0.3 and 1.5 with 0.7: a net that is known."""
+    points = torch.tensor([-1.0, 1.5], dtype=torch.float64)
+    squares = (x.double()[..., None] - abar**0.5 * points) ** 2
+    logits = torch.tensor([0.3, 0.7], dtype=torch.float64).log() - squares / (2 * (1 - abar))
+    return (logits.softmax(-1) * points).sum(-1).to(x)
+
+
+def step_schedulers(folder: Path) -> None:
+    """States after each step of diffusers' schedulers, of unit variance, and their noise levels."""
+    import diffusers  # pyright: ignore[reportMissingImports]
+
+    made = {"noise": noise(2, 1, 4, 4)}
+    for name, (kind, options, given) in STEPPED.items():
+        scheduler = getattr(diffusers, kind)(**options)
+        scheduler.set_timesteps(**given)
+        sigmas = scheduler.sigmas.double()
+        signal, scale = torch.ones_like(sigmas), (1 + sigmas**2).sqrt()
+        if "Flow" in kind or "flow" in name:
+            signal, scale = 1 - sigmas, ((1 - sigmas) ** 2 + sigmas**2).sqrt()
+        elif "UniPC" in kind:
+            signal, sigmas, scale = 1 / scale, sigmas / scale, torch.ones_like(scale)
+        x, states = (made["noise"] * scale[0]).float(), []
+        for i, t in enumerate(scheduler.timesteps):
+            x_0 = mixture((signal[i] / scale[i]) ** 2, (x / scale[i]).float())
+            eps = (x - signal[i] * x_0) / sigmas[i]
+            outputs = {"epsilon": eps, "sample": x_0,
+                       "v_prediction": signal[i] * eps - sigmas[i] * x_0}  # fmt: skip
+            output = outputs.get(scheduler.config.get("prediction_type"), eps - x_0)
+            if kind.startswith("EDM"):
+                scheduler.scale_model_input(x, t)
+                c = scheduler.precondition_outputs
+                output = (x_0 - c(x, 0 * x, sigmas[i])) / c(0.0, 1.0, sigmas[i])
+            x = scheduler.step(output.float(), t, x).prev_sample
+            states.append(x / scale[i + 1])
+        made[f"{name} states"] = torch.stack(states)
+        made[f"{name} noise over signal"] = sigmas / signal
+    folder.mkdir()
+    np.savez(folder / "recorded.npz", **{name: value.numpy() for name, value in made.items()})
+
+
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
     work = {"save": save_folder, "bundle": save_bundle}
     if order["do"] == "open":
         open_folder(Path(order["folder"]))
+    elif order["do"] == "schedulers":
+        step_schedulers(Path(order["folder"]))
     else:
         work[order["do"]](Path(order["folder"]), order.get("name", ""))

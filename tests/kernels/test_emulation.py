@@ -109,7 +109,7 @@ def test_a_launch_that_cuda_refuses_is_an_error_in_words(monkeypatch: pytest.Mon
     monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
     x, step = torch.zeros(1, 4), torch.zeros((), dtype=torch.int64)
     with pytest.raises(calling.KernelError, match=r"invalid configuration argument .*error 9"):
-        solver_step(x, x, None, torch.zeros(1, 7), step, step[None], 0, None, False)
+        solver_step(x, x, None, torch.zeros(1, 8), step, step[None], 0, None, False)
 
 
 def test_a_toolkit_newer_than_the_driver_is_an_error_in_words(
@@ -119,7 +119,7 @@ def test_a_toolkit_newer_than_the_driver_is_an_error_in_words(
     monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
     x, step = torch.zeros(1, 4), torch.zeros((), dtype=torch.int64)
     with pytest.raises(calling.KernelError, match=r"newer than the driver: .*error 35\)"):
-        solver_step(x, x, None, torch.zeros(1, 7), step, step[None], 0, None, False)
+        solver_step(x, x, None, torch.zeros(1, 8), step, step[None], 0, None, False)
 
 
 def test_launches_are_translated() -> None:

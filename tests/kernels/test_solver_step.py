@@ -9,7 +9,7 @@ from torch import Tensor
 from ddiff.diffusion import ClassifierFree
 from ddiff.diffusion.objectives import V
 from ddiff.diffusion.schedules import cosine
-from ddiff.diffusion.solvers import ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, solve
+from ddiff.diffusion.solvers import ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, solve, unipc
 from ddiff.kernels import calling
 from ddiff.kernels.philox import normal
 from ddiff.kernels.solver_step import reference, solver_step
@@ -18,11 +18,12 @@ from ddiff.system.errors import KernelError
 KEY = 0x0FED_CBA9_8765_4321
 SHAPES = [(1, 1), (3, 3), (2, 5, 3, 3), (5, 3, 32, 32), (2, 1, 17, 16, 16), (1, 1, 40, 41, 43)]
 
-TABLE = [  # p, q, a, b, c, d, and then w, the weight of guidance
-    [1.1, -0.4, 0.8, 0.3, 0.0, 0.0],
-    [0.9, 0.3, 0.7, 0.4, -0.2, 0.0],
-    [1.3, -0.8, 0.5, 0.6, 0.0, 0.3],
-    [0.7, 0.6, 0.9, -0.1, 0.2, 0.5],
+TABLE = [  # p, q, a, b, c, d, e; between d and e is w, the weight of guidance
+    [1.1, -0.4, 0.8, 0.3, 0.0, 0.0, 0.0],
+    [0.9, 0.3, 0.7, 0.4, -0.2, 0.0, 0.0],
+    [1.3, -0.8, 0.5, 0.6, 0.0, 0.3, 0.0],
+    [0.7, 0.6, 0.9, -0.1, 0.2, 0.5, 0.3],
+    [0.8, -0.3, 0.6, 0.2, 0.0, 0.0, -0.4],
 ]
 
 
@@ -34,16 +35,23 @@ def draw(shape: tuple[int, ...], seed: int, device: str, dtype: torch.dtype = to
 def arguments(
     device: str, shape: tuple[int, ...], step: int, weight: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    table = torch.tensor([[*row, weight] for row in TABLE], device=device)
+    table = torch.tensor([[*row[:6], weight, row[6]] for row in TABLE], device=device)
     samples = torch.arange(10, 10 + shape[0], device=device) * 12345678901
     return table, torch.tensor(step, device=device), samples
 
 
 def exact(
-    x: Tensor, pred: Tensor, x_0: Tensor | None, step: int, samples: Tensor, scale: float, clamp
+    x: Tensor,
+    pred: Tensor,
+    x_0: Tensor | None,
+    step: int,
+    samples: Tensor,
+    scale: float,
+    clamp: float | None,
+    x_0_before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition, in float64; noise where the row has some."""
-    p, q, a, b, c, d = TABLE[step]
+    p, q, a, b, c, d, e = TABLE[step]
     x, pred = x.double(), pred.double()
     if len(pred) == 2 * len(x):
         pred = (1 + scale) * pred[: len(x)] - scale * pred[len(x) :]
@@ -53,6 +61,8 @@ def exact(
     new = a * x + b * estimate
     if x_0 is not None and c != 0:
         new += c * x_0.double()
+    if x_0_before is not None and e != 0:
+        new += e * x_0_before.double()
     if d != 0:
         new += d * normal(KEY, samples, step + 1, x.shape[1:]).double()
     return new, estimate
@@ -71,21 +81,25 @@ def test_follows_the_definition(
         pred = draw(((1 + guided) * shape[0], *shape[1:]), 100 + seed, device, dtype)
         previous = draw(shape, 200 + seed, device) if step != 2 else None
         clamp = 1.0 if seed % 2 else None
-        x, x_0 = start.clone(), None if previous is None else previous.clone()
-        run(x, pred, x_0, table, counter, samples, KEY, clamp, TABLE[step][-1] != 0)
-        new, estimate = exact(start, pred, previous, step, samples, 0.7, clamp)
+        before = draw(shape, 300 + seed, device) if step not in (1, 2) else None
+        x, x_0, x_0_before = (None if v is None else v.clone() for v in (start, previous, before))
+        noisy = TABLE[step][5] != 0
+        run(x, pred, x_0, table, counter, samples, KEY, clamp, noisy, x_0_before)
+        new, estimate = exact(start, pred, previous, step, samples, 0.7, clamp, before)
         torch.testing.assert_close(x.double(), new, rtol=1e-6, atol=3e-6)
         if x_0 is not None:
             torch.testing.assert_close(x_0.double(), estimate, rtol=1e-6, atol=2e-6)
+        if x_0_before is not None:
+            assert torch.equal(x_0_before, previous)
 
 
 @pytest.mark.parametrize("run", [solver_step, reference])
 def test_first_step_takes_any_x_0(run: Callable[..., None], device: str) -> None:
-    """c = 0: what lies in x_0 is not read, be it not a number."""
+    """c = e = 0: what lies in x_0 and x_0_before does not count, be it not a number."""
     shape = (2, 3, 5)
     x, pred = draw(shape, 0, device), draw(shape, 1, device)
-    x_0 = torch.full(shape, torch.nan, device=device)
-    run(x, pred, x_0, *arguments(device, shape, 0), KEY, 1.0, False)
+    x_0, x_0_before = (torch.full(shape, torch.nan, device=device) for _ in range(2))
+    run(x, pred, x_0, *arguments(device, shape, 0), KEY, 1.0, False, x_0_before)
     assert x.isfinite().all()
     assert x_0.abs().max() <= 1
 
@@ -95,7 +109,7 @@ def test_every_half_precision_number(device: str) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         pred = torch.arange(1 << 16, device=device).to(torch.int16).view(dtype)[None]
         x, x_0 = (torch.empty(pred.shape, device=device) for _ in range(2))
-        table = torch.tensor([[0.0, 1, 0, 0, 0, 0, 0]], device=device)
+        table = torch.tensor([[0.0, 1, 0, 0, 0, 0, 0, 0]], device=device)
         zero = torch.zeros(1, dtype=torch.int64, device=device)
         for clamp in (None, 1.0):
             x.zero_()
@@ -108,15 +122,15 @@ def test_neighbours_are_left_alone(device: str) -> None:
     """Unaligned, within a larger buffer: nothing outside is written."""
     shape, size = (3, 5, 41), 3 * 5 * 41
     for offset in (1, 2, 3, 4, 16):
-        buffers = [torch.full((size + 64,), 99.0, device=device) for _ in range(2)]
-        x, x_0 = (buffer[offset : offset + size].view(shape) for buffer in buffers)
+        buffers = [torch.full((size + 64,), 99.0, device=device) for _ in range(3)]
+        x, x_0, x_0_before = (buffer[offset : offset + size].view(shape) for buffer in buffers)
         start = draw(shape, 1, device)
         x.copy_(start)
         half = torch.zeros(size + 64, dtype=torch.bfloat16, device=device)
         pred = half[offset : offset + size].view(shape)
         pred.copy_(draw(shape, 2, device))
         rest = arguments(device, shape, 2)
-        solver_step(x, pred, x_0, *rest, KEY, None, True)
+        solver_step(x, pred, x_0, *rest, KEY, None, True, x_0_before)
         new, estimate = exact(start, pred, None, 2, rest[-1], 0.0, None)
         torch.testing.assert_close(x.double(), new, rtol=1e-6, atol=3e-6)
         torch.testing.assert_close(x_0.double(), estimate, rtol=1e-6, atol=2e-6)
@@ -132,18 +146,20 @@ def off(tensor: Tensor, by: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shifted", ["x", "pred", "x_0", "nothing"])
+@pytest.mark.parametrize("shifted", ["x", "pred", "x_0", "x_0_before", "nothing"])
 def test_one_tensor_off_its_alignment(shifted: str, dtype: torch.dtype, device: str) -> None:
     """Wide loads take four numbers at once: the sizes allow it, and one address does not."""
     shape = (2, 64)
     tensors = {"x": draw(shape, 1, device), "pred": draw(shape, 2, device, dtype),
-               "x_0": draw(shape, 3, device)}  # fmt: skip
+               "x_0": draw(shape, 3, device), "x_0_before": draw(shape, 4, device)}  # fmt: skip
     rest = arguments(device, shape, 3)
-    new, _ = exact(*tensors.values(), 3, rest[-1], 0.0, None)
+    *before, last = tensors.values()
+    new, _ = exact(*before, 3, rest[-1], 0.0, None, last)
     for by in (1, 2):
-        x, pred, x_0 = (off(t, by if name == shifted else 0) for name, t in tensors.items())
-        solver_step(x, pred, x_0, *rest, KEY, None, True)
+        x, pred, x_0, last = (off(t, by if name == shifted else 0) for name, t in tensors.items())
+        solver_step(x, pred, x_0, *rest, KEY, None, True, last)
         torch.testing.assert_close(x.double(), new, rtol=1e-6, atol=3e-6)
+        assert torch.equal(last, tensors["x_0"])
 
 
 def test_past_the_cache() -> None:
@@ -158,7 +174,7 @@ def test_past_the_cache() -> None:
     torch.testing.assert_close(x_0.double(), estimate, rtol=1e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("plan", [ddpm, ddim, dpmpp_2m, dpmpp_2m_sde])
+@pytest.mark.parametrize("plan", [ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc])
 @pytest.mark.parametrize("scale", [0.0, 1.5])
 def test_runs_whole_plans(plan, scale: float, device: str) -> None:
     """As diffusion.solve does with a net, the same noise and guidance, from T to 0."""
@@ -185,26 +201,29 @@ def test_runs_whole_plans(plan, scale: float, device: str) -> None:
     )
     table = made.guided_by(guidance).table(V()).float().to(device)
     x_0 = torch.full_like(x, torch.nan)
+    x_0_before = torch.full_like(x, torch.nan) if made.memory == 2 else None
     step = torch.zeros((), dtype=torch.int64, device=device)
     copies = 2 if scale else 1
     y = torch.cat([labels, torch.full_like(labels, -1)][:copies])
     for time in made.times[:-1].tolist():
         pred = net(x.repeat(copies, 1, 1, 1), torch.full((len(y),), time - 1, device=device), y)
-        solver_step(x, pred, x_0, table, step, samples, KEY, 1.0, made.stochastic)
+        more = KEY, 1.0, made.stochastic, x_0_before
+        solver_step(x, pred, x_0, table, step, samples, *more)
         step += 1
     torch.testing.assert_close(x, last.x, rtol=0, atol=2e-5)
 
 
 def test_torch_sees_through(device: str) -> None:
     shape = (2, 3, 5)
-    x, pred, x_0 = (draw(shape, seed, device) for seed in range(3))
+    x, pred, x_0, x_0_before = (draw(shape, seed, device) for seed in range(4))
     rest = (*arguments(device, shape, 3), KEY, 1.0, True)
     torch.library.opcheck(torch.ops.ddiff.solver_step.default, (x, pred, x_0, *rest))
     torch.library.opcheck(torch.ops.ddiff.solver_step.default, (x, pred, None, *rest))
+    torch.library.opcheck(torch.ops.ddiff.solver_step.default, (x, pred, x_0, *rest, x_0_before))
     results = []
     for run in (solver_step, reference):
         compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
-        state = x.clone(), pred, x_0.clone(), *rest
+        state = x.clone(), pred, x_0.clone(), *rest, x_0_before.clone()
         compiled(*state)
         results.append(state[0])
     torch.testing.assert_close(*results, rtol=0, atol=3e-6)
@@ -223,14 +242,18 @@ def test_wrong_tensors_are_named() -> None:
         solver_step(x.mT, pred.mT, None, *rest, *more)
     with pytest.raises(KernelError, match="x_0 is float32"):
         solver_step(x, pred, x[:1], *rest, *more)
-    with pytest.raises(KernelError, match=r"table is float32 \[4, 6\]"):
-        solver_step(x, pred, None, table[:, :6].contiguous(), step, samples, *more)
+    with pytest.raises(KernelError, match="x_0_before is float32"):
+        solver_step(x, pred, x, *rest, *more, x[:1])
+    with pytest.raises(KernelError, match="x_0_before needs x_0 beside it"):
+        solver_step(x, pred, None, *rest, *more, x)
+    with pytest.raises(KernelError, match=r"table is float32 \[5, 7\]"):
+        solver_step(x, pred, None, table[:, :7].contiguous(), step, samples, *more)
     with pytest.raises(KernelError, match=r"step is int64 \[1\]"):
         solver_step(x, pred, None, table, step[None], samples, *more)
     with pytest.raises(KernelError, match=r"samples is int64 \[1\]"):
         solver_step(x, pred, None, table, step, samples[:1], *more)
-    for wrong in (-1, 4):
-        with pytest.raises(KernelError, match=rf"step {wrong} is not in 0\.\.3"):
+    for wrong in (-1, 5):
+        with pytest.raises(KernelError, match=rf"step {wrong} is not in 0\.\.4"):
             solver_step(x, pred, None, table, torch.tensor(wrong), samples, *more)
         with pytest.raises(IndexError):
             reference(x, pred, None, table, torch.tensor(wrong), samples, *more)
@@ -245,16 +268,19 @@ def test_replays_in_a_cuda_graph() -> None:
         table, step, samples = arguments("cuda", shape, 0)
         start, pred = draw(shape, 0, "cuda"), draw(shape, 1, "cuda")
         x, x_0 = start.clone(), torch.zeros(shape, device="cuda")
-        run(x, pred, x_0, table, step, samples, KEY, 1.0, True)  # builds
+        x_0_before = torch.zeros(shape, device="cuda")
+        run(x, pred, x_0, table, step, samples, KEY, 1.0, True, x_0_before)  # builds
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            run(x, pred, x_0, table, step, samples, KEY, 1.0, True)
+            run(x, pred, x_0, table, step, samples, KEY, 1.0, True, x_0_before)
             step += 1
         x.copy_(start)
-        expected, previous = start, None
+        expected, previous, before = start, None, None
         for row in range(len(TABLE)):
             graph.replay()
-            expected, previous = exact(expected, pred, previous, row, samples, 0.0, 1.0)
+            state = expected, pred, previous, row, samples, 0.0, 1.0, before
+            before = previous
+            expected, previous = exact(*state)
         torch.testing.assert_close(x.double(), expected, rtol=1e-6, atol=1e-5)
 
 
@@ -262,7 +288,7 @@ def test_a_step_beyond_the_table_does_nothing_on_a_gpu(device: str) -> None:
     if calling.gpu_of(torch.zeros(1, device=device)) is None:
         pytest.skip("on a CPU it is an error")
     shape = (2, 3, 9)
-    for wrong in (-1, 4):
+    for wrong in (-1, 5):
         x, pred = draw(shape, 0, device), draw(shape, 1, device)
         before = x.clone()
         solver_step(x, pred, None, *arguments(device, shape, wrong), KEY, 1.0, True)

@@ -20,6 +20,7 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "dpmpp_2m": solvers.dpmpp_2m,
     "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
     "heun": lambda schedule, num_steps: solvers.heun(schedule, (num_steps + 1) // 2),
+    "unipc": solvers.unipc,
     "few": lambda schedule, num_steps: solvers.few(schedule, 16),
 }
 SCHEDULES = {"heun": schedules.flow(200)}

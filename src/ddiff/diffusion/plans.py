@@ -60,6 +60,7 @@ def learned(
 def written(plan: Plan, fitted: Mapping[str, Any]) -> dict[str, Any]:
     """Return a deterministic plan as plain values, which `learned` reads."""
     assert not plan.stochastic
+    assert plan.memory < 2
     return {
         "num_steps": len(plan),
         "T": plan.schedule.T,

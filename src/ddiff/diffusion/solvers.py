@@ -2,8 +2,9 @@
 
     pred = guidance of the net's predictions, w      w: the weight of guidance in this step
     x_0  = clamp(p x + q pred)                       p, q: from the objective at this t
-    x'   = a x + b x_0 + c x_0_previous + d noise    a, b, c, d: from the solver at this t
+    x'   = a x + b x_0 + c x_0_previous + e x_0_before + d noise      a .. e: from the solver
 
+x_0_previous is the x_0 of the row before, and x_0_before that of the row before this one.
 Notation: sigma_t = sqrt(1 - abar_t), alpha_t = sqrt(abar_t), lambda_t = log(alpha_t / sigma_t).
 """
 
@@ -31,7 +32,7 @@ Offset = Annotated[int, At(least=0)]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A solver's table: times, and for each of N rows four coefficients and a guidance weight.
+    """A solver's table: times, and for each of N rows five coefficients and a guidance weight.
 
     Row i evaluates the net at times[i] and goes to times[i + 1]. The times fall from T at most to 0
     at the end; a row that stays at its time corrects the row before it.
@@ -46,19 +47,31 @@ class Plan:
     weight: Tensor | None = None  # w; None: 0 in every step
     shortcuts: bool = False  # the net is also told how far every step goes
     fitted: Mapping[str, Any] | None = None  # what it was fitted to (`plans`); None: to no net
+    x_0_before: Tensor | None = None  # e; None: 0 in every step
 
     def __post_init__(self) -> None:
         assert self.times[-1] == 0
         assert bool((self.times[1:] <= self.times[:-1]).all())
         assert bool((self.times[:-1] > 0).all())
-        named = [self.x, self.x_0, self.x_0_previous, self.noise, self.weights]
-        columns = torch.stack(named)
+        columns = torch.stack([*self.coefficients, self.weights])
         assert columns.dtype == torch.float64
-        assert columns.shape == (5, len(self))
+        assert columns.shape == (6, len(self))
         assert bool(torch.isfinite(columns).all())
 
     def __len__(self) -> int:
         return len(self.times) - 1
+
+    @property
+    def coefficients(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The columns a, b, c, d and e, each [N] float64."""
+        before = torch.zeros_like(self.x) if self.x_0_before is None else self.x_0_before
+        return self.x, self.x_0, self.x_0_previous, self.noise, before
+
+    @property
+    def memory(self) -> Literal[0, 1, 2]:
+        """How many earlier estimates of x_0 the rows need at most."""
+        *_, c, _, e = self.coefficients
+        return 2 if bool((e != 0).any()) else 1 if bool((c != 0).any()) else 0
 
     @property
     def weights(self) -> Tensor:
@@ -81,7 +94,7 @@ class Plan:
         return bool((self.noise != 0).any())
 
     def table(self, objective: Objective) -> Tensor:
-        """Return the table for this objective, [N, 7] float64, a row per step: p, q, a, b, c, d, w.
+        """Return the table for this objective, [N, 8] float64: rows of p, q, a, b, c, d, w, e.
 
         Raises ConfigError if the objective does not suit the schedule, or if the plan was fitted
         to a net with another objective.
@@ -95,8 +108,8 @@ class Plan:
             )
         abar = self.schedule.abar[self.times[:-1]]
         p, q = objective.coefficients(abar.sqrt(), (1 - abar).sqrt())
-        columns = [p, q, self.x, self.x_0, self.x_0_previous, self.noise, self.weights]
-        return torch.stack(columns, dim=1)
+        *usual, before = self.coefficients
+        return torch.stack([p, q, *usual, self.weights, before], dim=1)
 
 
 class State(NamedTuple):
@@ -133,8 +146,8 @@ def solve(
     guidance = guidance or ClassifierFree()
     plan = plan.guided_by(guidance) if plan.weight is None else plan
     times, told = plan.times.tolist(), plan.told.tolist()
-    x_0_previous = None
-    for step, (p, q, a, b, c, d, w) in enumerate(plan.table(objective).tolist()):
+    x_0_previous, x_0_before, memory = None, None, plan.memory
+    for step, (p, q, a, b, c, d, w, e) in enumerate(plan.table(objective).tolist()):
         t = torch.full((len(x),), told[step], device=x.device)
         with phase("net"):
             pred = guidance(net, x, t, y, Step(step, w)).to(x.dtype)
@@ -147,8 +160,11 @@ def solve(
             x = a * x + b * x_0
             if c != 0:
                 x = x + c * x_0_previous
+            if e != 0:
+                x = x + e * x_0_before
             if d != 0:
                 x = x + d * (noise(step) if noise else torch.randn_like(x))
+            x_0_before = x_0_previous if memory == 2 else None
             x_0_previous = x_0
         yield State(x, x_0, times[step + 1])
 
@@ -314,6 +330,41 @@ def dpmpp_2m_sde(
     # exp(-eta h) -> 0 where a step starts or ends at an infinite log SNR, unless eta is 0
     x = sigma[1:] / sigma[:-1] * torch.exp(-eta * h).nan_to_num(1.0)
     return Plan(schedule, times, x, gain * (1 + half), -gain * half, noise.nan_to_num(0.0))
+
+
+def unipc(schedule: Schedule, num_steps: Count = 10, spacing: Spacing = "logsnr") -> Plan:
+    """UniPC-2 (Zhao et al. 2023; B(h) = e^h - 1, prediction of data): multistep, deterministic.
+
+    Third order, and second where the first steps, from pure noise, decide. A step predicts as
+    dpmpp_2m does. Where the net is evaluated next, its estimate m there also corrects the step that
+    led there (their UniC): the corrected state is
+
+        x + gain (u (m - x_0) + v (x_0 - x_0_previous))
+
+    with x, x_0 and x_0_previous of the step that is corrected. A row corrects and predicts at
+    once: it goes on from the corrected state, which is never kept, and m is its x_0. So it needs
+    three estimates, and one evaluation a step.
+    """
+    times = spaced(schedule, num_steps, spacing)
+    alpha, sigma, h, ratio = _log_snr_steps(schedule, times)
+    ends = torch.expm1(-h)
+    gain, kept, half = -alpha[1:] * ends, sigma[1:] / sigma[:-1], ratio / 2
+    # weights of a quadratic in lambda through three estimates (their rho): m is linear in them
+    linear = (-ends / h - 1) / ends
+    square = 2 * (linear * ends / -h - 1 / 2) / ends
+    bent = ratio * (linear - square) / (1 + ratio)
+    u = torch.where(ratio == 0, 0.5, linear - bent)  # a first-order step has the trapezoid
+    v = ratio * bent - half
+    u, v = (torch.cat([torch.zeros_like(h[:1]), (gain * w)[:-1]]) for w in (u, v))
+    return Plan(
+        schedule,
+        times,
+        x=kept,
+        x_0=kept * u + gain * (1 + half),
+        x_0_previous=kept * (v - u) - gain * half,
+        noise=torch.zeros_like(h),
+        x_0_before=-kept * v,
+    )
 
 
 def heun(

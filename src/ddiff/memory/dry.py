@@ -139,16 +139,17 @@ def _sample(
 
 
 def plan_of(options: Train, module: Learner) -> Plan | None:
-    """The first step of a run's solver, one in the middle, its last; None: no samples."""
+    """The first two steps of a run's solver, one in the middle, its last; None: no samples."""
     if not isinstance(module, DDPM):
         return None
     # its tables are made here, where tensors have content
     plan = build_plan(options.solver, module.schedule).guided_by(build_guidance(options.guidance))
     n = len(plan)
-    kept = sorted({0, n // 2, n - 1})
-    fields = ("x", "x_0", "x_0_previous", "noise", "weight")
-    columns = {name: getattr(plan, name)[kept] for name in fields}
-    return replace(plan, times=plan.times[[*kept, n]], **columns)
+    kept = sorted({0, min(1, n - 1), n // 2, n - 1})
+    names = ("x", "x_0", "x_0_previous", "noise", "x_0_before", "weight")
+    columns = zip(names, (*plan.coefficients, plan.weights), strict=True)
+    rows = {name: column[kept] for name, column in columns}
+    return replace(plan, times=plan.times[[*kept, n]], **rows)
 
 
 def _batch(options: Train, device: torch.device) -> Batch:

@@ -33,7 +33,7 @@ class Work:
 
 
 class Stepper:
-    """The state of one batch, updated in place: x, the last estimate of x_0, the step's number.
+    """The state of one batch, updated in place: x, the last estimates of x_0, the step's number.
 
     No step makes the host wait for a number.
     """
@@ -63,7 +63,9 @@ class Stepper:
         self.samples = torch.zeros(batch, dtype=torch.int64, device=device)
         self.y = torch.full_like(self.samples, NO_LABEL) if labelled else None
         self.x = torch.zeros(batch, *work.shape, device=device)
-        self.x_0 = torch.zeros_like(self.x) if bool((table[:, 4] != 0).any()) else None
+        memory = work.plan.memory
+        self.x_0 = torch.zeros_like(self.x) if memory >= 1 else None
+        self.x_0_before = torch.zeros_like(self.x) if memory == 2 else None
         self.replay: Callable[[], None] | None = None  # of the step's CUDA graph
         self.rows = 0  # that a replay puts through the net
         if graph:
@@ -83,8 +85,9 @@ class Stepper:
             assert y is not None
             self.y.copy_(y)
         self.x.copy_(philox.normal(self.work.key, self.samples, 0, self.work.shape))
-        if self.x_0 is not None:
-            self.x_0.zero_()
+        for estimate in (self.x_0, self.x_0_before):
+            if estimate is not None:
+                estimate.zero_()
         self._rewind()
 
     def _rewind(self) -> None:
@@ -134,6 +137,7 @@ class Stepper:
                 self.work.key,
                 self.work.clamp,
                 self.noisy,
+                self.x_0_before,
             )
             self.step.add_(1)
         self.number += 1

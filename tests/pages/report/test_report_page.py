@@ -140,3 +140,26 @@ def test_the_same_seed_twice_is_said(tmp_path):
     comparison = compare([str(tmp_path / "runs")])
     assert comparison.labels == ["digits_cfg seed 4 a", "digits_cfg seed 4 b"]
     assert comparison.troubles == ["digits_cfg: seed 4 more than once"]
+
+
+def test_quality_over_the_length_of_the_average(tmp_path):
+    """The mean over two seeds, in the picture, in the page and in a table."""
+    for seed in (1, 2):
+        path = run(tmp_path / f"runs/{seed}", seed=seed)
+        for length in (0.05, 0.1, 0.2):
+            value = 10 * length + seed
+            evaluate(path, f"a{length}", [figure(value=value)], weights=length)
+    comparison = compare([str(tmp_path / "runs")])
+    (curves,) = comparison.lengths
+    (mean,) = comparison.means(curves)
+    np.testing.assert_allclose(mean.steps, [0.05, 0.1, 0.2])
+    np.testing.assert_allclose(mean.values, [2, 2.5, 3.5])
+    pictures = draw(comparison, [None, None], tmp_path / "files")
+    assert "averages.png" in [picture.name for picture in pictures]
+    data = data_of(write_report(comparison, [None, None], tmp_path / "a.html"))
+    assert [line["values"] for line in data["lengths"][0]["lines"]] == [[1.5, 2, 3], [2.5, 3, 4]]
+    text = markdown(comparison, pictures, "a.html")
+    assert "## fid over the length of the average" in text
+    assert re.search(
+        r"\| runs \| 0\.05 \| 0\.1 \| 0\.2 \|\n.*\n\| .* \| 2 \| 2\.5 \| 3\.5 \|", text
+    )

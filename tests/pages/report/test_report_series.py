@@ -10,6 +10,7 @@ from ddiff.pages.report.figures import (
     cells_of,
     columns_of,
     over_evaluations,
+    over_lengths,
     over_training,
 )
 from ddiff.pages.report.records import read_run
@@ -70,3 +71,20 @@ def test_a_figure_over_training_keeps_to_one_way_of_sampling(tmp_path):
     np.testing.assert_array_equal(line.values, [9, 6, 4])
     np.testing.assert_array_equal(line.low, [8, 5, 3])
     np.testing.assert_allclose(line.seconds, [2.5, 5, 10])
+
+
+def test_a_figure_over_lengths_keeps_to_the_newest_weights_and_to_one_way(tmp_path):
+    path = run(tmp_path / "a")
+    for length, value in ((0.2, 5.0), (0.05, 3.0), (0.1, 2.0)):
+        interval = {"low": value - 1, "high": value + 2}
+        evaluate(path, f"a{length}", [figure(value=value, **interval)], weights=length)
+        evaluate(path, f"old{length}", [figure(value=9.0)], 20, weights=length)
+    evaluate(path, "ema", [figure(value=4.0)], weights="ema")
+    evaluate(path, "quick", [figure(value=99.0)], num_steps=5, weights=0.3)
+    points = read_run(path).points
+    column = columns_of([points])[0]
+    line = over_lengths(points, column)
+    np.testing.assert_array_equal(line.steps, [0.05, 0.1, 0.2])
+    np.testing.assert_array_equal(line.values, [3, 2, 5])
+    np.testing.assert_array_equal(line.low, [2, 1, 4])
+    assert over_lengths([p for p in points if p.length == 0.1], column) is None

@@ -16,9 +16,11 @@ from ddiff.pages.report.figures import (
     Column,
     Point,
     Series,
+    averaged,
     cells_of,
     columns_of,
     over_evaluations,
+    over_lengths,
     over_training,
 )
 from ddiff.pages.report.records import Record, read_run
@@ -31,7 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Curves:
-    """A loss or a figure over training, a line for each run that has one."""
+    """A loss or a figure over training, or over the lengths of an average: a line for each run that
+    has one."""
 
     name: str
     title: str
@@ -75,6 +78,11 @@ class Comparison:
         rest = iter(of_runs)
         return [[next(rest) for _ in group.runs] for group in self.groups]
 
+    def means(self, curves: Curves) -> list[Series | None]:
+        """A line for each group, the mean over its runs; None for a group without one."""
+        of_groups = self.by_group(curves.lines)
+        return [averaged([one for one in lines if one is not None]) for lines in of_groups]
+
     @cached_property
     def cells(self) -> list[list[Point | None]]:
         """Points by column, then by run."""
@@ -117,6 +125,20 @@ class Comparison:
         return [
             curves for curves in found if any(line and len(line.steps) > 1 for line in curves.lines)
         ]
+
+    @cached_property
+    def lengths(self) -> list[Curves]:
+        """Figures over the length of the average of the weights (`weights=0.05`)."""
+        found = [
+            Curves(
+                column.first.name,
+                column.title,
+                column.protocol,
+                [over_lengths(run.points, column) for run in self.runs],
+            )
+            for column in self.columns
+        ]
+        return [curves for curves in found if any(self.means(curves))]
 
 
 def compare(places: Sequence[str], title: str | None = None) -> Comparison:

@@ -46,6 +46,24 @@ function curvesChart() {
   });
 }
 
+/** Figures over the length of the average that the weights are. */
+function lengthsChart() {
+  if (!page.lengths.length) return null;
+  const picked = { curve: 0, scale: "linear" };
+  const titles = page.lengths.map(({ title }, i) => [i, title]);
+  const controls = [menu("figure", titles, picked, "curve"),
+    choice("scale", { linear: "Linear", log: "Log" }, picked, "scale")];
+  const about = "evaluations with weights=0.05, or another length";
+  return chartSection("lengths", "Over the length of the average", about, controls, (host, note) => {
+    const curve = page.lengths[picked.curve];
+    const lines = entities().map((entity) =>
+      ({ entity, points: lineOfEntity(curve, entity, "steps") }));
+    plot(host, { x: { title: page.length }, y: { title: curve.title, log: picked.scale === "log" },
+      lines });
+    note.textContent = `${curve.title}: ${curve.note}`;
+  });
+}
+
 /** Which dots no other beats: at most as dear and at least as good, and better in one. */
 function onFront(dots, better) {
   const sign = better === "lower" ? 1 : -1;

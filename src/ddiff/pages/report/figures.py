@@ -18,6 +18,7 @@ COSTS: Mapping[str, str] = {
     "per_sample": "seconds a sample",
     "memory": "peak memory, MB",
 }
+LENGTH = "length of the average, share of the training"
 THINNED = 300  # points of a line; of more, stretches are averaged
 
 
@@ -32,6 +33,8 @@ class Point:
     evaluation: str  # name of its file
     step: int | None  # None for samples of no known weights
     way: str  # how the samples were drawn, in short
+    drawn: str  # the same, but for the weights
+    length: float | None  # of the average that the weights are; None: no average of a length
     costs: Mapping[str, float | None] = field(hash=False)  # by the names of COSTS
     n: int | None
     value: float | None
@@ -64,7 +67,7 @@ class Column:
 @dataclass(frozen=True)
 class Series:
     """A value over training: columns of one length, NaN where unknown; `low` and `high` bound each
-    value."""
+    value. Of a figure over the lengths of an average, `steps` holds the lengths."""
 
     steps: np.ndarray
     seconds: np.ndarray
@@ -122,6 +125,23 @@ def over_evaluations(points: Sequence[Point], cell: Point) -> Series | None:
             place = [point.step, point.costs["seconds"], point.costs["images"]]
             rows.setdefault(point.step, [*place, point.value, point.low, point.high])
     return Series(*np.array([rows[step] for step in sorted(rows)], float).T) if rows else None
+
+
+def over_lengths(points: Sequence[Point], column: Column) -> Series | None:
+    """A figure over the lengths of averages of the newest weights; None for less than two lengths.
+
+    Of several ways of drawing, the line is of the one that most lengths were evaluated in.
+    """
+    there = [p for p in points if p.key == column.first.key and p.value is not None]
+    there = [p for p in there if p.length is not None]
+    newest = max((point.step or -1 for point in there), default=-1)
+    ways: dict[str, dict[float, list[float | None]]] = {}
+    for point in there:
+        if (point.step or -1) == newest and point.length is not None:
+            row = [point.length, None, None, point.value, point.low, point.high]
+            ways.setdefault(point.drawn, {}).setdefault(point.length, row)
+    rows = max(ways.values(), key=len, default={})
+    return Series(*np.array([rows[n] for n in sorted(rows)], float).T) if len(rows) > 1 else None
 
 
 def averaged(lines: Sequence[Series]) -> Series | None:

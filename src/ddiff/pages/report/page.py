@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ddiff.pages.plotting import colour, dashes
-from ddiff.pages.report.comparison import Comparison
+from ddiff.pages.report.comparison import Comparison, Curves
 from ddiff.pages.report.configs import ABSENT
-from ddiff.pages.report.figures import COSTS, Point
+from ddiff.pages.report.figures import COSTS, LENGTH, Point
 from ddiff.pages.report.records import Record
 from ddiff.pages.report.text import CLOCK, changes
 from ddiff.pages.view.page import asset, filled, png_uri, solid_item
@@ -78,10 +78,9 @@ def page_data(comparison: Comparison, samples: Sequence[Found | None]) -> Json:
              "main": i in comparison.main, "cells": [p and _point(p) for p in comparison.cells[i]]}
             for i, c in enumerate(comparison.columns)
         ],
-        "curves": [
-            {"title": c.title, "note": c.note, "lines": [line and vars(line) for line in c.lines]}
-            for c in comparison.curves
-        ],
+        "curves": _curves(comparison.curves),
+        "lengths": _curves(comparison.lengths),
+        "length": LENGTH,
         "points": _points(comparison),
         "costs": COSTS,
         "profiles": [asdict(change) for change in changes(comparison)],
@@ -92,6 +91,13 @@ def page_data(comparison: Comparison, samples: Sequence[Found | None]) -> Json:
         "footer": _footer(comparison),
         "view": {"azimuth": AZIMUTH, "elevation": ELEVATION},
     }  # fmt: skip
+
+
+def _curves(curves: Sequence[Curves]) -> list[Json]:
+    return [
+        {"title": c.title, "note": c.note, "lines": [line and vars(line) for line in c.lines]}
+        for c in curves
+    ]
 
 
 def _run(run: Record) -> Json:

@@ -12,11 +12,11 @@ from ddiff.pages.plotting import colour, dashes, new_figure, pixels, styled
 from ddiff.pages.report.comparison import Comparison
 from ddiff.pages.report.figures import (
     COSTS,
+    LENGTH,
     TRAIN_LOSS,
     VAL_LOSS,
     Column,
     Series,
-    averaged,
     front,
 )
 from ddiff.pages.view.pictures import BACKGROUND, image_grid, save_png, volume_grid
@@ -29,12 +29,11 @@ Points = list[tuple[int, float, float]]  # group, cost, quality
 
 
 def draw(comparison: Comparison, samples: Sequence[Found | None], folder: Path) -> list[Path]:
-    """curves.png, quality.png, pareto.png and samples.png, those that have something to show."""
+    """The pictures of CAPTIONS, those that have something to show."""
     losses: dict[str, list[Series | None]] = {}  # by title: a line for each group
     figures: dict[str, list[Series | None]] = {}
     for curves in sorted(comparison.curves, key=lambda curves: curves.name != TRAIN_LOSS):
-        of_groups = comparison.by_group(curves.lines)
-        lines = [averaged([one for one in group if one is not None]) for group in of_groups]
+        lines = comparison.means(curves)
         title = curves.title + (" (as sampled)" if curves.name == TRAIN_LOSS else "")
         if any(line and len(line.steps) > 1 for line in lines):
             (losses if curves.name in (TRAIN_LOSS, VAL_LOSS) else figures)[title] = lines
@@ -42,6 +41,9 @@ def draw(comparison: Comparison, samples: Sequence[Found | None], folder: Path) 
     for name, rows in (("curves.png", losses), ("quality.png", figures)):
         if rows:
             found[name] = _curves(comparison, dict(list(rows.items())[:MOST]))
+    if comparison.lengths:
+        rows = {one.title: comparison.means(one) for one in comparison.lengths[:MOST]}
+        found["averages.png"] = _curves(comparison, rows, {"steps": LENGTH})
     if panels := _panels(comparison):
         found["pareto.png"] = _pareto(comparison, panels)
     if any(samples):
@@ -104,8 +106,12 @@ def _brief(value: float, _position: int) -> str:
     return f"{value:g}"
 
 
-def _curves(comparison: Comparison, rows: Mapping[str, Sequence[Series | None]]) -> np.ndarray:
-    """A row for each loss or figure, a column for each of AXES."""
+def _curves(
+    comparison: Comparison,
+    rows: Mapping[str, Sequence[Series | None]],
+    axes: Mapping[str, str] = AXES,
+) -> np.ndarray:
+    """A row for each loss or figure, a column for each of `axes`."""
     used = [i for i in range(len(comparison.groups)) if any(lines[i] for lines in rows.values())]
 
     def fill(panel: Any, title: str, axis: str) -> None:
@@ -119,9 +125,9 @@ def _curves(comparison: Comparison, rows: Mapping[str, Sequence[Series | None]])
                 if np.isfinite(line.low).any():
                     panel.fill_between(x, line.low, line.high, **band)
         values = np.concatenate([line.values for _, line in there])
-        _labelled(panel, AXES[axis], title if axis == "steps" else "", values.tolist())
+        _labelled(panel, axes[axis], title if axis == "steps" else "", values.tolist())
 
-    return _grid(comparison, rows, AXES, used, fill)
+    return _grid(comparison, rows, axes, used, fill)
 
 
 def _panels(comparison: Comparison) -> dict[tuple[Column, str], Points]:

@@ -218,6 +218,8 @@ def _points(record: Record, name: str, evaluation: Mapping[str, Any]) -> list[Po
             evaluation=name,
             step=None if step is None else int(step),
             way=way_of(sampling),
+            drawn=way_of({**sampling, "weights": None}),
+            length=finite(sampling.get("weights")),
             costs=costs,
             n=figure.get("n"),
             value=finite(figure.get("value")),

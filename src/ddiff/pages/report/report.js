@@ -28,7 +28,7 @@ function verdicts({ title, lines, table: [header, rows] }) {
 }
 
 $("main").append(...[
-  ...page.prefaces.map(verdicts), page.runs.length > 1 ? chooser() : null, runsTable(), curvesChart(), paretoChart(), gallery(),
+  ...page.prefaces.map(verdicts), page.runs.length > 1 ? chooser() : null, runsTable(), curvesChart(), lengthsChart(), paretoChart(), gallery(),
   samplingTable(), configTable(), profilesSection(), protocols(), troubles(),
   make("footer.quiet", page.footer),
 ].filter(Boolean));

@@ -14,6 +14,7 @@ from ddiff.system.console import console, duration, show_table
 CAPTIONS = {
     "curves.png": "Learning curves: the mean over seeds within one standard deviation",
     "quality.png": "Every evaluated figure over training",
+    "averages.png": "Every evaluated figure over the length of the average (`weights=0.05`)",
     "pareto.png": "Quality against cost: the line is the Pareto front, what it beats is dim",
     "samples.png": "Samples",
 }
@@ -195,6 +196,7 @@ def markdown(comparison: Comparison, pictures: Sequence[Path], page: str) -> str
     for path in pictures:
         caption = CAPTIONS[path.name]
         parts.append(f"![{caption}]({path.parent.name}/{path.name})\n\n*{caption}.*")
+    parts += _lengths(comparison)
     parts += _differences(comparison)
     for change in changes(comparison):
         parts.append(f"## What changed in the profile: {_cell(change.title)}")
@@ -203,6 +205,19 @@ def markdown(comparison: Comparison, pictures: Sequence[Path], page: str) -> str
         parts.append("## What is broken or missing")
         parts.append("\n".join(f"- {_cell(trouble)}" for trouble in comparison.troubles))
     return "\n\n".join(parts) + "\n"
+
+
+def _lengths(comparison: Comparison) -> list[str]:
+    """Tables of the figures at several lengths of the average, a row for each group."""
+    parts = []
+    for curves in comparison.lengths:
+        pairs = zip(comparison.groups, comparison.means(curves), strict=True)
+        lines = {group.label: dict(zip(m.steps, m.values, strict=True)) for group, m in pairs if m}
+        lengths = sorted({length for line in lines.values() for length in line})
+        rows = [[label, *(number(line.get(n)) for n in lengths)] for label, line in lines.items()]
+        parts.append(f"## {_cell(curves.title)} over the length of the average")
+        parts.append(_table(["runs", *(f"{length:g}" for length in lengths)], rows))
+    return parts
 
 
 def _more_figures(comparison: Comparison) -> list[str]:
