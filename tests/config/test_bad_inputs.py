@@ -281,6 +281,9 @@ TRAIN: dict[str, list[str]] = {
     "data=images data.root=3 data.size=16": ["data.root", "text"],
     "data=voxels data.root=photos data.size=5000": ["data.size", "5000 is more than"],
     "data=voxels data.root=photos data.size=16 data.values=odd": ["data.values", "signed"],
+    "data=voxels data.root=photos data.size=[8,8]": ["data.size", "a list of 3"],
+    "data=voxels data.root=photos data.size=[8,8,5000]": ["data.size", "5000 is more than"],
+    "data=images data.root=photos data.size=[16,33]": ["data.size=[16,33]", "[16,32] or [16,34]"],
     "data=voxels": ["data.root=...", "data.size=..."],
     # evaluation's groups
     "metrics=[fid] metrics.fid.repeats=-1": ["metrics.fid.repeats", "less than 0"],

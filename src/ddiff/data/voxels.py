@@ -1,5 +1,6 @@
 """A folder of volumes."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from ddiff.data.base import FolderData, VoxelCount
+from ddiff.data.base import FolderData, VolumeSize, at_least, sides_of
 from ddiff.data.folders import VOLUMES
 from ddiff.data.source import FolderSource, each
+from ddiff.system.bounds import Count
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError, nearest
 from ddiff.system.readers import read_array, read_header
@@ -23,34 +25,37 @@ Values = Literal["auto", "unit", "signed", "bytes"]
 
 @dataclass(eq=False, repr=False)
 class Voxels(FolderData):
-    """Volumes [D, H, W] or [1, D, H, W] in `.npy` or `.npz` files, all of size^3.
+    """Volumes [D, H, W] or [C, D, H, W] in `.npy` or `.npz` files, all of one size.
 
     `values` says what the numbers mean: `unit` 0..1 (also bool), `signed` -1..1, `bytes` 0..255.
     `auto` looks at all files, prints what it found, and refuses a mixture.
     """
 
-    size: VoxelCount
+    size: VolumeSize
     values: Values = "auto"
+    channels: Count = 1
     suffixes = VOLUMES
 
     def __post_init__(self) -> None:
+        at_least(1, channels=self.channels)
+        self.shape = (self.channels, *sides_of(self.size, 3))
         super().__post_init__()
         if self.values not in (choices := list(get_args(Values))):
             raise ConfigError(
                 f"data: values is {self.values!r}{nearest(str(self.values), choices)}"
             )
-        self.shape = (1, self.size, self.size, self.size)
 
     def bytes_of_a_sample(self) -> int:
-        return self.size**3 * (4 if check_volume(self.files[0], self.size).kind == "f" else 1)
+        floats = check_volume(self.files[0], self.shape).kind == "f"
+        return math.prod(self.shape) * (4 if floats else 1)
 
     def sources(self) -> tuple[FolderSource, FolderSource]:
-        each(partial(check_volume, size=self.size), self.files)
+        each(partial(check_volume, shape=self.shape), self.files)
         values = self.values
         if values == "auto":
             values, seen = guess(self.files)
             rank_zero_only(console.print)(f"{seen}; data.values= says otherwise")
-        return self.decoded_by(partial(decode_volume, size=self.size, values=values))
+        return self.decoded_by(partial(decode_volume, shape=self.shape, values=values))
 
 
 def guess(files: list[Path]) -> tuple[str, str]:
@@ -87,12 +92,12 @@ def range_of(path: Path) -> tuple[float, float]:
     return float(array.min()), float(array.max())
 
 
-def decode_volume(path: Path, size: int, values: str) -> Tensor:
-    """Read a volume as [1, size, size, size], uint8 if the file holds integers 0..1 or 0..255.
+def decode_volume(path: Path, shape: tuple[int, ...], values: str) -> Tensor:
+    """Read a volume as `shape` [C, D, H, W], uint8 if the file holds integers 0..1 or 0..255.
 
     Otherwise it is float32 in [-1, 1]. Raises DdiffError for values outside the range.
     """
-    volume = read_volume(path, size)
+    volume = read_volume(path, shape)
     low, high = RANGES[values]
     least, most = float(volume.min()), float(volume.max())
     if not (low <= least and most <= high):  # also where one is not a number
@@ -102,19 +107,20 @@ def decode_volume(path: Path, size: int, values: str) -> Tensor:
         )
     if volume.dtype.kind == "f" or values == "signed":
         x = torch.from_numpy(volume.astype(np.float32))
-        return (x - low).mul_(2 / (high - low)).sub_(1)[None]
-    return torch.from_numpy(volume.astype(np.uint8))[None] * int(255 / high)
+        return (x - low).mul_(2 / (high - low)).sub_(1)
+    return torch.from_numpy(volume.astype(np.uint8)) * int(255 / high)
 
 
-def read_volume(path: Path, size: int) -> np.ndarray:
-    """Read a volume [size, size, size], as it is in the file."""
-    check_volume(path, size)
-    return read_array(path, "the volume", mapped=False).reshape((size,) * 3)
+def read_volume(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read a volume of `shape` [C, D, H, W], with the values that are in the file."""
+    check_volume(path, shape)
+    return read_array(path, "the volume", mapped=False).reshape(shape)
 
 
-def check_volume(path: Path, size: int) -> np.dtype:
-    """Return the dtype of a file. Raises DdiffError unless it holds a volume of this size."""
+def check_volume(path: Path, shape: tuple[int, ...]) -> np.dtype:
+    """Return the dtype of a file. Raises DdiffError unless it holds a volume of this shape."""
     header = read_header(path, "the volume")
-    if header.shape not in ((size,) * 3, (1, *(size,) * 3)):
-        raise DdiffError(f"{path} has shape {header.shape}, but size={size} means {(size,) * 3}")
+    if header.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
+        wanted = shape[1:] if shape[0] == 1 else shape
+        raise DdiffError(f"{path} has shape {header.shape}, but data.size means {wanted}")
     return header.dtype
