@@ -284,6 +284,10 @@ TRAIN: dict[str, list[str]] = {
     "data=voxels data.root=photos data.size=[8,8]": ["data.size", "a list of 3"],
     "data=voxels data.root=photos data.size=[8,8,5000]": ["data.size", "5000 is more than"],
     "data=images data.root=photos data.size=[16,33]": ["data.size=[16,33]", "[16,32] or [16,34]"],
+    "data=voxels data.root=photos data.size=8 data.fit=stretch": ["data.fit", "random_crop"],
+    "data=voxels data.root=photos data.size=8 data.window=[1]": ["data.window", "a list of 2"],
+    "data=voxels data.root=photos data.size=8 data.percentiles=[1,101]": ["percentiles", "101"],
+    "data=voxels data.root=photos data.size=8 data.spacing=[1,1,0]": ["data.spacing", "not above"],
     "data=voxels": ["data.root=...", "data.size=..."],
     # evaluation's groups
     "metrics=[fid] metrics.fid.repeats=-1": ["metrics.fid.repeats", "less than 0"],

@@ -39,6 +39,10 @@ ADDED = {
     "module.shortcuts_steps": 16,
     "module.shortcuts_guidance": 0.0,
     "Voxels.channels": 1,
+    "Voxels.fit": "exact",
+    "Voxels.window": None,
+    "Voxels.percentiles": None,
+    "Voxels.spacing": None,
 }
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -29,6 +29,7 @@ Pixels = Annotated[int, At(least=1, most=8192)]  # a side
 VoxelCount = Annotated[int, At(least=1, most=1024)]  # a side
 PictureSize = Pixels | tuple[Pixels, Pixels]  # height, width
 VolumeSize = VoxelCount | tuple[VoxelCount, VoxelCount, VoxelCount]  # depth, height, width
+Files = TypeVar("Files", bound=FolderSource)
 Fraction = Annotated[float, At(least=0, below=1)]
 
 
@@ -71,6 +72,11 @@ class Data(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         if not hasattr(self, "train"):  # Lightning calls it once per stage
             self.train, self.val = self.sources()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data, so that samples can be written as the files
+        were: see `ddiff.data.voxels.Voxels.facts`. Known after `setup`."""
+        return {}
 
     @property
     def batches_per_epoch(self) -> int:
@@ -175,13 +181,15 @@ class FolderData(Data):
     def default_workers(self) -> int:
         return 0 if self.keep else min(cpu_count(), 8)
 
-    def decoded_by(self, decode: Callable[[Path], Tensor]) -> tuple[FolderSource, FolderSource]:
+    def decoded_by(
+        self, decode: Callable[[Path], Tensor], kind: type[Files] = FolderSource
+    ) -> tuple[Files, Files]:
         """Return the training and the validation set of the files.
 
         decode: path -> [C, *S], uint8 or float32 in [-1, 1].
         """
         train, val = self.listing.split(self.val_fraction)
         return (
-            FolderSource(self.listing, train, decode, self.keep),
-            FolderSource(self.listing, val, decode, self.keep),
+            kind(self.listing, train, decode, self.keep),
+            kind(self.listing, val, decode, self.keep),
         )

@@ -1,6 +1,6 @@
 """Sources: the interface of a data set, which turns indices into a batch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ddiff.data.folders import Listing
 from ddiff.system.devices import cpu_count
@@ -69,7 +70,9 @@ class FolderSource:
         return len(self.files)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        samples = self._samples(indices.tolist())
+        return self._stacked(self._samples(indices.tolist()), indices)
+
+    def _stacked(self, samples: list[Tensor], indices: Tensor) -> tuple[Tensor, Tensor | None]:
         if len({sample.dtype for sample in samples}) > 1:
             samples = [to_unit(sample) for sample in samples]
         return to_unit(torch.stack(samples)), None if self.labels is None else self.labels[indices]
@@ -88,6 +91,41 @@ class FolderSource:
             decoded = each(self.decode, [self.files[row] for row in absent])
             kept.update(zip(absent, decoded, strict=True))
         return [kept[row] for row in rows]
+
+
+class WindowSource(FolderSource):
+    """Files that are larger than a sample, of which a window of `sides` is the sample.
+
+    `batch` takes the window in the middle, as for validation; `drawn` one at a random place, which
+    depends on the generator alone.
+    """
+
+    sides: tuple[int, ...]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        samples = self._samples(indices.tolist())
+        return self._stacked([centred(sample, self.sides) for sample in samples], indices)
+
+    def drawn(self, indices: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        places = torch.rand(len(indices), len(self.sides), generator=random).tolist()
+        samples = []
+        for sample, place in zip(self._samples(indices.tolist()), places, strict=True):
+            for axis, (side, u) in enumerate(zip(self.sides, place, strict=True), 1):
+                room = sample.shape[axis] - side + 1
+                sample = sample.narrow(axis, int(u * room), side)
+            samples.append(sample)
+        return self._stacked(samples, indices)
+
+
+def centred(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """Cut or pad x [C, *S] to `sides`, about its middle; what is padded has the least value."""
+    missing: list[int] = []
+    for axis, side in enumerate(sides, 1):
+        if (extra := x.shape[axis] - side) > 0:
+            x = x.narrow(axis, extra // 2, side)
+        before = max(0, -extra) // 2
+        missing = [before, max(0, -extra) - before, *missing]  # the last axis comes first
+    return pad(x, missing, value=0 if x.dtype == torch.uint8 else -1) if any(missing) else x
 
 
 def each(read: Callable[[Path], T], files: Iterable[Path]) -> list[T]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.folders import PICTURES, VOLUMES, Listing, listing
+from ddiff.data.folders import ARRAYS, PICTURES, Listing, listing
 from ddiff.data.images import read_image
 from ddiff.data.source import FolderSource, Source
 from ddiff.data.voxels import read_volume
@@ -206,12 +206,12 @@ def _labels(path: Path, num: int) -> Tensor | None:
 
 def holds_volumes(path: Path) -> bool:
     """Return True if the path is a folder of volumes, whose shape its files tell."""
-    return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in VOLUMES)
+    return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in ARRAYS)
 
 
 def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
     volumes = holds_volumes(path)
-    found = listing(path, VOLUMES if volumes else PICTURES, None)
+    found = listing(path, ARRAYS if volumes else PICTURES, None)
     found = Listing(found.root, sorted(found.files, key=natural), found.class_names)
     if volumes:
         files = [found.root / file for file in found.files]
