@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ddiff.config.resolvers import fit, nearest_sides
 from ddiff.data import Images, Voxels
+from ddiff.data.volume_files import read_numbers, volume_header
 from ddiff.data.writing import write
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.support.runs import checkpoint, ddiff_many, job
@@ -20,8 +22,12 @@ RUNS = {
     "scans": ((1, 8, 12, 16), ("data=voxels", "data.root=scans", "data.size=[8,12,16]")),
     "flows": ((2, 4, 8, 4), ("data=voxels", "data.root=flows", "data.size=[4,8,4]",
                              "data.channels=2")),
+    "ct": ((1, 8, 8, 8), ("data=voxels", "data.root=ct", "data.size=8", "data.fit=pad",
+                          "data.window=[-1000,400]")),
     "photos": ((3, 8, 12), ("data=images", "data.root=photos", "data.size=[8,12]")),
 }  # fmt: skip
+# left, superior, anterior, with 1.5, 3 and 2 mm between voxels
+TURNED = np.array([[-1.5, 0, 0, 40], [0, 0, 2, -5], [0, 3, 0, 7], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (shape, _) in RUNS.items():
         (root / name).mkdir()
         for i in range(8):
-            if name == "photos":
+            if name == "ct":
+                volume = random.integers(-1100, 500, (6, 5, 7), np.int16)
+                nibabel.save(nibabel.Nifti1Image(volume, TURNED), root / name / f"{i}.nii.gz")
+            elif name == "photos":
                 pixels = random.integers(0, 256, (20, 24, 3), np.uint8)
                 Image.fromarray(pixels).save(root / name / f"{i}.png")
             else:
@@ -46,14 +55,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             job("evaluate", f"run={name}", "num_samples=3", f"out={name}/figures.json"),
             job("export", f"run={name}", f"out={name}/model.pt2"),
         ]
-    jobs.append(job("sample", "run=scans_run/model.pt2", "num_samples=3", "out=again", "mesh=obj"))
+    jobs += [
+        job("sample", "run=scans_run/model.pt2", "num_samples=3", "out=again", "mesh=stl"),
+        job("sample", "run=ct_run", "num_samples=2", "out=ct_drawn", "write=nii.gz"),
+        job("export", "run=ct_run", "format=safetensors", "out=ct.safetensors"),
+        job("sample", "run=ct.safetensors", "num_samples=2", "out=ct_again", "write=nrrd"),
+    ]
     for done in ddiff_many(jobs, root):
         assert (done.status, done.err) == (0, "")
     return root
 
 
 def test_every_verb_takes_the_shape(world: Path) -> None:
-    for name, steps in {"scans": 6, "photos": 6, "flows": 4}.items():
+    for name, steps in {"scans": 6, "photos": 6, "flows": 4, "ct": 4}.items():
         content = checkpoint(world / f"{name}_run")
         assert content["global_step"] == steps
         assert content["ddiff"]["config"]["net"]["shape"] == list(RUNS[name][0])
@@ -64,7 +78,27 @@ def test_every_verb_takes_the_shape(world: Path) -> None:
     drawn, exported = np.load(world / "scans_run/drawn.npy"), np.load(world / "again.npy")
     assert np.abs(drawn - exported).max() < 0.01 * drawn.std()
     assert np.load(world / "flows_run/samples/step_000004.npy").shape == (4, 2, 4, 8, 4)
-    assert (world / "again_0002.obj").is_file()
+    assert (world / "again_0002.stl").is_file()
+
+
+def test_samples_are_like_the_files_that_were_trained_on(world: Path) -> None:
+    """Padding, window and orientation are undone, also for a net in an exported file."""
+    file = nibabel.as_closest_canonical(nibabel.load(world / "ct/0.nii.gz"))
+    drawn = np.load(world / "ct_drawn.npy")
+    assert drawn.shape == (2, 1, 8, 8, 8)
+    for number in range(2):
+        made = nibabel.load(world / f"ct_drawn_{number:04d}.nii.gz")
+        assert made.shape == file.shape == (6, 7, 5)
+        assert np.allclose(made.affine, file.affine)
+        assert made.header.get_zooms() == file.header.get_zooms() == (1.5, 2, 3)
+        expected = (drawn[number, 0, 1:7, 0:7, 1:6] + 1) * 700 - 1000
+        assert np.abs(made.get_fdata() - expected).max() < 1e-3
+        path = world / f"ct_again_{number:04d}.nrrd"
+        assert np.abs(read_numbers(path, (6, 7, 5)) - expected).max() < 0.1
+        assert np.allclose(volume_header(path, (6, 7, 5)).affine, file.affine)
+    record = json.loads((world / "ct_drawn.json").read_text())["files"]
+    assert (record["format"], record["values"]) == ("nii.gz", [-1000, 400])
+    assert record["cut_to"] == [6, 7, 5]
 
 
 def test_pictures_are_cut_to_the_proportions(tmp_path: Path) -> None:
@@ -126,6 +160,6 @@ def test_sides_that_are_none_are_refused(size: object, words: str, tmp_path: Pat
 def test_a_volume_of_other_channels_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 4, 4, 4)))
     with pytest.raises(DdiffError, match=r"a.npy has shape \(2, 4, 4, 4\), but .*\(4, 4, 4\)"):
-        Voxels(2, 0, str(tmp_path), 4)
+        Voxels(2, 0, str(tmp_path), 4).setup("fit")
     data = Voxels(2, 0, str(tmp_path), 4, channels=2)
     assert data.shape == (2, 4, 4, 4)

@@ -15,7 +15,7 @@ import zarr
 import ddiff.data.volume_files
 from ddiff.data import Voxels
 from ddiff.data.folders import PACKAGES, VOLUMES, listing
-from ddiff.data.volume_files import EXTRAS, filled, read_numbers, volume_header
+from ddiff.data.volume_files import EXTRAS, filled, read_numbers, volume_header, write_volume
 from ddiff.system.errors import ConfigError, DdiffError
 
 RANDOM = np.random.default_rng(0)
@@ -274,3 +274,26 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DdiffError, match=r"a.nii: .nii files need nibabel.*'ddiff\[nifti\]'"):
         voxels(tmp_path, [5, 6, 7])
     assert set(PACKAGES.values()) == set(EXTRAS)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".npy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_written_is_read_with_its_affine(
+    ending: str, channels: int, tmp_path: Path
+) -> None:
+    x = RANDOM.normal(size=(channels, 4, 5, 6)).astype(np.float32)
+    # canonical, so that NIfTI's axes stay: turned by a little, 2, 1.5 and 0.5 mm between voxels
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * [2, 1.5, 0.5], [7, -8, 9]
+    path = tmp_path / f"a{ending}"
+    write_volume(path, x, affine)
+    assert np.array_equal(read_numbers(path, (4, 5, 6)), x[0] if channels == 1 else x)
+    header = volume_header(path, (4, 5, 6))
+    if ending == ".npy":
+        assert header.affine is None
+    elif ending == ".tif":
+        assert header.spacing == pytest.approx((2, 1.5, 0.5), rel=1e-6)
+    else:
+        assert np.allclose(header.affine, affine, atol=1e-5)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -153,7 +153,8 @@ class Sample(Draw):
     y_period: Samples | None
     out: str | None
     picture: bool
-    mesh: Literal["ply", "obj", "none"] | None
+    mesh: Literal["ply", "obj", "stl", "none"] | None
+    write: Literal["npy", "nii", "nii.gz", "tif", "nrrd", "mha"] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ array to millimetres (right, anterior, superior), as NIfTI's does. Whatever is w
 DdiffError that names the file.
 """
 
+import gzip
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +20,12 @@ import numpy as np
 
 from ddiff.data.folders import ARRAYS, MESHES, PACKAGES
 from ddiff.system.errors import DdiffError
-from ddiff.system.files import regular
+from ddiff.system.files import regular, replacing
 from ddiff.system.readers import read_array, read_header
 
 WHAT = "the volume"
 FLIP = np.diag([-1.0, -1.0, 1.0])  # left, posterior, superior of ITK, and right, anterior, superior
 MARGIN = 1  # voxels around a mesh
-WRITTEN = ("npy", "nii", "nii.gz", "tif", "nrrd", "mha")
 START = 4096  # bytes of a file that hold the words of its header
 
 
@@ -72,6 +73,70 @@ def read_numbers(path: Path, sides: Sequence[int]) -> np.ndarray:
         return READERS[PACKAGES[ending]](path)
 
 
+def write_volume(path: Path, x: np.ndarray, affine: np.ndarray | None) -> None:
+    """Write a volume [C, D, H, W], float32, in the format of the path's ending: the axes that
+    reading would show. A single channel has no axis; `affine` None: voxels of 1 mm."""
+    affine = np.eye(4) if affine is None else affine
+    x = np.ascontiguousarray(x[0] if len(x) == 1 else x, np.float32)
+    ending = ending_of(path)
+    require(path, ending)
+    if ending == ".npy":
+        with replacing(path) as file:
+            np.save(file, x)
+    elif ending in (".nii", ".nii.gz"):
+        import nibabel
+
+        image = nibabel.Nifti1Image(np.moveaxis(x, 0, 3) if x.ndim == 4 else x, affine)
+        image.header.set_xyzt_units("mm")
+        content = image.to_bytes()
+        with replacing(path) as file:
+            file.write(gzip.compress(content, mtime=0) if ending == ".nii.gz" else content)
+    elif ending == ".tif":
+        import tifffile
+
+        z, y, x_ = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        about = {"spacing": z, "unit": "mm", "axes": "ZCYX" if x.ndim == 4 else "ZYX"}
+        stack = np.moveaxis(x, 0, 1) if x.ndim == 4 else x
+        with replacing(path) as file:
+            tifffile.imwrite(file, stack, imagej=True, resolution=(1 / x_, 1 / y), metadata=about)
+    else:
+        _write_itk(path, x, affine)
+
+
+def _write_itk(path: Path, x: np.ndarray, affine: np.ndarray) -> None:
+    import SimpleITK as sitk
+
+    vectors = x.ndim == 4
+    image: Any = sitk.GetImageFromArray(np.moveaxis(x, 0, 3) if vectors else x, isVector=vectors)
+    axes = FLIP @ affine[:3, :3][:, ::-1]
+    spacing = np.linalg.norm(axes, axis=0)
+    image.SetSpacing(spacing.tolist())
+    try:
+        image.SetDirection((axes / spacing).flatten().tolist())
+    except RuntimeError as error:
+        raise DdiffError(f"cannot write {path}: its axes are not at right angles") from error
+    image.SetOrigin((FLIP @ affine[:3, 3]).tolist())
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(part))
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        raise DdiffError(f"cannot write {path}: {str(error).splitlines()[-1]}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def require(path: Path, ending: str) -> None:
+    """Raise DdiffError if the package that reads and writes files of this ending is missing."""
+    package = PACKAGES.get(ending)
+    if package and find_spec(package) is None:
+        raise DdiffError(
+            f"{path}: {ending} files need {package}, which is not installed: "
+            f"pip install 'ddiff[{EXTRAS[package]}]'"
+        )
+
+
 def ending_of(path: Path) -> str:
     """Return `.nii.gz` of a file of that ending, and else its suffix."""
     name = path.name.lower()
@@ -82,12 +147,7 @@ def ending_of(path: Path) -> str:
 def _explained(path: Path) -> Iterator[None]:
     """Context in which whatever a library raises becomes a line that names the file."""
     ending = ending_of(path)
-    package, extra = PACKAGES[ending], EXTRAS[PACKAGES[ending]]
-    if find_spec(package) is None:
-        raise DdiffError(
-            f"{path}: {ending} files need {package}, which is not installed: "
-            f"pip install 'ddiff[{extra}]'"
-        )
+    require(path, ending)
     if ending != ".zarr":
         regular(path)
     try:
