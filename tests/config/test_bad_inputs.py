@@ -435,7 +435,8 @@ OTHERS: dict[str, dict[str, list[str]]] = {
     },
     "data": {
         "data=digits": ["out=..."],
-        "data=digits out=null": ["out", "text"],
+        "data=digits out=null": ["out=...", "check=true"],
+        "data=digits check=maybe": ["check", "true or false"],
         "data=digits out=new num=0": ["num", "less than 1"],
         "data=digits out=new num=x": ["num", "'x'"],
         "data=digits out=new split=test": ["split", "train, val"],

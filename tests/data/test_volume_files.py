@@ -11,9 +11,11 @@ import tifffile
 import torch
 import trimesh
 import zarr
+from PIL import Image
 
 import ddiff.data.volume_files
 from ddiff.data import Voxels
+from ddiff.data.checking import check
 from ddiff.data.folders import PACKAGES, VOLUMES, listing
 from ddiff.data.volume_files import EXTRAS, filled, read_numbers, volume_header, write_volume
 from ddiff.system.errors import ConfigError, DdiffError
@@ -297,3 +299,35 @@ def test_what_is_written_is_read_with_its_affine(
     else:
         assert np.allclose(header.affine, affine, atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_check_shows_what_there_is_and_what_becomes_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for n in range(20):
+        scan = RANDOM.integers(-900, 300, (6, 5, 4 + (n == 7)), np.int16)
+        scan[0, 0, 0] = -1000
+        image = nibabel.Nifti1Image(scan, np.diag([-1, 2, 3, 1]))
+        nibabel.save(image, tmp_path / f"{n}.nii.gz")
+    options = {"spacing": [2, 2, 2], "window": [-500, 200], "val_fraction": 0.3}
+    data = Voxels(4, 0, str(tmp_path), [4, 6, 6], **options)
+    with pytest.raises(
+        DdiffError, match=r"\(3, 5, 6\) at data.spacing, .*data.fit=pad or pad_crop"
+    ):
+        check(data, tmp_path / "look.png")
+    assert "6x5x4 in 19, 6x5x5 in 1" in capsys.readouterr().out
+    assert not (tmp_path / "look.png").exists()
+    data = Voxels(4, 0, str(tmp_path), [4, 6, 6], fit="pad_crop", **options)
+    check(data, tmp_path / "look.png")
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    val = len(data.val)
+    for row in (
+        "number 20 (.nii.gz)", "shapes 6x5x4 in 19, 6x5x5 in 1", "numbers int16",
+        "values -1000 to 299", "spacing 1x2x3 mm", "resampled to 2x2x2 mm, linearly",
+        "values -500 becomes -1 and 200 becomes 1", "fit pad_crop to 4x6x6", "shape 1x4x6x6",
+        "memory 1.15e-05 GB, kept in memory", f"train {20 - val}", f"val {val}",
+    ):  # fmt: skip
+        assert row in rows, row
+    assert 3 <= val <= 10
+    with Image.open(tmp_path / "look.png") as shown:
+        assert min(shown.size) > 300  # a grid of stills

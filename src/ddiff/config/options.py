@@ -290,7 +290,8 @@ class Data:
     """Options of ddiff.data."""
 
     data: Group
-    out: Place
+    out: Place | None
+    check: bool
     num: Samples | None
     split: Literal["train", "val"]
     seed: Seed
