@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ddiff.config.resolvers import fit, nearest_sides
+from ddiff.config.trees import flat, identity
 from ddiff.data import Images, Voxels
 from ddiff.data.volume_files import read_numbers, volume_header
 from ddiff.data.writing import write
@@ -163,3 +164,20 @@ def test_a_volume_of_other_channels_is_named(tmp_path: Path) -> None:
         Voxels(2, 0, str(tmp_path), 4).setup("fit")
     data = Voxels(2, 0, str(tmp_path), 4, channels=2)
     assert data.shape == (2, 4, 4, 4)
+
+
+def test_data_of_older_versions_are_the_same_data() -> None:
+    """Options that came later do not make data others, where they say what was."""
+    old = {"_target_": "ddiff.data.CIFAR10", "root": "x"}
+    assert known(old) == known({**old, "size": 32, "channels": 3})
+    assert known(old) != known({**old, "size": 32, "channels": 1})
+    old = {"_target_": "ddiff.data.Voxels", "root": "x", "size": 8}
+    new = {"channels": 1, "fit": "exact", "window": None, "percentiles": None, "spacing": None}
+    assert known(old) == known({**old, **new})
+    assert known(old) != known({**old, **new, "window": [0, 1]})
+    pictures = {"_target_": "ddiff.data.Images", "root": "x"}
+    assert known({**pictures, "channels": 1}) != known({**pictures, "channels": 3})
+
+
+def known(data: dict[str, object]) -> dict[str, object]:
+    return identity(flat({"data": data}))

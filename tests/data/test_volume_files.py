@@ -306,7 +306,7 @@ def test_check_shows_what_there_is_and_what_becomes_of_it(
 ) -> None:
     for n in range(20):
         scan = RANDOM.integers(-900, 300, (6, 5, 4 + (n == 7)), np.int16)
-        scan[0, 0, 0] = -1000
+        scan[0, 0, :2] = -1000, 299
         image = nibabel.Nifti1Image(scan, np.diag([-1, 2, 3, 1]))
         nibabel.save(image, tmp_path / f"{n}.nii.gz")
     options = {"spacing": [2, 2, 2], "window": [-500, 200], "val_fraction": 0.3}

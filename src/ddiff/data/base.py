@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -29,6 +29,7 @@ Pixels = Annotated[int, At(least=1, most=8192)]  # a side
 VoxelCount = Annotated[int, At(least=1, most=1024)]  # a side
 PictureSize = Pixels | tuple[Pixels, Pixels]  # height, width
 VolumeSize = VoxelCount | tuple[VoxelCount, VoxelCount, VoxelCount]  # depth, height, width
+Channels = Literal[1, 3]  # grey, RGB
 Files = TypeVar("Files", bound=FolderSource)
 Fraction = Annotated[float, At(least=0, below=1)]
 
@@ -139,6 +140,11 @@ def sides_of(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
         axes = "[height, width]" if dims == 2 else "[depth, height, width]"
         raise ConfigError(f"data: size is {size}, but must be one number from 1, or {axes}")
     return sides
+
+
+def check_channels(channels: int) -> None:
+    if channels not in get_args(Channels):
+        raise ConfigError(f"data: channels is {channels}; choose 1 (grey) or 3 (RGB)")
 
 
 def at_least(smallest: float, **options: float) -> None:

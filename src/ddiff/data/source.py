@@ -8,12 +8,13 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from ddiff.data.folders import Listing
 from ddiff.system.devices import cpu_count
 
 T = TypeVar("T")
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow has it
 AT_ONCE = 64  # files decoded in one go by `look`
 
 
@@ -35,6 +36,21 @@ def to_unit(x: Tensor) -> Tensor:
 def to_bytes(x: Tensor) -> Tensor:
     """Round float32 in [-1, 1] to uint8 0..255, the inverse of `to_unit`."""
     return x.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def as_shape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bring pictures x [B, C, H, W] to `shape` [C, H, W], of 1 or 3 channels.
+
+    Larger sides are bilinear, smaller ones area averages. Grey is repeated for three channels, and
+    colours become their luminance for one.
+    """
+    channels, *sides = shape
+    if list(x.shape[2:]) != sides:
+        smaller = x.shape[2] >= sides[0] and x.shape[3] >= sides[1]
+        x = interpolate(x, size=sides, mode="area" if smaller else "bilinear")
+    if x.shape[1] == 3 and channels == 1:
+        return (x * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(1, keepdim=True)
+    return x.expand(-1, channels, -1, -1).contiguous() if x.shape[1] < channels else x
 
 
 @dataclass(frozen=True, eq=False)
