@@ -182,11 +182,11 @@ def test_what_is_known_of_data_by_name_is_true() -> None:
 def test_a_net_of_every_size_that_has_one_can_be_built(dims: int) -> None:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         cfg = resolved(compose("train", ["net=unet_by_size"]))
-    sizes = [size for size in range(1, 300) if fit(size, dims)]
+    sizes = [size for size in range(1, 300) if fit((size,) * dims)]
     assert {8, 16, 28, 30, 32, 48, 64, 96, 128, 256} <= set(sizes)
     assert not {33, 50, 129} & set(sizes)
     for size in sizes:
-        found = fit(size, dims)
+        found = fit((size,) * dims)
         assert found is not None
         assert size % (found.patch_size * 2 ** (len(found.channels) - 1)) == 0
         if size in (9, 28, 30, 96):

@@ -25,8 +25,8 @@ def tar_of(files, path):
             tar.addfile(info, io.BytesIO(raw))
 
 
-def ready(root):
-    data = CIFAR10(batch_size=4, seed=0, root=str(root), download=False)
+def ready(root, **options):
+    data = CIFAR10(batch_size=4, seed=0, root=str(root), download=False, **options)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -47,6 +47,12 @@ def test_planes_are_red_green_blue(tmp_path, where):
         byte = record[1 + 1024 * channel + 32 * row + column]
         assert x[0, channel, row, column].item() == pytest.approx(byte / 127.5 - 1, abs=1e-6)
     assert data.class_names[9] == "truck"
+    grey = ready(tmp_path, size=16, channels=1)
+    assert grey.shape == (1, 16, 16)
+    planes = record[1:].reshape(3, 16, 2, 16, 2).mean((2, 4)) / 127.5 - 1
+    luminance = np.tensordot([0.299, 0.587, 0.114], planes, 1)
+    small = grey.train.batch(torch.tensor([4]))[0][0, 0].numpy()
+    assert np.abs(small - luminance).max() < 1e-6
     assert data.flip
 
 

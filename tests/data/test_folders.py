@@ -226,7 +226,7 @@ def test_npz_and_mixed_types_and_classes(tmp_path):
 def test_what_is_wrong_with_a_volume_is_said(tmp_path):
     volumes(tmp_path, a=BOOL, b=BOOL)
     volumes(tmp_path, b=np.zeros((6, 5, 6), np.uint8))
-    with pytest.raises(DdiffError, match=r"b.npy has shape \(6, 5, 6\), but size=6 .*\(6, 6, 6\)"):
+    with pytest.raises(DdiffError, match=r"b.npy has shape \(6, 5, 6\), but .*\(6, 6, 6\)"):
         voxels(tmp_path)
     volumes(tmp_path, b=np.full((6, 6, 6), np.nan))
     with pytest.raises(DdiffError, match=r"b.npy has values from nan"):

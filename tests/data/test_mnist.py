@@ -60,8 +60,25 @@ def test_size_32_adds_two_pixels_of_background(tmp_path):
     assert torch.equal(x[:, :, 2:-2, 2:-2], y)
     assert x[:, :, :2].unique().tolist() == [-1.0]
     assert x[..., -2:].unique().tolist() == [-1.0]
-    with pytest.raises(ConfigError, match="28"):
-        MNIST(batch_size=1, seed=0, root="x", size=64)
+    with pytest.raises(ConfigError, match=r"\[height, width\]"):
+        MNIST(batch_size=1, seed=0, root="x", size=[64, 64, 64])
+    with pytest.raises(ConfigError, match="channels is 2; choose 1"):
+        MNIST(batch_size=1, seed=0, root="x", channels=2)
+
+
+def test_any_size_and_three_channels(tmp_path):
+    files(tmp_path)
+    x, _ = ready(MNIST, tmp_path).train.batch(torch.arange(12))
+    data = ready(MNIST, tmp_path, size=[14, 7], channels=3)
+    small, _ = data.train.batch(torch.arange(12))
+    assert data.shape == (3, 14, 7)
+    expected = torch.nn.functional.avg_pool2d(x, (2, 4)).expand(-1, 3, -1, -1)
+    assert torch.allclose(small, expected, atol=1e-6)
+    large, _ = ready(MNIST, tmp_path, size=56).train.batch(torch.arange(12))
+    # a bilinear pixel of twice the size lies a quarter of a pixel from the nearest two
+    between = 0.75 * x[..., 1:-1, 1:-1] + 0.25 * x[..., 1:-1, 2:]
+    above = 0.75 * x[..., :-2, 1:-1] + 0.25 * x[..., :-2, 2:]
+    assert torch.allclose(large[..., 2:-2:2, 3:-2:2], 0.75 * between + 0.25 * above, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A trained net, out of a run, a checkpoint, an exported file or a folder, to sample from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Trained:
     step: int
     digest: str  # of the net's numbers
     spent: dict[str, Any]  # seconds and images of the training
+    data: dict[str, Any] = field(default_factory=dict)  # see `ddiff.data.Data.facts`
 
     @classmethod
     def load(
@@ -50,12 +51,14 @@ class Trained:
         """
         if shape is not None and not is_foreign(source):
             raise ConfigError(f"shape: {source} says the shape of its samples; leave shape out")
+        data: dict[str, Any] = {}
         if loading.is_artifact(source):
             path = Path(source)
             net, options, facts = loading.load(path, weights, accelerator)
             # its outputs go into a folder beside the artifact, of its name
             run_dir = path.with_name(path.name.replace(".", "_"))
             step, digest, spent = facts["step"], facts["net"], facts["spent"]
+            data = facts.get("data", {})
         elif source.endswith(SAFE):
             path = Path(source)
             net, cfg, facts = loading.read_safetensors(path)
@@ -64,6 +67,7 @@ class Trained:
             net, options = net.to(device_for(accelerator)), typed(Train, cfg)
             run_dir = path.with_name(path.name.replace(".", "_"))
             step, digest, spent = facts["step"], facts["net"], facts["spent"]
+            data = facts.get("data", {})
         elif is_foreign(source):
             found = read_foreign(source, shape)
             net, options = found.load(), typed(Train, found.cfg)
@@ -76,8 +80,9 @@ class Trained:
                 raise DdiffError(f"{source} is a classifier; it makes no samples")
             run_dir, step, digest = run_of(path), checkpoint["global_step"], short_digest(net)
             net, spent = net.to(device_for(accelerator)), checkpoint.get("spent", {})
+            data = checkpoint["ddiff"].get("data", {})
         schedule, objective = build(options.schedule), build(options.objective)
-        return cls(net, schedule, objective, options, run_dir, step, digest, spent)
+        return cls(net, schedule, objective, options, run_dir, step, digest, spent, data)
 
 
 def load_net(

@@ -120,6 +120,7 @@ def _weight_facts(trained: Trained, options: Export) -> dict[str, Any]:
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,
+        **({"data": trained.data} if trained.data else {}),
     }
 
 
@@ -162,6 +163,7 @@ def _facts(trained: Trained, options: Export, job: Job, runs_on: str) -> dict[st
         "net": trained.digest,
         "step": trained.step,
         "spent": trained.spent,
+        **({"data": trained.data} if trained.data else {}),
         "torch": torch.__version__,
         "config": {**config, "precision": numbers, "backend": EAGER},
     }

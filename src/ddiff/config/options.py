@@ -153,7 +153,8 @@ class Sample(Draw):
     y_period: Samples | None
     out: str | None
     picture: bool
-    mesh: Literal["ply", "obj", "none"] | None
+    mesh: Literal["ply", "obj", "stl", "none"] | None
+    write: Literal["npy", "nii", "nii.gz", "tif", "nrrd", "mha"] | None
     from_image: Place | None
     strength: Annotated[float, At(above=0, most=1)] | None
     inpaint: Place | None
@@ -295,7 +296,8 @@ class Data:
     """Options of ddiff.data."""
 
     data: Group
-    out: Place
+    out: Place | None
+    check: bool
     num: Samples | None
     split: Literal["train", "val"]
     seed: Seed

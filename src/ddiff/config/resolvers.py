@@ -3,7 +3,9 @@
 They work from what is known of data before anything is built: its name and its size.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_plan
 
 MOST = {2: 8192, 3: 1024}  # a side that the options of data allow
-LARGEST = 16  # a side of the smallest feature maps; attention there sees up to 16^3 places
+LARGEST = 16  # mean side of the smallest feature maps; attention there sees up to 16^3 places
 PIXELS = 1024  # those of 32 x 32, which the cosine schedule was made for
 
 
@@ -52,32 +54,46 @@ class Fit:
         return self.patch_size > 1
 
 
-def fit(size: int, dims: int) -> Fit | None:
-    """A U-Net for size^dims; None where the size has too few factors of 2."""
-    patch_size, wanted = 1, 1 if dims == 2 or size < 32 else 2 if size < 64 else 4
-    while patch_size < max(wanted, size / 64) and size % (2 * patch_size) == 0:
+def fit(sides: Sequence[int]) -> Fit | None:
+    """A U-Net for these sides; None where one of them has too few factors of 2.
+
+    The number of pixels or voxels decides, as that of equal sides would.
+    """
+    dims, number = len(sides), math.prod(sides)
+    wanted = 1 if dims == 2 or number < 32**dims else 2 if number < 64**dims else 4
+    patch_size = 1
+    while patch_size < wanted or (64 * patch_size) ** dims < number:
+        if any(side % (2 * patch_size) for side in sides):
+            break
         patch_size *= 2
-    side, level = size // patch_size, 1
+    grid, level = [side // patch_size for side in sides], 1
     channels = [32, 48, 64] if dims == 3 else [32, 64, 96] if patch_size == 1 else [64, 96, 128]
-    if dims == 2 and side <= 16:
+    if dims == 2 and math.prod(grid) <= LARGEST**2:
         channels = channels[:2]
-    while level < len(channels) and side % 2 == 0:
-        side, level = side // 2, level + 1
+    while level < len(channels) and not any(side % 2 for side in grid):
+        grid, level = [side // 2 for side in grid], level + 1
     if dims == 3 and level < 3:
         channels = [32, 64]  # heads of attention have 32 channels
-    return None if side > LARGEST else Fit(patch_size, channels[:level], 4 - dims)
+    return None if math.prod(grid) > LARGEST**dims else Fit(patch_size, channels[:level], 4 - dims)
+
+
+def nearest_sides(sides: Sequence[int]) -> list[list[int]]:
+    """Sides at most as long, and at least as long, that a U-Net fits, nearest to these."""
+    dividers = [2**k for k in range(8)]
+    below = [[side // n * n for side in sides] for n in dividers]
+    above = [[-(-side // n) * n for side in sides] for n in dividers]
+    found = (next((s for s in some if all(s) and fit(s)), None) for some in (below, above))
+    return [s for s in found if s]
 
 
 def fitted(option: str, data: DictConfig) -> Any:
     """${fitted:patch_size,${data}} in a config: an option of the U-Net that suits the data."""
-    size, dims = size_of(data)
-    found = fit(size, dims)
+    sides = sides_of(data)
+    found = fit(sides)
     if found is None:
-        below, above = range(size, max(0, size - 99), -1), range(size, size + 99)
-        near = [next((s for s in sizes if fit(s, dims)), None) for sizes in (below, above)]
-        would = " or ".join(str(s) for s in near if s)
+        would = " or ".join(_written(near) for near in nearest_sides(sides))
         raise ConfigError(
-            f"data.size={size} has too few factors of 2 for net=unet_by_size; "
+            f"data.size={_written(sides)} has too few factors of 2 for net=unet_by_size; "
             f"{f'{would} would do' if would else 'say another net='}"
         )
     value = getattr(found, option)
@@ -86,8 +102,7 @@ def fitted(option: str, data: DictConfig) -> Any:
 
 def snr_factor(data: DictConfig) -> float:
     """${snr_factor:${data}} in a config: 1,024 over the number of pixels or voxels, at most 1."""
-    size, dims = size_of(data)
-    return min(1.0, PIXELS / size**dims)
+    return min(1.0, PIXELS / math.prod(sides_of(data)))
 
 
 def data_name(target: str) -> str:
@@ -95,8 +110,8 @@ def data_name(target: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
 
 
-def size_of(data: DictConfig) -> tuple[int, int]:
-    """Side and number of dimensions."""
+def sides_of(data: DictConfig) -> tuple[int, ...]:
+    """Sides of a sample: as many as it has dimensions."""
     facts = KNOWN.get(data_name(data["_target_"]))
     if facts is None:
         raise ConfigError(
@@ -104,9 +119,16 @@ def size_of(data: DictConfig) -> tuple[int, int]:
             "say net= and schedule= that are not by_size"
         )
     size = data.get("size", facts.size)
-    if not isinstance(size, int) or not 1 <= size <= MOST[facts.dims]:
-        size = facts.size  # the check of options says what is wrong
-    return size, facts.dims
+    sides = tuple(size) if isinstance(size, list | ListConfig) else (size,) * facts.dims
+    right = [isinstance(side, int) and 1 <= side <= MOST[facts.dims] for side in sides]
+    if len(sides) != facts.dims or not all(right):
+        return (facts.size,) * facts.dims  # the check of options says what is wrong
+    return sides
+
+
+def _written(sides: Sequence[int]) -> str:
+    """Sides as an option: 64, or [48,56,40]."""
+    return str(sides[0]) if len(set(sides)) == 1 else f"[{','.join(map(str, sides))}]"
 
 
 def learns_shortcuts(module: DictConfig | None) -> bool:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from ddiff.config.sweeps import job_folder, job_number, name_of, overrides_of_command
-from ddiff.config.trees import ADDED, config_of, flat, resolved, stored
+from ddiff.config.trees import config_of, flat, is_as_before, resolved, stored
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import read_json
@@ -271,8 +271,9 @@ def finished_twin(cfg: DictConfig) -> Path | None:
 
 def _training_of(cfg: Mapping) -> dict[str, Any]:
     """The options that decide a training, flat, without those of `ADDED` that say what was."""
+    options = flat(cfg)
     return {
         name: value
-        for name, value in flat(cfg).items()
-        if not name.startswith(ASIDE) and ADDED.get(name, ADDED) != value
+        for name, value in options.items()
+        if not name.startswith(ASIDE) and not is_as_before(name, value, options)
     }

@@ -24,8 +24,8 @@ MOVED = {
     "ddiff.optimizers": "ddiff.training.optimizers",
     "ddiff.precision": "ddiff.system.precision",
 }
-# Options that later versions added -> what nets and samplers without them did. A value that says
-# the same is left out of what is compared.
+# Options that later versions added -> what nets, samplers and data without them did. A value that
+# says the same is left out of what is compared. `CIFAR10.size` is data.size of that class.
 ADDED = {
     "net.norm_eps": 1e-5,
     "net.downsample_padding": "both",
@@ -38,6 +38,15 @@ ADDED = {
     "module.shortcuts": 0.0,
     "module.shortcuts_steps": 16,
     "module.shortcuts_guidance": 0.0,
+    "CIFAR10.size": 32,
+    "CIFAR10.channels": 3,
+    "FashionMNIST.channels": 1,
+    "MNIST.channels": 1,
+    "Voxels.channels": 1,
+    "Voxels.fit": "exact",
+    "Voxels.window": None,
+    "Voxels.percentiles": None,
+    "Voxels.spacing": None,
 }
 
 
@@ -175,7 +184,15 @@ def identity(options: dict[str, Any]) -> dict[str, Any]:
     without those of `ADDED`."""
     free = ("batch_size", "num_workers", "num_val", "seed", "download")
     kept = {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
-    return {k: v for k, v in kept.items() if ADDED.get(k, ADDED) != v}
+    return {k: v for k, v in kept.items() if not is_as_before(k, v, options)}
+
+
+def is_as_before(name: str, value: Any, options: Mapping[str, Any]) -> bool:
+    """Return True for an option of `ADDED` that says what versions without it did."""
+    target = str(options.get("data._target_")).rpartition(".")[2]
+    before = flat(ADDED)
+    keys = (name, f"{target}.{name.removeprefix('data.')}")
+    return any(key in before and before[key] == value for key in keys)
 
 
 def config_of(checkpoint: dict[str, Any]) -> DictConfig:

@@ -1,10 +1,10 @@
 """Base classes of the data sets, and their loaders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -27,6 +27,10 @@ BatchSize = Annotated[int, At(least=1, most=10**6)]
 Workers = Annotated[int, At(least=0, most=1024)] | None
 Pixels = Annotated[int, At(least=1, most=8192)]  # a side
 VoxelCount = Annotated[int, At(least=1, most=1024)]  # a side
+PictureSize = Pixels | tuple[Pixels, Pixels]  # height, width
+VolumeSize = VoxelCount | tuple[VoxelCount, VoxelCount, VoxelCount]  # depth, height, width
+Channels = Literal[1, 3]  # grey, RGB
+Files = TypeVar("Files", bound=FolderSource)
 Fraction = Annotated[float, At(least=0, below=1)]
 
 
@@ -69,6 +73,11 @@ class Data(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         if not hasattr(self, "train"):  # Lightning calls it once per stage
             self.train, self.val = self.sources()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data, so that samples can be written as the files
+        were: see `ddiff.data.voxels.Voxels.facts`. Known after `setup`."""
+        return {}
 
     @property
     def batches_per_epoch(self) -> int:
@@ -124,6 +133,20 @@ class Data(LightningDataModule, ABC):
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
 
 
+def sides_of(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """Return a side for every axis: `size` for all of them, or as it says them."""
+    sides = (size,) * dims if isinstance(size, int) else tuple(size)
+    if len(sides) != dims or not all(isinstance(side, int) and side >= 1 for side in sides):
+        axes = "[height, width]" if dims == 2 else "[depth, height, width]"
+        raise ConfigError(f"data: size is {size}, but must be one number from 1, or {axes}")
+    return sides
+
+
+def check_channels(channels: int) -> None:
+    if channels not in get_args(Channels):
+        raise ConfigError(f"data: channels is {channels}; choose 1 (grey) or 3 (RGB)")
+
+
 def at_least(smallest: float, **options: float) -> None:
     for name, value in options.items():
         if value < smallest:
@@ -132,14 +155,14 @@ def at_least(smallest: float, **options: float) -> None:
 
 @dataclass(eq=False, repr=False)
 class FolderData(Data):
-    """Files below `root`, decoded to one `size`.
+    """Files below `root`, decoded to one `size`: a number, or a side for every axis.
 
     Folders directly below root are the classes (`labels` null: see `listing`). The decoded set is
     kept in memory if it takes at most `cache_gb` and no worker processes are asked for.
     """
 
     root: str
-    size: int
+    size: Any
     labels: bool | None = None
     val_fraction: Fraction = 0.05
     cache_gb: NotNegative = 2.0
@@ -147,7 +170,6 @@ class FolderData(Data):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, size=self.size)
         at_least(0, cache_gb=self.cache_gb)
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"data: val_fraction is {self.val_fraction}, but must be in [0, 1)")
@@ -165,13 +187,15 @@ class FolderData(Data):
     def default_workers(self) -> int:
         return 0 if self.keep else min(cpu_count(), 8)
 
-    def decoded_by(self, decode: Callable[[Path], Tensor]) -> tuple[FolderSource, FolderSource]:
+    def decoded_by(
+        self, decode: Callable[[Path], Tensor], kind: type[Files] = FolderSource
+    ) -> tuple[Files, Files]:
         """Return the training and the validation set of the files.
 
         decode: path -> [C, *S], uint8 or float32 in [-1, 1].
         """
         train, val = self.listing.split(self.val_fraction)
         return (
-            FolderSource(self.listing, train, decode, self.keep),
-            FolderSource(self.listing, val, decode, self.keep),
+            kind(self.listing, train, decode, self.keep),
+            kind(self.listing, val, decode, self.keep),
         )

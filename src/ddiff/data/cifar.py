@@ -3,13 +3,14 @@
 import tarfile
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddiff.data.base import Data
-from ddiff.data.source import Stored
+from ddiff.data.base import Channels, Data, PictureSize, check_channels, sides_of
+from ddiff.data.source import Stored, as_shape, to_unit
 from ddiff.system.downloads import Archive
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import replacing
@@ -32,14 +33,20 @@ RECORD = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 
 @dataclass(eq=False, repr=False)
 class CIFAR10(Data):
-    """50,000 colour images of 32 x 32 to train, 10,000 to validate."""
+    """50,000 colour images of 32 x 32 to train, 10,000 to validate; other sizes are resampled."""
 
     root: str
     download: bool = True
+    size: PictureSize = 32
+    channels: Channels = 3
     flip: bool = field(default=True, kw_only=True)
-    shape = (3, 32, 32)
     num_classes = 10
     class_names = CLASS_NAMES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_channels(self.channels)
+        self.shape = (self.channels, *sides_of(self.size, 2))
 
     def prepare_data(self) -> None:
         root = Path(self.root)
@@ -58,7 +65,8 @@ class CIFAR10(Data):
 
     def _read(self, names: tuple[str, ...]) -> Stored:
         every = torch.cat([read_records(self._path(name)) for name in names])
-        return Stored(every[:, 1:].reshape(-1, 3, 32, 32), every[:, 0].clone())
+        images = every[:, 1:].reshape(-1, 3, 32, 32)
+        return Stored(images, every[:, 0].clone(), partial(decoded, shape=self.shape))
 
     def _path(self, name: str) -> Path:
         if path := FILES.find(Path(self.root), name):
@@ -67,6 +75,11 @@ class CIFAR10(Data):
             f"{name} is not in {self.root}: get {TAR} from {FILES.mirrors[0]} "
             "and put it, or what it contains, there"
         )
+
+
+def decoded(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return images of 0..255 as float32 in [-1, 1] of `shape`."""
+    return as_shape(to_unit(images), shape)
 
 
 def read_records(path: Path) -> Tensor:

@@ -5,10 +5,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from ddiff.data.base import Data, Pixels, at_least
-from ddiff.data.source import Stored
+from ddiff.data.base import Data, PictureSize, sides_of
+from ddiff.data.source import Stored, as_shape
 
 NATIVE = 8
 
@@ -17,12 +16,11 @@ NATIVE = 8
 class Digits(Data):
     """Grey images of one digit each. Validation is every tenth image of each class."""
 
-    size: Pixels = NATIVE
+    size: PictureSize = NATIVE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, size=self.size)
-        self.shape = (1, self.size, self.size)
+        self.shape = (1, *sides_of(self.size, 2))
         self.num_classes, self.class_names = 10, [str(digit) for digit in range(10)]
 
     def sources(self) -> tuple[Stored, Stored]:
@@ -34,16 +32,10 @@ class Digits(Data):
         val = torch.zeros(len(y), dtype=torch.bool)
         for digit in range(10):
             val[(y == digit).nonzero()[9::10]] = True
-        decode = partial(resized, size=self.size)
+        decode = partial(decoded, shape=self.shape)
         return Stored(x[~val], y[~val], decode), Stored(x[val], y[val], decode)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Scale images of 8 x 8 pixels of 0..16 to float32 in [-1, 1] of any size.
-
-    Larger images are bilinear, smaller ones are area averages.
-    """
-    x = images.float().div_(8).sub_(1)
-    if size == NATIVE:
-        return x
-    return interpolate(x, size=(size, size), mode="bilinear" if size > NATIVE else "area")
+def decoded(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Scale images of 8 x 8 pixels of 0..16 to float32 in [-1, 1] of `shape`."""
+    return as_shape(images.float().div_(8).sub_(1), shape)

@@ -13,7 +13,23 @@ from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-VOLUMES = (".npy", ".npz")
+ARRAYS = (".npy", ".npz")
+SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zarr")
+STACKS = (".tif", ".tiff")
+MESHES = (".stl", ".ply", ".obj")
+# Of a folder of volumes, the files of the first family that is there are the data set: samples lie
+# beside their meshes, and scans beside pictures of them.
+FAMILIES = (ARRAYS, SCANS, STACKS, MESHES)
+VOLUMES = tuple(ending for family in FAMILIES for ending in family)
+PACKAGES = {  # ending -> the package that reads it
+    ".nii": "nibabel",
+    ".nii.gz": "nibabel",
+    ".nrrd": "SimpleITK",
+    ".mha": "SimpleITK",
+    ".zarr": "zarr",
+    **dict.fromkeys(STACKS, "tifffile"),
+    **dict.fromkeys(MESHES, "trimesh"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,8 @@ class Listing:
 def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listing:
     """List all files below root with one of these suffixes; hidden ones are left out.
 
+    Of VOLUMES, those of the first of FAMILIES that is there. A folder `x.zarr` counts as a file.
+
     labels: True if the first folder below root is the class. None: True if every file is in a
         folder and there are at least two folders.
 
@@ -59,6 +77,9 @@ def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listi
     if not root.is_dir():
         raise DdiffError(f"the data folder {root} does not exist")
     files = sorted(_walk(root, suffixes))
+    if suffixes == VOLUMES:
+        families = ([f for f in files if f.lower().endswith(family)] for family in FAMILIES)
+        files = next((family for family in families if family), [])
     if not files:
         raise DdiffError(f"no {', '.join(suffixes)} files in {root}")
     loose = next((file for file in files if "/" not in file), None)
@@ -74,7 +95,13 @@ def _walk(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     found = []
     above = {str(root): {os.path.realpath(root)}}  # real path of a folder and of all above it
     for folder, folders, names in os.walk(root, followlinks=True):
-        places = {n: os.path.realpath(os.path.join(folder, n)) for n in folders if n[0] != "."}
+        if ".zarr" in suffixes:
+            names = [*names, *(n for n in folders if n.lower().endswith(".zarr"))]
+        places = {
+            n: os.path.realpath(os.path.join(folder, n))
+            for n in folders
+            if n[0] != "." and n not in names
+        }
         folders[:] = [name for name, place in places.items() if place not in above[folder]]
         for name in folders:  # a link to a folder above would be followed without end
             above[os.path.join(folder, name)] = above[folder] | {places[name]}

@@ -1,5 +1,6 @@
 """A folder of pictures."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ddiff.data.base import FolderData, Pixels
+from ddiff.data.base import FolderData, PictureSize, sides_of
 from ddiff.data.folders import PICTURES
 from ddiff.data.source import FolderSource, each
 from ddiff.system.errors import ConfigError
@@ -22,9 +23,9 @@ MANY_FILES = 200_000  # up to so many, the headers are read before training star
 
 @dataclass(eq=False, repr=False)
 class Images(FolderData):
-    """Pictures: the shorter side is resized to `size`, then the centre is cut out."""
+    """Pictures, resized to cover `size`, whose centre is then cut out."""
 
-    size: Pixels
+    size: PictureSize
     channels: int = 3
     suffixes = PICTURES
 
@@ -33,11 +34,11 @@ class Images(FolderData):
             raise ConfigError(
                 f"data: channels is {self.channels}; choose 1 (grey), 3 (RGB) or 4 (RGBA)"
             )
-        self.shape = (self.channels, self.size, self.size)
+        self.shape = (self.channels, *sides_of(self.size, 2))
         super().__post_init__()
 
     def bytes_of_a_sample(self) -> int:
-        return self.channels * self.size**2
+        return math.prod(self.shape)
 
     def sources(self) -> tuple[FolderSource, FolderSource]:
         """Return the training and the validation set.
@@ -46,7 +47,7 @@ class Images(FolderData):
         All files of a small set are decoded; of a larger one only the headers are read. A file that
         is broken further in is named when training reads it.
         """
-        decode = partial(read_image, size=self.size, channels=self.channels)
+        decode = partial(read_image, shape=self.shape)
         train, val = self.decoded_by(decode)
         if len(self.files) <= MANY_FILES:
             sizes = each(look_at, self.files)
@@ -62,16 +63,19 @@ def look_at(path: Path) -> int:
         return path.stat().st_size
 
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read a picture as [channels, size, size] uint8."""
+def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read a picture as uint8 of `shape` [C, H, W]: the largest part of these proportions, in the
+    middle of the picture, is resized."""
+    channels, height, width = shape
     with open_picture(path) as file:
         image = to_mode(ImageOps.exif_transpose(file), MODES[channels])
-    short = min(image.size)
-    left, top = (image.width - short) / 2, (image.height - short) / 2
-    if image.size != (size, size):
-        box = (left, top, left + short, top + short)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    pixels = torch.from_numpy(np.array(image)).view(size, size, channels)
+    if image.size != (width, height):
+        across = min(image.width, image.height * width / height)
+        down = min(image.height, image.width * height / width)
+        left, top = (image.width - across) / 2, (image.height - down) / 2
+        box = (left, top, left + across, top + down)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    pixels = torch.from_numpy(np.array(image)).view(height, width, channels)
     return pixels.permute(2, 0, 1).contiguous()
 
 

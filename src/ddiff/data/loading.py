@@ -43,7 +43,12 @@ class TrainBatches(Dataset[Batch]):
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, n: int) -> Batch:
-        x, y = self.source.batch(self.indices(n))
+        drawn = getattr(self.source, "drawn", None)  # of a source that makes random choices
+        indices = self.indices(n)
+        if drawn is None:
+            x, y = self.source.batch(indices)
+        else:
+            x, y = drawn(indices, self._generator("crop", STREAM, n))
         if self.flip:
             flipped = torch.rand(len(x), generator=self._generator("flip", STREAM, n)) < 0.5
             x[flipped] = x[flipped].flip(-1)

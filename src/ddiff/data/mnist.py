@@ -4,16 +4,17 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ddiff.data.base import Data
-from ddiff.data.source import Stored, to_unit
+from ddiff.data.base import Channels, Data, PictureSize, check_channels, sides_of
+from ddiff.data.source import Stored, as_shape, to_unit
 from ddiff.system.downloads import Archive
-from ddiff.system.errors import ConfigError, DdiffError
+from ddiff.system.errors import DdiffError
 
 TRAIN = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
@@ -51,22 +52,23 @@ FASHION_NAMES += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
 
 @dataclass(eq=False, repr=False)
 class MNIST(Data):
-    """60,000 digits to train, 10,000 to validate; size 32 is 28 with two pixels of background."""
+    """60,000 digits to train, 10,000 to validate.
+
+    Size 32 is 28 with two pixels of background; others are resampled. Three channels are alike.
+    """
 
     root: str
-    size: int = 28
+    size: PictureSize = 28
     download: bool = True
+    channels: Channels = 1
     num_classes = 10
     class_names = DIGIT_NAMES
     archive = MNIST_FILES
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size not in (28, 32):
-            raise ConfigError(
-                f"data: size is {self.size}; choose 28 (as it is) or 32 (with a border)"
-            )
-        self.shape = (1, self.size, self.size)
+        check_channels(self.channels)
+        self.shape = (self.channels, *sides_of(self.size, 2))
 
     def prepare_data(self) -> None:
         names = [name for name in (*TRAIN, *TEST) if not self._find(name)]
@@ -94,7 +96,7 @@ class MNIST(Data):
             raise DdiffError(f"{images} holds {len(x)} images, {labels} {len(y)} labels")
         if y.max() > 9:
             raise DdiffError(f"{labels} holds the label {int(y.max())}; labels are 0 to 9")
-        return Stored(x[:, None], y, bordered if self.size == 32 else to_unit)
+        return Stored(x[:, None], y, partial(decoded, shape=self.shape))
 
 
 class FashionMNIST(MNIST):
@@ -105,6 +107,12 @@ class FashionMNIST(MNIST):
 
     archive = FASHION_FILES
     class_names = FASHION_NAMES
+
+
+def decoded(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return images of 28 x 28 as float32 in [-1, 1] of `shape`; 32 x 32 adds a border."""
+    x = bordered(images) if shape[1:] == (32, 32) else to_unit(images)
+    return as_shape(x, shape)
 
 
 def bordered(images: Tensor) -> Tensor:

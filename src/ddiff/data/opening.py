@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.folders import PICTURES, VOLUMES, Listing, listing
+from ddiff.data.folders import ARRAYS, PICTURES, Listing, listing
 from ddiff.data.images import read_image
 from ddiff.data.source import FolderSource, Source
 from ddiff.data.voxels import read_volume
@@ -215,38 +215,39 @@ def _labels(path: Path, num: int) -> Tensor | None:
 
 def holds_volumes(path: Path) -> bool:
     """Return True if the path is a folder of volumes, whose shape its files tell."""
-    return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in VOLUMES)
+    return path.is_dir() and any(any(path.rglob(f"*{suffix}")) for suffix in ARRAYS)
 
 
 def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
     volumes = holds_volumes(path)
-    found = listing(path, VOLUMES if volumes else PICTURES, None)
+    found = listing(path, ARRAYS if volumes else PICTURES, None)
     found = Listing(found.root, sorted(found.files, key=natural), found.class_names)
     if volumes:
         files = [found.root / file for file in found.files]
-        size = (0, *(shape or read_header(files[0], "the volume").shape))[-1]
+        one = shape or read_header(files[0], "the volume").shape
+        one = (1, *one) if len(one) == 3 else tuple(one)
         seen = Values()
         for file in files[:: -(-len(files) // SURVEYED)]:
-            _read(file, size, seen)
+            _read(file, one, seen)
         name, read_as = _decided(seen, path, values)
-        decode = partial(_volume, size=size, value_range=name)
+        decode = partial(_volume, shape=one, value_range=name)
     else:
         if shape is None or len(shape) != 3:
             raise DdiffError(f"{path} is a folder of pictures: samples of what size? Say data=...")
-        decode, read_as = partial(read_image, size=shape[-1], channels=shape[0]), ""
+        decode, read_as = partial(read_image, shape=tuple(shape)), ""
     return Stack(FolderSource(found, found.files, decode, keep=False), str(path), read_as)
 
 
-def _volume(path: Path, size: int, value_range: str) -> Tensor:
-    """Read a volume as [1, size, size, size] float32 in [-1, 1]."""
+def _volume(path: Path, shape: tuple[int, ...], value_range: str) -> Tensor:
+    """Read a volume as `shape` [C, D, H, W], float32 in [-1, 1]."""
     seen = Values()
-    volume = _read(path, size, seen)
+    volume = _read(path, shape, seen)
     _decided(seen, path, value_range)
-    return _signed(torch.from_numpy(volume.astype(np.float32)), value_range)[None]
+    return _signed(torch.from_numpy(volume.astype(np.float32)), value_range)
 
 
-def _read(path: Path, size: int, seen: Values) -> np.ndarray:
-    volume = read_volume(path, size)
+def _read(path: Path, shape: tuple[int, ...], seen: Values) -> np.ndarray:
+    volume = read_volume(path, shape)
     with _named(path):
         seen.see(volume)
     return volume

@@ -1,72 +1,158 @@
 """A folder of volumes."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
-from ddiff.data.base import FolderData, VoxelCount
+from ddiff.data.base import FolderData, VolumeSize, at_least, sides_of
 from ddiff.data.folders import VOLUMES
-from ddiff.data.source import FolderSource, each
+from ddiff.data.preparing import (
+    SAME,
+    Fit,
+    Percentiles,
+    Preparation,
+    Spacing,
+    Values,
+    Window,
+    is_mesh,
+)
+from ddiff.data.source import FolderSource, WindowSource, each
+from ddiff.data.volume_files import VolumeHeader, read_numbers, volume_header
+from ddiff.system.bounds import Count
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError, nearest
-from ddiff.system.readers import read_array, read_header
 from ddiff.system.value_range import RANGES
 
-Values = Literal["auto", "unit", "signed", "bytes"]
+FEW_BYTES = 1e8  # a set that takes no more is decoded before training starts: seconds
 
 
 @dataclass(eq=False, repr=False)
 class Voxels(FolderData):
-    """Volumes [D, H, W] or [1, D, H, W] in `.npy` or `.npz` files, all of size^3.
+    """Volumes [D, H, W] or [C, D, H, W] in files of many formats: see `docs/data.md`.
 
     `values` says what the numbers mean: `unit` 0..1 (also bool), `signed` -1..1, `bytes` 0..255.
-    `auto` looks at all files, prints what it found, and refuses a mixture.
+    `auto` looks at all files, prints what it found, and refuses a mixture. `window` clips the
+    numbers instead and scales them to [-1, 1]; `percentiles` does so by those of each file.
+
+    A file is read, turned to its canonical axes (NIfTI), resampled to `spacing`, scaled, and then
+    brought to `size` by `fit`.
     """
 
-    size: VoxelCount
+    size: VolumeSize
     values: Values = "auto"
+    channels: Count = 1
+    fit: Fit = "exact"
+    window: Window | None = None
+    percentiles: Percentiles | None = None
+    spacing: Spacing | None = None
     suffixes = VOLUMES
 
     def __post_init__(self) -> None:
+        at_least(1, channels=self.channels)
+        self.shape = (self.channels, *sides_of(self.size, 3))
+        for name, given, known in (("values", self.values, Values), ("fit", self.fit, Fit)):
+            if given not in (choices := list(get_args(known))):
+                raise ConfigError(f"data: {name} is {given!r}{nearest(str(given), choices)}")
+        ranges = {"window": self.window, "percentiles": self.percentiles}
+        said = [name for name, value in ranges.items() if value is not None]
+        for name in said:
+            low, high = ranges[name] or (0, 0)
+            if not low < high:
+                raise ConfigError(f"data: {name} is {[low, high]}, but the first must be less")
+        if self.values != "auto":
+            said.append("values")
+        if len(said) > 1:
+            raise ConfigError(f"data: {' and '.join(said)} say the same twice; leave one out")
         super().__post_init__()
-        if self.values not in (choices := list(get_args(Values))):
-            raise ConfigError(
-                f"data: values is {self.values!r}{nearest(str(self.values), choices)}"
-            )
-        self.shape = (1, self.size, self.size, self.size)
+        self.headers: dict[Path, VolumeHeader] = {}  # known after setup
+
+    def prepared(self, values: str) -> Preparation:
+        """Return what makes samples of files whose numbers are in the range `values`."""
+        return Preparation(
+            self.shape, self.fit, values, self.window, self.percentiles, self.spacing
+        )
 
     def bytes_of_a_sample(self) -> int:
-        return self.size**3 * (4 if check_volume(self.files[0], self.size).kind == "f" else 1)
+        header = volume_header(self.files[0], self.shape[1:])
+        whole = self.fit == "random_crop"
+        sides = self.prepared("unit").sides(header) if whole else self.shape[1:]
+        scaled = self.window or self.percentiles or self.spacing
+        floats = bool(scaled) or header.dtype.kind == "f"
+        return self.channels * math.prod(sides) * (4 if floats else 1)
 
     def sources(self) -> tuple[FolderSource, FolderSource]:
-        each(partial(check_volume, size=self.size), self.files)
-        values = self.values
-        if values == "auto":
-            values, seen = guess(self.files)
-            rank_zero_only(console.print)(f"{seen}; data.values= says otherwise")
-        return self.decoded_by(partial(decode_volume, size=self.size, values=values))
+        headers = each(self.prepared("unit").check, self.files)
+        self.headers = dict(zip(self.files, headers, strict=True))
+        self.range: str = self.values
+        if self.range == "auto" and not self.window and not self.percentiles:
+            self.range, seen = guess(self.files, self.shape)
+            if seen:
+                rank_zero_only(console.print)(f"{seen}; data.values= says otherwise")
+        prepared = self.prepared(self.range)
+        if self.fit == "random_crop":
+            train, val = self.decoded_by(prepared, WindowSource)
+            train.sides = val.sides = self.shape[1:]
+        else:
+            train, val = self.decoded_by(prepared)
+        if self.keep and len(self.files) * self.bytes_of_a_sample() <= FEW_BYTES:
+            train.look()
+            val.look()
+        return train, val
+
+    def facts(self) -> dict[str, Any]:
+        """Return how samples become volumes like the files.
+
+        - `values`: the numbers in a file that -1 and 1 mean; None: they differ from file to file.
+        - `affine`: of a sample, if all training files have the same; None: the files say none.
+        - `cut_to`: [D, H, W] of the files, if all have the same and were padded.
+        """
+        prepared, size = self.prepared(self.range), self.shape[1:]
+        assert isinstance(self.train, FolderSource)
+        headers = [self.headers[file] for file in self.train.files]
+        sides = {prepared.sides(header) for header in headers}
+        one = next(iter(sides))
+        padded = len(sides) == 1 and any(a < b for a, b in zip(one, size, strict=True))
+        cut_to = [min(a, b) for a, b in zip(one, size, strict=True)] if padded else None
+        values = None if self.percentiles else list(self.window or RANGES[self.range])
+        affines = [prepared.affine(header, cut_to or size) for header in headers]
+        return {"values": values, "affine": common(affines), "cut_to": cut_to}
 
 
-def guess(files: list[Path]) -> tuple[str, str]:
+def common(affines: Sequence[np.ndarray | None]) -> list[list[float]] | None:
+    """Return the affine that all have, or one of the spacing that all have, or None."""
+    first = affines[0]
+    if first is None or any(affine is None for affine in affines):
+        return None
+    if all(np.allclose(affine, first, atol=SAME) for affine in affines if affine is not None):
+        return first.tolist()
+    every = [np.linalg.norm(affine[:3, :3], axis=0) for affine in affines if affine is not None]
+    if all(np.allclose(spacing, every[0], rtol=SAME) for spacing in every):
+        return np.diag([*every[0], 1.0]).tolist()
+    return None
+
+
+def guess(files: list[Path], shape: tuple[int, ...]) -> tuple[str, str]:
     """Guess what the numbers in all files mean.
 
-    Returns the name of the range, and words that say so. Raises DdiffError for a mixture. A volume
-    of zeros goes with any.
+    Returns the name of the range, and words that say so, none for meshes. Raises DdiffError for a
+    mixture. A volume of zeros goes with any.
     """
-    ranges = each(range_of, files)
+    if all(map(is_mesh, files)):
+        return "unit", ""
+    ranges = each(partial(range_of, shape=shape), files)
     found: dict[str, str] = {}  # the first file of each kind
     for file, (least, most) in zip(files, ranges, strict=True):
         span = f"{file} has values from {least:g} to {most:g}"
         if not (least >= 0 and most <= 255) and not (least >= -1 and most <= 1):
             raise DdiffError(
-                f"{span}, which is none of 0..1 (unit), -1..1 (signed), 0..255 (bytes); "
-                "rescale them"
+                f"{span}, which is none of 0..1 (unit), -1..1 (signed), 0..255 (bytes); rescale "
+                "them, or say data.window=[-1000,400] (as for CT) or data.percentiles=[0.5,99.5]"
             )
         if (least, most) != (0, 0):
             kind = "signed" if least < 0 else "bytes" if most > 1 else "unit"
@@ -81,40 +167,16 @@ def guess(files: list[Path]) -> tuple[str, str]:
     return values, f"values {least:g}..{most:g} in {len(files)} volumes, taken as {values}"
 
 
-def range_of(path: Path) -> tuple[float, float]:
+def range_of(path: Path, shape: tuple[int, ...]) -> tuple[float, float]:
     """Return the smallest and the largest number in a file; both are nan if one is."""
-    array = read_array(path, "the volume", mapped=False)
+    array = read_numbers(path, shape[1:])
     return float(array.min()), float(array.max())
 
 
-def decode_volume(path: Path, size: int, values: str) -> Tensor:
-    """Read a volume as [1, size, size, size], uint8 if the file holds integers 0..1 or 0..255.
-
-    Otherwise it is float32 in [-1, 1]. Raises DdiffError for values outside the range.
-    """
-    volume = read_volume(path, size)
-    low, high = RANGES[values]
-    least, most = float(volume.min()), float(volume.max())
-    if not (low <= least and most <= high):  # also where one is not a number
-        raise DdiffError(
-            f"{path} has values from {least:g} to {most:g}, but values={values} means "
-            f"{low:g} to {high:g}; choose values= from unit, signed, bytes"
-        )
-    if volume.dtype.kind == "f" or values == "signed":
-        x = torch.from_numpy(volume.astype(np.float32))
-        return (x - low).mul_(2 / (high - low)).sub_(1)[None]
-    return torch.from_numpy(volume.astype(np.uint8))[None] * int(255 / high)
-
-
-def read_volume(path: Path, size: int) -> np.ndarray:
-    """Read a volume [size, size, size], as it is in the file."""
-    check_volume(path, size)
-    return read_array(path, "the volume", mapped=False).reshape((size,) * 3)
-
-
-def check_volume(path: Path, size: int) -> np.dtype:
-    """Return the dtype of a file. Raises DdiffError unless it holds a volume of this size."""
-    header = read_header(path, "the volume")
-    if header.shape not in ((size,) * 3, (1, *(size,) * 3)):
-        raise DdiffError(f"{path} has shape {header.shape}, but size={size} means {(size,) * 3}")
-    return header.dtype
+def read_volume(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read a volume of exactly `shape` [C, D, H, W], with the values that are in the file."""
+    header = volume_header(path, shape[1:])
+    if header.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
+        wanted = shape[1:] if shape[0] == 1 else shape
+        raise DdiffError(f"{path} has shape {header.shape}, but {wanted} is wanted")
+    return read_numbers(path, shape[1:]).reshape(shape)

@@ -20,9 +20,10 @@ Split = Literal["train", "val"]
 def write(data: Data, out: str | Path, num: int | None = None, split: Split = "train") -> int:
     """Write the first `num` samples of a split (null: all) below `out`; returns how many.
 
-    Volumes become `vox_0000.npy` [D, H, W]: uint8 0/1 if every voxel is -1 or 1, else float32 in
-    [0, 1]. Images become `00000.png`. Labelled samples go in one folder a class, and
-    `dataset.json`, written last, describes the data set. Raises ConfigError and DdiffError.
+    Volumes become `vox_0000.npy` [D, H, W], or [C, D, H, W] of several channels: uint8 0/1 if
+    every voxel is -1 or 1, else float32 in [0, 1]. Images become `00000.png`. Labelled samples go
+    in one folder a class, and `dataset.json`, written last, describes the data set. Raises
+    ConfigError and DdiffError.
     """
     if split not in get_args(Split):
         raise ConfigError(f"split is {split!r}{nearest(str(split), list(get_args(Split)))}")
@@ -31,8 +32,6 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DdiffError(f"{out} is not an empty folder; say another out=, or empty it first")
-    if len(set(data.shape[1:])) > 1:
-        raise ConfigError(f"data of shape {data.shape} has unequal sides and could not be re-read")
     data.prepare_data()
     data.setup("fit")
     source = getattr(data, split)
@@ -50,7 +49,9 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
                 save_voxels(folder / f"vox_{row:0{digits}d}.npy", x[i])
             else:
                 save_image(folder / f"{row:0{digits}d}.png", x[i])
-    kind, channels = ("voxels", "") if volumes else ("images", f" data.channels={data.shape[0]}")
+    kind, sides = "voxels" if volumes else "images", data.shape[1:]
+    size = sides[0] if len(set(sides)) == 1 else str(list(sides)).replace(" ", "")
+    channels = "" if volumes and data.shape[0] == 1 else f" data.channels={data.shape[0]}"
     facts = {
         "data": type(data).__name__,
         "split": split,
@@ -58,15 +59,15 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
         "num": num,
         "shape": list(data.shape),
         "class_names": data.class_names,
-        "read_with": f"data={kind} data.root=<this folder> data.size={data.shape[-1]}{channels}",
+        "read_with": f"data={kind} data.root=<this folder> data.size={size}{channels}",
     }
     write_json(out / "dataset.json", facts)
     return num
 
 
 def save_voxels(path: Path, x: Tensor) -> None:
-    """Save x [1, D, H, W] in [-1, 1] as .npy."""
-    volume = x[0].numpy()
+    """Save x [C, D, H, W] in [-1, 1] as .npy."""
+    volume = (x[0] if len(x) == 1 else x).numpy()
     binary = bool((np.abs(volume) == 1).all())
     volume = (volume > 0).astype(np.uint8) if binary else (volume + 1) / 2
     with replacing(path) as file:

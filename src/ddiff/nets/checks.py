@@ -28,7 +28,11 @@ def check_divides(shape: tuple[int, ...], divisor: int, why: str) -> None:
     """Raise ConfigError unless every size in `shape` [C, *S] is a multiple of `divisor`."""
     for size in shape[1:]:
         if size % divisor:
-            raise ConfigError(f"an input of size {size} does not divide by {divisor} ({why})")
+            below = size // divisor * divisor
+            near = f"{below} or {below + divisor}" if below else str(divisor)
+            raise ConfigError(
+                f"an input of size {size} does not divide by {divisor} ({why}); {near} would do"
+            )
 
 
 def check_unet(

@@ -153,7 +153,7 @@ def _given(
 def _values(path: Path, shape: tuple[int, ...], value_range: str) -> Tensor:
     """Read a picture, a folder, or an array of samples or of one sample, as [N, C, *S]."""
     if path.suffix.lower() in PICTURES and len(shape) == 3 and not path.is_dir():
-        return to_unit(read_image(path, shape[-1], shape[0]))[None]
+        return to_unit(read_image(path, shape))[None]
     return opened(path, shape, value_range, single=True).first(10**9)
 
 
@@ -161,7 +161,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Read where samples are made anew, bool [*S]: not 0, or the bright part of a picture."""
     sides = shape[1:]
     if path.suffix.lower() in PICTURES and len(sides) == 2:
-        return read_image(path, sides[-1], 1)[0] > 127
+        return read_image(path, (1, *sides))[0] > 127
     numbers = read_array(path, "the mask", mapped=False)
     numbers = numbers[0] if numbers.shape == (1, *sides) else numbers
     if numbers.shape != sides:

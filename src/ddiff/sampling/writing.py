@@ -1,7 +1,6 @@
 """Writing of samples: numbers streamed batch by batch, pictures and meshes of the first ones."""
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
 from ddiff.build import build
 from ddiff.config.options import Draw, Sample
+from ddiff.data.volume_files import require
 from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
 from ddiff.sampling.given import NEEDS_IMAGE, Given
+from ddiff.sampling.volumes import Original, volume_path, volumes_beside, write_volumes
 from ddiff.system.console import console, progress
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, write_json
@@ -74,9 +75,11 @@ def write_samples(
 ) -> None:
     """Draw samples and write them with a record, a picture and, for volumes, meshes.
 
-    The files are <out>.npy, <out>.json (how they were made, and their labels), <out>.png and
-    <out>_0000.ply ... Prints where they are. Files that exist are refused unless `overwrite`.
+    The files are <out>.npy, <out>.json (how they were made, and their labels), <out>.png,
+    <out>_0000.ply ..., and with `write` <out>_0000.nii.gz ... like the training files. Prints where
+    they are. Files that exist are refused unless `overwrite`.
     """
+    original = Original.of(trained) if options.write else None
     generation = generation_of(trained, **drawing(options), given=given)
     out = Path(options.out) if options.out else default_out(trained, generation, options)
     if not options.out and options.first:
@@ -90,22 +93,21 @@ def write_samples(
     written = [out.with_name(out.name + ending) for ending in (".npy", ".json", ".png")]
     written += [] if isinstance(profiler, Off) else [subject.folder / "profile.json"]
     check_outputs(written, options.overwrite)
-    meshes = _meshes(out)
-    check_outputs(meshes, options.overwrite)
+    singles = volumes_beside(out)
+    check_outputs(singles, options.overwrite)
+    if options.write:
+        require(out, f".{options.write}")
     with profiler.watching(subject):
-        (drawn_by or draw)(request)
-    for old in (*meshes, written[2]):  # of samples that were replaced
+        made = (drawn_by or draw)(request)
+    for old in (*singles, written[2]):  # of samples that were replaced
         old.unlink(missing_ok=True)
+    if original and options.write:
+        write_volumes(np.load(npy, mmap_mode="r"), out, original, options.write)
+        write_json(npy.with_suffix(".json"), {**made, "files": original.facts(options.write)})
+        console.print(f"volumes     {volume_path(out, 0, options.write)} ...")
     if options.picture:
         samples = np.load(npy, mmap_mode="r")
         _pictures(samples[: PICTURED[samples.ndim]], out, options.mesh, row_length(request.y))
-
-
-def _meshes(out: Path) -> list[Path]:
-    """Return the mesh files beside samples of this name."""
-    name = re.compile(re.escape(out.name) + r"_\d{4}\.(ply|obj)")
-    folder = out.parent.iterdir() if out.parent.is_dir() else ()
-    return sorted(path for path in folder if name.fullmatch(path.name))
 
 
 def _subject(generation: Generation, out: Path) -> Profiled:
@@ -260,15 +262,14 @@ def _reserve(path: Path) -> None:
 
 
 def _pictures(samples: np.ndarray, out: Path, mesh: str | None, columns: int | None) -> None:
-    from ddiff.pages.view import isosurface, picture, save_png, write_obj, write_ply
+    from ddiff.pages.view import WRITERS, isosurface, picture, save_png
 
     png = out.with_name(out.name + ".png")
     save_png(picture(samples, columns), png)
     console.print(f"picture     {png}")
-    if samples.ndim == 5 and mesh in ("ply", "obj"):
-        write = write_ply if mesh == "ply" else write_obj
+    if samples.ndim == 5 and mesh in WRITERS:
         for i, volume in enumerate(samples[:, 0]):
-            write(out.with_name(f"{out.name}_{i:04d}.{mesh}"), *isosurface(volume))
+            WRITERS[mesh](out.with_name(f"{out.name}_{i:04d}.{mesh}"), *isosurface(volume))
         console.print(f"meshes      {out}_0000.{mesh} ...")
     npy = out.with_name(out.name + ".npy")
     console.print(f"look        python -m ddiff.view path={npy}")

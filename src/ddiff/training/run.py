@@ -232,7 +232,7 @@ class Run:
         The latter are the run's own (conf/callbacks/run.yaml) and the user's.
         """
         options, nan = self.options, StopOnNaN()
-        config = {"config": self.tree, "overrides": self.overrides}
+        config = {"config": self.tree, "overrides": self.overrides, "data": self.data.facts()}
         callbacks = [nan, self.progress, Resumed(self.progress)]
         callbacks.append(Checkpoints(self.path, config, options.budget.save_every, nan))
         if self.is_first:

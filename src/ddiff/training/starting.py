@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddiff.artifacts.sources import Source
 from ddiff.config.options import Train
-from ddiff.config.resolvers import KNOWN, data_name, learns_shortcuts, size_of
+from ddiff.config.resolvers import KNOWN, data_name, learns_shortcuts, sides_of
 from ddiff.interchange.names import in_words, listed
 from ddiff.system.errors import ConfigError
 
@@ -84,8 +84,7 @@ def _shape(cfg: DictConfig) -> list[int] | None:
     """The shape of a sample without its channels, [0, *S], if the options of the data tell it."""
     if data_name(cfg.data["_target_"]) not in KNOWN:
         return None
-    size, dims = size_of(cfg.data)
-    return [0, *[size] * dims]
+    return [0, *sides_of(cfg.data)]
 
 
 def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
@@ -104,14 +103,14 @@ def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
     if "channels" not in node:
         return
     divisor = node.get("patch_size", 1) * 2 ** (len(node.channels) - 1)
-    if now[1] % divisor:
+    if odd := [side for side in now[1:] if side % divisor]:
         raise ConfigError(
             f"init: the net of {source} needs a size that divides by {divisor}, and the data have "
-            f"{now[1]}; choose another data.size"
+            f"{odd[0]}; choose another data.size"
         )
     if node.get("attention"):
         levels = [max(before[1:]) // size for size in node.attention]
-        node.attention = [max(1, now[1] // level) for level in levels]
+        node.attention = [max(1, max(now[1:]) // level) for level in levels]
 
 
 def start_from(options: Train, net: nn.Module, parts: list[str]) -> Start:

@@ -2,8 +2,16 @@ import math
 
 import numpy as np
 import pytest
+import trimesh
 
-from ddiff.pages.view.meshes import isosurface, mesh_tensors, smooth_normals, write_obj, write_ply
+from ddiff.pages.view.meshes import (
+    isosurface,
+    mesh_tensors,
+    smooth_normals,
+    write_obj,
+    write_ply,
+    write_stl,
+)
 from ddiff.pages.view.rays import Scene
 from tests.pages.view.solids import ball
 
@@ -99,6 +107,13 @@ def test_ply_reads_back(tmp_path):
     rows = np.frombuffer(body[split:], dtype=[("count", "u1"), ("corners", "<i4", 3)])
     assert set(rows["count"]) == {3}
     np.testing.assert_array_equal(rows["corners"], faces)
+
+
+def test_stl_reads_back(tmp_path):
+    vertices, faces = isosurface(ball(5.0, 16))
+    mesh = trimesh.load(write_stl(tmp_path / "a.stl", vertices, faces), process=False)
+    np.testing.assert_array_equal(mesh.triangles, vertices[faces].astype(np.float32))
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.03)
 
 
 def test_tensors_are_padded_in_one_box():

@@ -129,7 +129,7 @@ def broken(tmp_path, name):
     elif name == "text.txt":
         path.write_text("1 2 3")
     elif name == "rank.npy":
-        np.save(path, np.zeros((2, 2, 2, 2, 2)))
+        np.save(path, np.zeros((1, 2, 2, 2, 2, 2)))
     elif name == "nan.npy":
         np.save(path, np.where(VOLUMES > 0.9, np.nan, VOLUMES))
     elif name == "none.npy":
@@ -149,7 +149,7 @@ def broken(tmp_path, name):
         ("pickle.npy", "pickles are not loaded"),
         ("half.png", "image file is truncated"),
         ("text.txt", "cannot read .txt"),
-        ("rank.npy", r"cannot show an array of shape \[2, 2, 2, 2, 2\]"),
+        ("rank.npy", r"cannot show an array of shape \[1, 2, 2, 2, 2, 2\]"),
         ("nan.npy", "are NaN or infinite, the first at"),
         ("none.npy", "nothing to show"),
         ("scalar.npy", "neither an image nor a volume"),

@@ -66,6 +66,23 @@ def write_ply(path: str | Path, vertices: np.ndarray, faces: np.ndarray) -> Path
     return Path(path)
 
 
+def write_stl(path: str | Path, vertices: np.ndarray, faces: np.ndarray) -> Path:
+    """Binary STL: for printers and CAD."""
+    corners = vertices[faces].astype("<f4")  # [F, 3, 3]
+    rows = np.zeros(len(faces), dtype=[("floats", "<f4", (4, 3)), ("attribute", "<u2")])
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    rows["floats"][:, 0] = normals / np.where(length > 0, length, 1)
+    rows["floats"][:, 1:] = corners
+    with replacing(Path(path)) as file:
+        file.write(b"ddiff".ljust(80) + np.uint32(len(faces)).astype("<u4").tobytes())
+        file.write(rows.tobytes())
+    return Path(path)
+
+
+WRITERS = {"ply": write_ply, "obj": write_obj, "stl": write_stl}  # by what follows the dot
+
+
 def mesh_tensors(samples: Any, side: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vertices float32 [B, V, 3], faces int32 [B, F, 3], colours uint8 [B, V, 3].
 

@@ -35,7 +35,7 @@ LAMP = np.array([-0.45, 0.66, 0.60], np.float32)  # right, up, toward the viewer
 
 
 def picture(samples: Any, columns: int | None = None) -> np.ndarray:
-    """uint8 [H, W, 3]: a grid of images [N, C, H, W], or of shaded solids [N, 1, D, H, W]."""
+    """uint8 [H, W, 3]: a grid of images [N, C, H, W], or of shaded solids [N, C, D, H, W]."""
     grid = volume_grid if np.ndim(samples) == 5 else image_grid
     return grid(samples, columns)
 

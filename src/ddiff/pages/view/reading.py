@@ -84,14 +84,14 @@ def read(
 
 
 def kind_of(shape: tuple[int, ...]) -> Kind:
-    """[N, C, H, W] with C 1 or 3: images; [N, 1, D, H, W], [N, D, H, W], [D, H, W]: volumes."""
+    """[N, C, H, W] with C 1 or 3: images; [N, C, D, H, W], [N, D, H, W], [D, H, W]: volumes."""
     if len(shape) == 4 and shape[1] in (1, 3):
         return "images"
-    if len(shape) in (3, 4) or (len(shape) == 5 and shape[1] == 1):
+    if len(shape) in (3, 4, 5):
         return "volumes"
     raise DdiffError(
         f"cannot show an array of shape {list(shape)}: expected images [N, C, H, W] (C 1 or 3), "
-        f"or volumes [N, 1, D, H, W], [N, D, H, W] or [D, H, W]"
+        f"or volumes [N, C, D, H, W], [N, D, H, W] or [D, H, W]"
     )
 
 
@@ -104,12 +104,14 @@ def as_images(samples: Any) -> np.ndarray:
 
 
 def as_volumes(samples: Any) -> np.ndarray:
-    """float32 [N, D, H, W], of [N, 1, D, H, W], [N, D, H, W] or [D, H, W]; else a DdiffError."""
+    """float32 [N, D, H, W], of [N, C, D, H, W] (the first channel), [N, D, H, W] or [D, H, W]; else
+    a DdiffError."""
     array = finite(samples)
-    if array.ndim in (3, 4) or (array.ndim == 5 and array.shape[1] == 1):
+    if array.ndim in (3, 4, 5):
+        array = array[:, 0] if array.ndim == 5 else array
         return array.reshape(-1, *array.shape[-3:])
     raise DdiffError(
-        f"volumes must be [N, 1, D, H, W], [N, D, H, W] or [D, H, W], not {list(array.shape)}"
+        f"volumes must be [N, C, D, H, W], [N, D, H, W] or [D, H, W], not {list(array.shape)}"
     )
 
 
