@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     drawn_by = shards(options.engine) if options.engine else None
     with threads(options.threads, options.accelerator):
         trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
-        given = given_of(options, tuple(trained.options.net.shape))
+        given = given_of(options, trained)
         write_samples(trained, options, drawn_by, given)
 
 

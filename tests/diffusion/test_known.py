@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d
 from ddiff.diffusion import X0, Interval, Plan, V, solve
 from ddiff.diffusion.known import Coarse, Known, Part, begun_at, with_jumps
 from ddiff.diffusion.schedules import cosine, flow, linear, shifted
-from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, few, heun
+from ddiff.diffusion.solvers import State, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, few, heun, unipc
 from ddiff.system.errors import ConfigError
 
 SOLVERS = {
@@ -21,6 +21,7 @@ SOLVERS = {
     "dpmpp_2m": dpmpp_2m(cosine(), 9),
     "sde": dpmpp_2m_sde(cosine(), 9),
     "heun": heun(flow(), 9),
+    "unipc": unipc(cosine(), 9),
     "jumps": with_jumps(ddim(cosine(), 9), 2),
 }
 
@@ -120,6 +121,18 @@ class TestBegunAt:
         torch.testing.assert_close(late.x_0[0], first.x_0[5])
         assert torch.equal(late.x_0_previous[1:], plan.x_0_previous[6:])
         assert plan.x_0_previous[5] != 0  # the whole plan is as it was
+
+    def test_unipc_looks_no_further_back_than_its_start(self):
+        """On data that are one point, every estimate is the same, and so are the states."""
+        plan = unipc(cosine(), 10)
+        late = begun_at(plan, int(plan.times[3]))
+        assert late.times.tolist() == plan.times[3:].tolist()
+        assert late.x_0_before is not None
+        assert late.x_0_before[:2].tolist() == [0, 0]
+        assert late.x_0_previous[0] == 0
+        sums = [sum(one.coefficients[1:3] + one.coefficients[4:]) for one in (late, plan)]
+        torch.testing.assert_close(sums[0], sums[1][3:])
+        assert torch.equal(late.x_0_before[2:], plan.coefficients[4][5:])
 
     def test_heun_begins_with_a_whole_step(self):
         plan = heun(flow(), 5, spacing="trailing")

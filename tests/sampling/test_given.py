@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import ddiff
+from ddiff.data import Voxels
 from ddiff.data.source import to_bytes
+from ddiff.sampling.given import given_of
 from ddiff.system.errors import ConfigError
 from tests.artifacts.worlds import make_run
 from tests.support.runs import Done, ddiff_many, job
@@ -143,6 +147,31 @@ def test_one_line_says_what_is_wrong(world, name, line):
     assert done[name].status == (1 if ".npy" in line else 2)  # a file is wrong, or an option
     assert done[name].err.strip().splitlines()[-1].startswith(f"ddiff: {line}")
     assert not (cwd / "none.npy").exists()
+
+
+def test_a_scan_is_prepared_as_the_training_files_were(tmp_path):
+    """Turned, resampled, windowed and cut; and so is a mask."""
+    (tmp_path / "scans").mkdir()
+    numbers = np.random.default_rng(0).uniform(-100, 300, (6, 5, 7)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(numbers, np.diag([-1, 2, 1, 1])), tmp_path / "scans/one.nii")
+    hole = np.zeros((6, 5, 7), dtype=np.uint8)
+    hole[:, :, 3:] = 1
+    nibabel.save(nibabel.Nifti1Image(hole, np.diag([-1, 2, 1, 1])), tmp_path / "mask.nii.gz")
+    options = {"fit": "pad_crop", "window": [0, 200], "spacing": [1, 1, 1]}
+    data = Voxels(1, 0, str(tmp_path / "scans"), [8, 8, 8], **options)
+    data.setup("fit")
+    trained = SimpleNamespace(
+        options=SimpleNamespace(net=SimpleNamespace(shape=(1, 8, 8, 8)), data=options),
+        data=data.facts(),
+    )
+    said = {"from_image": str(tmp_path / "scans/one.nii"), "inpaint": str(tmp_path / "mask.nii.gz"),
+            "strength": None, "upscale": 1, "jumps": 0, "value_range": "auto"}  # fmt: skip
+    given = given_of(SimpleNamespace(**said), trained)
+    sample, _ = data.train.batch(torch.tensor([0]))
+    assert torch.equal(given.values, sample)
+    assert given.anew.any()
+    inside = (sample > -1)[0, 0]
+    assert 0.4 < given.anew[inside].float().mean() < 0.65  # 4 of 7 slices
 
 
 def test_python_draws_the_same(world):

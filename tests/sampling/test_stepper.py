@@ -3,23 +3,37 @@
 import gc
 import weakref
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ddiff.backends.execution import Execution
-from ddiff.diffusion import ClassifierFree
+from ddiff.diffusion import ClassifierFree, Plan
 from ddiff.diffusion.objectives import V
 from ddiff.diffusion.schedules import cosine
-from ddiff.diffusion.solvers import ddpm
+from ddiff.diffusion.solvers import ddim, ddpm, dpmpp_2m, heun, unipc
 from ddiff.sampling.stepper import Stepper, Work
 
 
-def stepper(graph: bool | Literal["try"] = False) -> Stepper:
-    work = Work(ddpm(cosine(T=20), num_steps=4), V(), (1, 4, 4), ClassifierFree(0.0), 1.0, key=7)
-    execution = Execution(lambda x, t, y: x.tanh(), graph=graph)
-    return Stepper(execution, work, 3, False, torch.device("cpu"), Counter())
+def stepper(
+    graph: bool | Literal["try"] = False, plan: Plan | None = None, guidance: float = 0.0
+) -> Stepper:
+    plan, rule = plan or ddpm(cosine(T=20), num_steps=4), ClassifierFree(guidance)
+    work = Work(plan.guided_by(rule), V(), (1, 4, 4), rule, 1.0, key=7)
+    execution = Execution(predict, graph=graph)
+    return Stepper(execution, work, 3, guidance != 0, torch.device("cpu"), Counter())
+
+
+def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    """A net that looks at the time and the label."""
+    told = t / 20 if y is None else t / 20 + y
+    return (x + told.view(-1, 1, 1, 1)).tanh()
 
 
 def test_its_buffers_go_with_it() -> None:
@@ -36,13 +50,48 @@ def test_its_buffers_go_with_it() -> None:
         gc.enable()
 
 
+class Graph(TorchDispatchMode):
+    """A stand-in for a CUDA graph: the operations of a capture, which a replay repeats on the same
+    memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        self.operations.append((operation, args, kwargs or {}, made))
+        return made
+
+    def replay(self) -> None:
+        for operation, args, kwargs, made in self.operations:
+            again = operation(*args, **kwargs)
+            for old, new in zip(tree_leaves(made), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
 class Cuda:
     """A stand-in for torch.cuda that records what a capture asks of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.said: list[object] = []
-        for name in ("device", "Stream", "current_stream", "stream", "graph", "CUDAGraph"):
+        self.recording: Graph | None = None
+        for name in ("device", "Stream", "current_stream", "stream"):
             monkeypatch.setattr(torch.cuda, name, self.recorder(name))
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(
+            torch.cuda, "is_current_stream_capturing", lambda: self.recording is not None
+        )
+
+    @contextmanager
+    def graph(self, graph: Graph, stream: object, capture_error_mode: str) -> Iterator[None]:
+        self.said.append(("graph", capture_error_mode))
+        self.recording = graph
+        with graph:
+            yield
+        self.recording = None
 
     def recorder(self, name: str):
         def call(*values: object, **options: object) -> "Cuda":
@@ -54,8 +103,6 @@ class Cuda:
     cuda_stream = 0
 
     def wait_stream(self, other: object) -> None: ...
-
-    def replay(self) -> None: ...
 
     def __enter__(self) -> "Cuda":
         return self
@@ -70,6 +117,21 @@ def test_a_capture_lets_other_threads_use_cuda(monkeypatch: pytest.MonkeyPatch) 
     assert cuda.said[0] == ("device", None)  # of the tensors, whichever is current
     assert made.rows == 3  # that a replay puts through the net
     assert made.counts["asked"] == 0  # warming up is no sampling
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+@pytest.mark.parametrize("solver", [ddim, dpmpp_2m, heun, unipc])
+def test_replays_go_through_the_plan(monkeypatch, solver, guidance) -> None:
+    """A replay repeats one step's operations, which find their row of the table by themselves."""
+    plan = solver(cosine(T=20), num_steps=4)
+    plain = stepper(plan=plan, guidance=guidance)
+    Cuda(monkeypatch)
+    replayed = stepper(graph=True, plan=plan, guidance=guidance)
+    for _ in range(2):  # the second batch starts anew
+        for one in (plain, replayed):
+            one.start([4, 5, 6], torch.tensor([0, 1, 2]) if guidance else None)
+        for _ in range(len(plan)):
+            torch.testing.assert_close(replayed.advance(), plain.advance())
 
 
 def test_a_net_that_cannot_be_captured_is_run_step_by_step(

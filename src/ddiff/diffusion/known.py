@@ -23,8 +23,6 @@ from torch.nn.functional import avg_pool2d, avg_pool3d
 from ddiff.diffusion.solvers import Plan
 from ddiff.system.errors import ConfigError
 
-COLUMNS = ("x", "x_0", "x_0_previous", "noise")
-
 
 class Known(Protocol):
     """Interface of what is known of a batch of samples."""
@@ -87,7 +85,7 @@ def with_jumps(plan: Plan, jumps: int) -> Plan:
     """
     if not jumps:
         return plan
-    if plan.shortcuts or bool((plan.x_0_previous != 0).any()):
+    if plan.shortcuts or plan.memory:
         raise ConfigError("jumps: take a solver of single steps, solver=ddpm or solver=ddim")
     abar = plan.schedule.abar[plan.times]
     kept = (abar[:-1] / abar[1:]).sqrt()  # r
@@ -109,8 +107,8 @@ def with_jumps(plan: Plan, jumps: int) -> Plan:
 def begun_at(plan: Plan, t: int) -> Plan:
     """Return the rows of the plan from time t on, or from its next time below.
 
-    The first row has no estimate of x_0 before its own, and takes its own twice: in every solver
-    that is the step of first order.
+    The first rows have no estimates of x_0 before their own, and take the first one again: in every
+    solver that is a step of lower order.
     """
     falls = plan.times[1:] < plan.times[:-1]  # a row that stays corrects the one before it
     starts = (falls & (plan.times[:-1] <= t)).nonzero().flatten().tolist()
@@ -122,8 +120,13 @@ def begun_at(plan: Plan, t: int) -> Plan:
             f"{lowest / plan.schedule.T:.2g}"
         )
     first = starts[0]
-    columns = {name: getattr(plan, name)[first:].clone() for name in COLUMNS}
-    columns["x_0"][0] += columns["x_0_previous"][0]
-    columns["x_0_previous"][0] = 0
+    x, x_0, previous, noise, before = (column[first:].clone() for column in plan.coefficients)
+    previous[:2] += before[:2]  # the same estimate stands for both
+    before[:2] = 0
+    x_0[0] += previous[0]
+    previous[0] = 0
     weight = None if plan.weight is None else plan.weight[first:]
-    return replace(plan, times=plan.times[first:], weight=weight, **columns)
+    times = plan.times[first:]
+    return Plan(
+        plan.schedule, times, x, x_0, previous, noise, weight, plan.shortcuts, plan.fitted, before
+    )

@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def memory(self) -> Literal[0, 1, 2]:
-        """How many earlier estimates of x_0 the rows need at most."""
+        """The number of earlier estimates of x_0 that the rows need at most."""
         *_, c, _, e = self.coefficients
         return 2 if bool((e != 0).any()) else 1 if bool((c != 0).any()) else 0
 

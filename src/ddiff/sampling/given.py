@@ -1,7 +1,7 @@
 """Pictures and volumes that samples are made from: to change, to complete or to refine."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddiff.artifacts.trained import Trained
 from ddiff.config.options import Sample
-from ddiff.data.folders import PICTURES
+from ddiff.data.folders import ARRAYS, PICTURES
 from ddiff.data.images import read_image
 from ddiff.data.opening import opened
+from ddiff.data.preparing import Preparation
 from ddiff.data.source import to_unit
+from ddiff.data.volume_files import ending_of
 from ddiff.diffusion import Plan
 from ddiff.diffusion.known import Coarse, Known, Part, begun_at, with_jumps
 from ddiff.system.console import console
@@ -78,17 +81,25 @@ class Given:
         return found.hexdigest()[:16]
 
 
-def given_of(options: Sample, shape: tuple[int, ...]) -> Given | None:
-    """Read what the samples, of `shape` [C, *S], are made from; None without `from_image`.
+def given_of(options: Sample, trained: Trained) -> Given | None:
+    """Read what the samples of a net are made from; None without `from_image`.
 
     Raises ConfigError for options that need another one, DdiffError for files that do not fit.
     """
     if options.from_image is None:
         _refuse({name: getattr(options, name) for name in NEEDS_IMAGE})
         return None
-    factor = options.upscale
-    values = _values(Path(options.from_image), _coarse(shape, factor), options.value_range)
-    anew = None if options.inpaint is None else _mask(Path(options.inpaint), shape)
+    shape, factor = tuple(trained.options.net.shape), options.upscale
+    coarse = _coarse(shape, factor)
+    path, mask = Path(options.from_image), options.inpaint and Path(options.inpaint)
+    if len(shape) == 4 and ending_of(path) not in ARRAYS:
+        values = _prepared(trained, coarse, trained.data.get("values"))(path)[None]
+    else:
+        values = _values(path, coarse, options.value_range)
+    if mask and len(shape) == 4 and ending_of(mask) not in ARRAYS:
+        anew = _prepared(trained, (1, *shape[1:]), (0, 1))(mask)[0] > -1
+    else:
+        anew = _mask(mask, shape) if mask else None
     given = _given(values, options.strength, anew, factor, options.jumps)
     kept = "" if anew is None else f", {anew.float().mean():.0%} of each made anew"
     console.print(f"from        {options.from_image}  {list(values.shape)}{kept}")
@@ -148,6 +159,22 @@ def _given(
         raise ConfigError("jumps: are for inpaint= or upscale=, where a part is known")
     strength = strength or (1.0 if something_known else 0.5)
     return Given(values, strength, anew, upscale, jumps)
+
+
+def _prepared(
+    trained: Trained, shape: tuple[int, ...], window: Sequence[float] | None
+) -> Preparation:
+    """Return what reads a volume as the training data were read."""
+    data = trained.options.data
+    fit = data.get("fit", "exact")
+    return Preparation(
+        shape,
+        "pad_crop" if fit == "random_crop" else fit,
+        values="unit",
+        window=window,
+        percentiles=None if window else data.get("percentiles"),
+        spacing=data.get("spacing"),
+    )
 
 
 def _values(path: Path, shape: tuple[int, ...], value_range: str) -> Tensor:

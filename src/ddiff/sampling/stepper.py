@@ -148,7 +148,10 @@ class Stepper:
 
         def launch(_: int) -> None:
             asked = self.counts["asked"]
-            self._rewind()
+            if torch.cuda.is_current_stream_capturing():
+                self.number = 0  # the step's number itself must not go back in every replay
+            else:
+                self._rewind()
             self._run()
             self.rows = self.counts["asked"] - asked
 
