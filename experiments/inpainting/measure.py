@@ -100,8 +100,8 @@ def text(results: dict) -> str:
         "",
         f"The lower halves of {results['num']} held-out digits are drawn anew by a net of "
         f"{results['step']:,} steps, without",
-        f"labels: {STEPS} steps of `solver=ddpm solver.variance=beta`. A classifier reads the whole "
-        "digit;",
+        f"labels: {STEPS} steps of `solver=ddpm solver.variance=beta`. A classifier reads all of "
+        "the digit;",
         "shares are certain to about 10 points.",
         "",
         "| jumps | evaluations | read as the true digit | RMS distance from the true half |",
