@@ -107,7 +107,7 @@ def _class_folders(endings: tuple[str, ...], root: Any, labels: Any) -> bool:
 
     Anything wrong with a folder is reported later, when it is read.
     """
-    if not endings or isinstance(labels, bool):
+    if not endings or isinstance(labels, bool | str):
         return bool(endings and labels)
     try:
         root = OmegaConf.create({"root": root}).root  # ${oc.env:HOME}/photos

@@ -1,6 +1,8 @@
+import json
 from itertools import islice
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -79,6 +81,73 @@ def test_class_folders_are_labels(tmp_path):
     assert images(tmp_path).num_classes is None
     with pytest.raises(ConfigError, match=r"loose.png is in no class folder"):
         images(tmp_path, labels=True)
+
+
+class TestTables:
+    ROWS = (("cat/1.png", "3"), ("2.png", "10"), ("3", "3"), ("elsewhere/9.png", "1"))
+    COLUMNS = (("file", "label"), ("file_name", "breed"))
+
+    def write(self, path, columns):
+        rows = [dict(zip(columns, row, strict=True)) for row in self.ROWS]
+        if path.suffix == ".jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+        elif path.suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            between = "\t" if path.suffix == ".tsv" else ","
+            lines = [columns, *self.ROWS]
+            path.write_text("\n".join(between.join(line) for line in lines), "utf-8-sig")
+
+    @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+    @pytest.mark.parametrize(("columns", "said"), [(COLUMNS[0], ""), (COLUMNS[1], "#breed")])
+    def test_a_table_names_the_classes(self, tmp_path, ending, columns, said):
+        """By path, by name, without the ending; whole numbers are in their order."""
+        pictures(tmp_path, ["cat/1.png", "cat/2.png", "dog/3.png"])
+        self.write(tmp_path / f"labels.{ending}", columns)
+        data = images(tmp_path, labels=f"labels.{ending}{said}")
+        assert data.class_names == ["3", "10"]
+        found = {name: y for name, (_, y) in everything(data).items()}
+        assert found == {"1.png": 0, "2.png": 1, "3.png": 0}
+
+    @pytest.mark.parametrize(
+        ("name", "text", "words"),
+        [
+            ("none.csv", None, "there is no table labels.csv in"),
+            ("labels.csv", "", "has no rows"),
+            (
+                "labels.csv",
+                "name,label\n1.png,a",
+                "no column of .* names the files; it has name",
+            ),
+            (
+                "labels.csv",
+                "file,kind\n1.png,a",
+                "holds the classes; it has file, .*#COLUMN",
+            ),
+            ("labels.csv", "file,label\n1.png,a\n2.png,", "no label for 1 of 2 files, .* 2.png"),
+            ("labels.csv", b"\xff\xfe\x00file", "cannot read the table .*: 'utf-8' codec"),
+            ("labels.jsonl", "[1]", r"cannot read the table .*: a line holds \[1\], no object"),
+            ("labels.parquet", "PAR1", "cannot read the table "),
+            ("labels.xlsx", "", "tables end in .csv, .tsv, .jsonl or .parquet"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, tmp_path, name, text, words):
+        pictures(tmp_path, ["1.png", "2.png"])
+        if text is not None:
+            (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        wanted = "labels.csv" if name == "none.csv" else name
+        with pytest.raises((ConfigError, DdiffError), match=words):
+            images(tmp_path, labels=wanted)
+
+    def test_a_column_that_is_not_there_and_numbers(self, tmp_path):
+        names = [f"{i}.png" for i in range(30)]
+        pictures(tmp_path, names, (2, 2, 3))
+        rows = [f"{name},{i / 7}" for i, name in enumerate(names)]
+        (tmp_path / "t.csv").write_text("\n".join(["file,age", *rows]))
+        with pytest.raises(ConfigError, match="has no column size; it has file, age"):
+            images(tmp_path, labels="t.csv#size")
+        with pytest.raises(ConfigError, match="30 values for 30 files; labels are classes"):
+            images(tmp_path, labels="t.csv#age")
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cut(tmp_path):

@@ -157,13 +157,14 @@ def at_least(smallest: float, **options: float) -> None:
 class FolderData(Data):
     """Files below `root`, decoded to one `size`: a number, or a side for every axis.
 
-    Folders directly below root are the classes (`labels` null: see `listing`). The decoded set is
-    kept in memory if it takes at most `cache_gb` and no worker processes are asked for.
+    Folders directly below root are the classes, or a table names them (`labels`: see `listing`).
+    The decoded set is kept in memory if it takes at most `cache_gb` and no worker processes are
+    asked for.
     """
 
     root: str
     size: Any
-    labels: bool | None = None
+    labels: bool | str | None = None
     val_fraction: Fraction = 0.05
     cache_gb: NotNegative = 2.0
     suffixes: ClassVar[tuple[str, ...]]

@@ -6,9 +6,11 @@ anything heavy is imported.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddiff.data.tables import classes_by, ordered
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import regular
 
@@ -39,10 +41,12 @@ class Listing:
     root: Path
     files: list[str]  # relative to root, with forward slashes, sorted
     class_names: list[str] | None  # None: not labelled
+    classes: Mapping[str, str] | None = None  # of the files, by a table; None: their first folders
 
     def label(self, file: str) -> int:
         assert self.class_names is not None
-        return self.class_names.index(file.split("/")[0])
+        name = self.classes[file] if self.classes else file.split("/")[0]
+        return self.class_names.index(name)
 
     def split(self, val_fraction: float) -> tuple[list[str], list[str]]:
         """Split the files into (train, val) by a hash of each name.
@@ -60,13 +64,13 @@ class Listing:
         return train or [max(self.files, key=rank.__getitem__)], val
 
 
-def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listing:
+def listing(root: Path, suffixes: tuple[str, ...], labels: bool | str | None) -> Listing:
     """List all files below root with one of these suffixes; hidden ones are left out.
 
     Of VOLUMES, those of the first of FAMILIES that is there. A folder `x.zarr` counts as a file.
 
     labels: True if the first folder below root is the class. None: True if every file is in a
-        folder and there are at least two folders.
+        folder and there are at least two folders. A text names a table: see `tables.classes_by`.
 
     The order of the classes is that of `dataset.json` (written by `python -m ddiff.data`) if there
     is one, else alphabetical.
@@ -82,6 +86,9 @@ def listing(root: Path, suffixes: tuple[str, ...], labels: bool | None) -> Listi
         files = next((family for family in families if family), [])
     if not files:
         raise DdiffError(f"no {', '.join(suffixes)} files in {root}")
+    if isinstance(labels, str):
+        classes = classes_by(labels, root, files)
+        return Listing(root, files, ordered(set(classes.values())), classes)
     loose = next((file for file in files if "/" not in file), None)
     folders = sorted({file.split("/")[0] for file in files if "/" in file})
     if labels and loose:
