@@ -1,5 +1,6 @@
 """Volumes of every format, read from files that its own library wrote."""
 
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -54,6 +55,40 @@ def save(path: Path, array: np.ndarray) -> None:
         about = {"spacing": 2.0, "unit": "mm", "axes": "ZYX"}
         resolution = (1 / 0.5, 1 / 1.5)
         tifffile.imwrite(path, array, imagej=True, resolution=resolution, metadata=about)
+
+
+class TestRawWithAHeader:
+    """A .raw and what says its shape, type and spacing: MetaImage's .mhd or NRRD's .nhdr."""
+
+    @pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+    def test_it_is_read(self, tmp_path, ending):
+        image = SimpleITK.GetImageFromArray(SMOOTH)
+        image.SetSpacing((0.5, 1.5, 2.0))
+        SimpleITK.WriteImage(image, str(tmp_path / f"a{ending}"))
+        assert (tmp_path / "a.raw").is_file()
+        header = volume_header(tmp_path / f"a{ending}", ())
+        assert header.spacing == pytest.approx((2.0, 1.5, 0.5))
+        assert np.array_equal(read_numbers(tmp_path / f"a{ending}", ()), SMOOTH)
+        data = voxels(tmp_path, [5, 6, 7], percentiles=(0, 100))
+        assert [file.name for file in data.files] == [f"a{ending}"]
+
+    @pytest.mark.parametrize(
+        ("said", "words"),
+        [
+            ("other.raw", "its numbers should be in other.raw, which is missing"),
+            ("../a.raw", "its numbers are in ../a.raw, which does not lie beside it"),
+            ("/etc/hostname", "its numbers are in /etc/hostname, which does not lie beside it"),
+            ("a.raw", "it is cut short or damaged"),
+        ],
+    )
+    def test_a_header_that_lies(self, tmp_path, said, words):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(SMOOTH), str(tmp_path / "a.mhd"))
+        (tmp_path / "a.raw").write_bytes(SMOOTH.tobytes()[:-4])
+        header = (tmp_path / "a.mhd").read_text().replace("a.raw", said)
+        (tmp_path / "a.mhd").write_text(header)
+        with pytest.raises(DdiffError, match=re.escape(words)) as error:
+            volume_header(tmp_path / "a.mhd", ())
+        assert "\n" not in str(error.value)
 
 
 SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zarr", ".tif")

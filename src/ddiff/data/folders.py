@@ -16,7 +16,7 @@ from ddiff.system.files import regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 ARRAYS = (".npy", ".npz")
-SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zarr")
+SCANS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".zarr")
 STACKS = (".tif", ".tiff")
 MESHES = (".stl", ".ply", ".obj")
 # Of a folder of volumes, the files of the first family that is there are the data set: samples lie
@@ -26,8 +26,7 @@ VOLUMES = tuple(ending for family in FAMILIES for ending in family)
 PACKAGES = {  # ending -> the package that reads it
     ".nii": "nibabel",
     ".nii.gz": "nibabel",
-    ".nrrd": "SimpleITK",
-    ".mha": "SimpleITK",
+    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "SimpleITK"),
     ".zarr": "zarr",
     **dict.fromkeys(STACKS, "tifffile"),
     **dict.fromkeys(MESHES, "trimesh"),

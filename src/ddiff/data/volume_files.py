@@ -9,6 +9,7 @@ DdiffError that names the file.
 import gzip
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,15 +221,13 @@ def _itk(path: Path) -> tuple[Any, VolumeHeader]:
     sides, channels = reader.GetSize(), reader.GetNumberOfComponents()
     shape = (*((channels,) if channels > 1 else ()), *reversed(sides))
     with open(path, "rb") as file:
-        start = file.read(START).lower()
-    packed = b"compresseddata = true" in start or (
-        start.startswith(b"nrrd") and b"encoding: raw" not in start
+        start = file.read(START)
+    packed = b"compresseddata = true" in start.lower() or (
+        start.startswith(b"NRRD") and b"encoding: raw" not in start.lower()
     )
-    elsewhere = b"data file:" in start or (
-        b"elementdatafile = " in start and b"= local" not in start
-    )
-    if not packed and not elsewhere:
-        _refuse_short(path, int(np.prod(shape)) * dtype.itemsize)
+    numbers = _numbers_of(path, start)
+    if not packed:
+        _refuse_short(numbers, int(np.prod(shape)) * dtype.itemsize)
     if len(sides) != 3:
         return reader, VolumeHeader(tuple(reversed(sides)), dtype)
     affine = np.eye(4)
@@ -236,6 +235,21 @@ def _itk(path: Path) -> tuple[Any, VolumeHeader]:
     affine[:3, :3] = (FLIP @ axes)[:, ::-1]
     affine[:3, 3] = FLIP @ np.array(reader.GetOrigin())
     return reader, VolumeHeader(shape, dtype, affine)
+
+
+def _numbers_of(path: Path, start: bytes) -> Path:
+    """Return the file that holds the numbers of a header that begins with `start`: itself, or one
+    beside it. Raises ValueError for any other, since a stranger's header may name any file."""
+    said = re.search(rb"^(?:data ?file: *|ElementDataFile *= *)(.+?)\r?$", start, re.M | re.I)
+    name = said[1].decode(errors="replace") if said else "LOCAL"
+    if name.upper() == "LOCAL":
+        return path
+    beside = path.with_name(Path(name).name)
+    if beside.name != name.removeprefix("./"):
+        raise ValueError(f"it says that its numbers are in {name}, which does not lie beside it")
+    if not beside.is_file():
+        raise ValueError(f"its numbers should be in {name}, which is missing")
+    return regular(beside)
 
 
 def _itk_numbers(path: Path) -> np.ndarray:
