@@ -92,7 +92,7 @@ class TensorRT(Format):
         if not {"tensorrt", "capability"} <= set(facts):
             raise DdiffError(f"refused {path}: its facts lack engine")
         check_gpu(path, facts, trt.__version__, torch.cuda.get_device_capability(device))
-        return Engine(trt, payload_of(path), str(path))
+        return Engine(trt, payload_of(path), str(path), device)
 
     def check_place(self, path: Path, made_on: str, device: torch.device) -> None:
         if device.type == made_on:
