@@ -1,11 +1,14 @@
 """The emulation finds what CUDA forbids: faults are planted in the kernels, one at a time."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
 from ddiff.backends import Eager, Native
 from ddiff.kernels import calling
 from ddiff.kernels.group_norm_silu import NORM, NORM_BACKWARD
+from ddiff.kernels.measuring import max_error
 from ddiff.kernels.solver_step import add_noise, solver_step
 from tests.emulation import ORDERS, Emulated, Found, translated
 from tests.support import sampling
@@ -127,6 +130,29 @@ def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
     for shift in (0, 1):
         norm(gpu, monkeypatch, shift)
     assert gpu.launches > 0
+
+
+def small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape whose sides are an eighth, of two samples at most; channels stay."""
+    sides = 3 if shape[-1] == shape[-3] else 2
+    *first, channels = shape[:-sides]
+    return (*(min(2, n) for n in first), channels, *(max(2, n // 8) for n in shape[-sides:]))
+
+
+@pytest.mark.parametrize("name", ["group_norm_silu", "philox", "solver_step"])
+def test_the_cases_of_a_gpu_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `python -m ddiff.kernels --device cuda --check` compares there, with small shapes."""
+    gpu, module = Emulated(), import_module(f"ddiff.kernels.{name}.cases")
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    for constant in {"SHAPES", "VOXELS", "IMAGE", "LARGE", "SMALL"} & set(vars(module)):
+        value = getattr(module, constant)
+        made = [(small(s), g) for s, g in value] if constant == "SHAPES" else small(value)
+        monkeypatch.setattr(module, constant, made)
+    gpu.library(name)
+    for case in module.cases("cpu"):
+        before = gpu.launches
+        assert max_error(case) <= case.tolerance, case.name
+        assert gpu.launches > before, case.name
 
 
 @pytest.mark.parametrize("kind", ["2D", "3D"])
