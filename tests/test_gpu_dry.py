@@ -51,6 +51,49 @@ def test_the_parts_fit_ten_minutes(measure: ModuleType) -> None:
     assert measure.page([plan], "on no GPU yet").count("| not begun |") == 1
 
 
+def test_a_part_that_hangs_leaves_time_for_the_rest(
+    measure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SPARE", 0)
+    hangs = measure.Part("hangs", 0.5, ("timeit", "-n1", "-r1", "import time; time.sleep(60)"), ())
+    # this one's own limit of a minute is more than what the first one leaves
+    last = measure.Part("last", 30, ("timeit", "-n1", "-r1", "1"), ())
+    found = measure.measured([hangs, last], tmp_path, 0.5, dry=False)
+    assert [measure.ended(row) for row in found] == ["cut", "passed"]
+    assert found[0]["limit"] == 1 <= found[0]["seconds"] < 10
+    assert 20 < found[1]["limit"] < 29
+    assert "| hangs | 0.5 | 1 |" in measure.page(found, "here")
+
+
+TESTS = """
+import os, pytest
+def test_right(): pass
+@pytest.mark.skip(reason="needs a CUDA GPU")
+@pytest.mark.parametrize("n", [1, 2])
+def test_left_out(n): pass
+def test_wrong(): raise ValueError("off by 3" + chr(10) + "in all")
+def test_ends_all(): os._exit(3)
+"""
+
+
+def test_what_became_of_each_test_is_kept(measure: ModuleType, tmp_path: Path) -> None:
+    """Also where the process ends in the middle, and with the name of the test it was in."""
+    (tmp_path / "test_it.py").write_text(TESTS)
+    part = measure.suite("some_tests", 60, str(tmp_path / "test_it.py"), "--rootdir", str(tmp_path))
+    (row,) = measure.measured([part], tmp_path, 5, dry=False)
+    tests = row["tests"]
+    assert tests["passed"] == 1
+    assert tests["skipped"] == {"Skipped: needs a CUDA GPU": 2}
+    (wrong,) = tests["failed"]
+    assert wrong == {
+        "test": "test_it.py::test_wrong", "error": "ValueError: off by 3", "last": "in all",
+    }  # fmt: skip
+    assert tests["running"] == "test_it.py::test_ends_all"
+    assert 0 <= tests["seconds"] <= row["seconds"]
+    assert row["status"] == 3
+    assert "**failed**: 1 passed, 1 failed, 2 skipped |" in measure.page([row], "here")
+
+
 def test_what_a_cut_run_had_is_kept(measure: ModuleType, tmp_path: Path) -> None:
     def part(name: str, code: str) -> object:
         return measure.Part(name, 1, ("timeit", "-n1", "-r1", code), ())

@@ -6,9 +6,11 @@
     python experiments/gpu/measure.py --plan           # the parts, and what they may take
 
 Parts run one after another, each as a process of its own, in the order of their worth, until the
-time is over. What a part writes lies in OUT/<part>; parts.json says, after every part, how each
-ended and how long it took; README.md is made from it. What fails is said at the end, and the rest
-goes on. It needs no data but what it makes.
+time is over. A part that takes twice what was predicted, and 20 seconds, is cut, so that one that
+hangs leaves time for the rest. What a part writes lies in OUT/<part>, of tests what became of each
+(outcomes.py); parts.json says, after every part, how each ended, how long it took and what its
+limit was; README.md is made from it. What fails is said at the end, and the rest goes on. It needs
+no data but what it makes.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+SPARE = 20  # seconds of a part's limit, beyond twice the prediction: starts of Python and CUDA
 TAIL = 4000  # characters of what a failed part said
 TINY = ("num_steps=2", "batch_sizes=[2]", "repeats=1", "backends=[eager,native]",
         "precisions=[fp32]", "accelerator=cpu", "trainer=cpu")  # fmt: skip
@@ -39,9 +42,13 @@ class Part:
     """`words` after `python -m`; `dry` follows them, or takes their place, on a CPU."""
 
     name: str
-    seconds: int  # predicted
+    seconds: float  # predicted
     words: tuple[str, ...]
     dry: tuple[str, ...]
+
+    @property
+    def limit(self) -> float:
+        return 2 * self.seconds + SPARE
 
 
 def suite(name: str, seconds: int, *words: str, dry: tuple[str, ...] = ()) -> Part:
@@ -92,15 +99,19 @@ def command(part: Part, out: Path, dry: bool) -> list[str]:
         words += ["--json", str(out / f"{part.name}.json")]
     if dry:
         words = list(part.dry) if part.dry[:1] == ("pytest",) else [*words, *part.dry]
+    if words[0] == "pytest":
+        words += ["-p", "outcomes", "--outcomes", str(out / f"{part.name}.json")]
     return [sys.executable, "-m", *words]
 
 
 def run(words: list[str], limit: float) -> tuple[int | None, str]:
     """Exit status, None where it was cut, and what it said."""
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            words, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=said,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         try:
             status = process.wait(max(1.0, limit))
         except subprocess.TimeoutExpired:
@@ -119,14 +130,19 @@ def measured(parts: Sequence[Part], out: Path, minutes: float, dry: bool) -> lis
         started = time.monotonic()
         row: dict[str, Any] = {"part": part.name, "predicted": part.seconds}
         if started < end:
-            words = command(part, out, dry)
+            words, tests = command(part, out, dry), out / f"{part.name}.json"
+            tests.unlink(missing_ok=True)  # of an earlier run
+            left = end - started
+            limit = left if dry else min(part.limit, left)  # predictions are for a GPU
             print(f"\n$ python {' '.join(words[1:])}", flush=True)
-            status, said = run(words, end - started)
+            status, said = run(words, limit)
             print(said, flush=True)
-            row |= {"seconds": time.monotonic() - started, "status": status,
+            row |= {"limit": limit, "seconds": time.monotonic() - started, "status": status,
                     "command": ["python", *words[1:]]}  # fmt: skip
             if status not in (0, 5):  # 5: pytest found every test left out
                 row["said"] = said[-TAIL:]
+            if words[2] == "pytest" and tests.exists():
+                row["tests"] = json.loads(tests.read_text())
         found.append(row)
         (out / "parts.json").write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -138,20 +154,34 @@ def ended(row: dict[str, Any]) -> str:
     return {0: "passed", 5: "passed", None: "cut"}.get(row["status"], "**failed**")
 
 
+def counted(row: dict[str, Any]) -> str:
+    """Numbers of a part's tests, where it has some."""
+    tests = row.get("tests")
+    if tests is None:
+        return ""
+    counts = {"passed": tests["passed"], "failed": len(tests["failed"]),
+              "skipped": sum(tests["skipped"].values())}  # fmt: skip
+    return ": " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
 def page(found: list[dict[str, Any]], where: str) -> str:
     predicted, taken = (sum(row.get(key, 0) for row in found) for key in ("predicted", "seconds"))
     lines = [
         "# On a GPU",
         "",
         f"{where}: {predicted / 60:.1f} minutes predicted, {taken / 60:.1f} taken. The parts come",
-        "in the order of their worth; what is over after ten minutes is cut.",
+        "in the order of their worth; a part is cut at its limit, and all after ten minutes.",
         "",
-        "| part | predicted, s | taken, s | |",
-        "|---|---|---|---|",
+        "| part | predicted, s | limit, s | taken, s | |",
+        "|---|---|---|---|---|",
     ]
     for row in found:
         taken = f"{row['seconds']:.0f}" if "seconds" in row else ""
-        lines.append(f"| {row['part']} | {row['predicted']} | {taken} | {ended(row)} |")
+        limit = f"{row['limit']:.0f}" if "limit" in row else ""
+        lines.append(
+            f"| {row['part']} | {row['predicted']} | {limit} | {taken} | {ended(row)}"
+            f"{counted(row)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -167,7 +197,10 @@ def main() -> None:
     if given.plan:
         print(
             page(
-                [{"part": part.name, "predicted": part.seconds} for part in PARTS],
+                [
+                    {"part": part.name, "predicted": part.seconds, "limit": part.limit}
+                    for part in PARTS
+                ],
                 "`make gpu` has not run on a GPU yet",
             )
         )

@@ -36,7 +36,7 @@ def normal(key: int, samples: Tensor, step: int | Tensor, shape: tuple[int, ...]
             r0, r1, r2, r3 = _words(key, samples[row : row + rows, None], step, index)
             for i, numbers in enumerate((*_box_muller(r0, r1), *_box_muller(r2, r3))):
                 part[..., i] = numbers
-    return out.view(batch, -1)[:, :num].reshape(batch, *shape).contiguous()
+    return out.view(batch, 4 * blocks)[:, :num].reshape(batch, *shape).contiguous()
 
 
 def _words(

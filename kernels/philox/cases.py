@@ -8,11 +8,11 @@ from ..measuring import Case
 from . import native_normal, normal
 
 KEY = 0x1234_5678_9ABC_DEF0
+VOXELS, IMAGE = (1, 64, 64, 64), (3, 32, 32)
 
 
 def cases(device: str) -> list[Case]:
-    voxels, image = (1, 64, 64, 64), (3, 32, 32)
-    return [_case(device, 64, voxels), _case(device, 8, voxels), _case(device, 8, image)]
+    return [_case(device, 64, VOXELS), _case(device, 8, VOXELS), _case(device, 8, IMAGE)]
 
 
 def _case(device: str, batch: int, shape: tuple[int, ...]) -> Case:

@@ -12,6 +12,7 @@ from ddiff.config.options import Train
 from ddiff.config.targets import build, locate
 from ddiff.diffusion import Guidance, Plan, Schedule
 from ddiff.diffusion.guidance import guidance_from
+from ddiff.system.console import say_once
 from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 
@@ -42,8 +43,18 @@ def build_net(node: DictConfig) -> nn.Module:
 
 
 def build_precision(node: DictConfig, device: torch.device) -> Precision:
-    """The precision, decided for this device, with torch set to it."""
-    precision = build(node).on(device)
+    """The precision, decided for this device, with torch set to it.
+
+    A line says, once, what `auto` takes on a GPU and how to change it.
+    """
+    asked = build(node)
+    precision = asked.on(device)
+    if asked.dtype == "auto" and device.type == "cuda":
+        also = ", with products of float32 in TensorFloat-32" if precision.tf32 else ""
+        say_once(
+            f"precision=auto: the net computes in {precision.dtype} on this GPU{also}; "
+            "precision=fp32 computes in 32 bits"
+        )
     precision.prepare()
     return precision
 

@@ -15,6 +15,7 @@ from ddiff.system.errors import DdiffError
 from ddiff.system.graphs import WARM_UP, replayed
 
 SIDE, CURRENT = 7, 1  # addresses of streams
+CPU = torch.device("cpu")
 
 
 def memory(address: int, count: int, kind: Any) -> Any:
@@ -139,9 +140,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def replay(self) -> None:
             told.append("replay")
 
+    @contextmanager
+    def device(one: torch.device) -> Iterator[None]:
+        nonlocal current
+        before, current = current, one
+        yield
+        current = before
+
+    current = None
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
     for name, value in (
-        ("Stream", Stream), ("stream", stream), ("graph", graph), ("CUDAGraph", CUDAGraph),
-        ("current_stream", lambda: Stream(CURRENT)),
+        ("device", device), ("Stream", Stream), ("stream", stream), ("graph", graph),
+        ("CUDAGraph", CUDAGraph), ("current_stream", lambda: Stream(CURRENT)),
     ):  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     return told
@@ -201,7 +211,7 @@ def test_each_number_of_rows_is_captured_once(
     gpu: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library()
-    made = Engine(library, b"plan", "a.engine")
+    made = Engine(library, b"plan", "a.engine", CPU)
     # a replay does what was captured: the launch of the context that was made last
     monkeypatch.setattr(
         torch.cuda.CUDAGraph, "replay", lambda _: library.contexts[-1].execute_async_v3(SIDE)
@@ -218,10 +228,41 @@ def test_each_number_of_rows_is_captured_once(
     assert len(library.contexts) == 1 + KEPT
 
 
-def test_an_engine_that_does_not_load() -> None:
+def test_everything_happens_on_the_device_of_the_tensors(
+    gpu: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is current: a load, a context, its launches, a stream, a graph."""
+    found: dict[str, set[Any]] = {}
+
+    def watch(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def watched(*values: Any, **options: Any) -> Any:
+            found.setdefault(name, set()).add(torch.cuda.current_device())
+            return call(*values, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    library = Library()
+    for name in ("engine", "context"):
+        watch(library, name)
+    watch(Context, "execute_async_v3")
+    for name in ("Stream", "current_stream", "graph", "CUDAGraph"):
+        watch(torch.cuda, name)
+    made = Engine(library, b"plan", "a.engine", CPU)
+    for seed in (0, 1):
+        made(*inputs(2, seed))
+    assert gpu.count("replay") == 2
+    assert set(found) == {"engine", "context", "execute_async_v3", "Stream", "current_stream",
+                          "graph", "CUDAGraph"}  # fmt: skip
+    assert set().union(*found.values()) == {CPU}
+    assert torch.cuda.current_device() is None  # as before
+
+
+def test_an_engine_that_does_not_load(gpu: list[str]) -> None:
     words = r"a\.engine cannot be loaded: unsupported cc \(Error Code 6: this engine is for sm_80\)"
     with pytest.raises(DdiffError, match=words):
-        Engine(Library(loads=False), b"plan", "a.engine")
+        Engine(Library(loads=False), b"plan", "a.engine", CPU)
 
 
 def test_an_engine_whose_fault_tensorrt_does_not_name() -> None:

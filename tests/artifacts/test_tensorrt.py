@@ -232,6 +232,12 @@ def test_an_engine_for_another_gpu_or_version() -> None:
     check_gpu(Path("a.engine"), facts, "1.7.1.116", (8, 0))
     with pytest.raises(DdiffError, match=r"8\.0 or later, and this one has 7\.5; format="):
         check_gpu(Path("a.engine"), facts, "1.7.1.116", (7, 5))
+    for hopper in ((9, 0), (10, 0)):
+        words = r"a\.engine: TensorRT for RTX does not run .*{}\.{}; format=onnx, format=aoti and"
+        with pytest.raises(DdiffError, match=words.format(*hopper)):
+            check_gpu(Path("a.engine"), facts, "1.7.1.116", hopper)
+    for gpu in ((8, 9), (12, 0), (12, 1)):
+        check_gpu(Path("a.engine"), facts, "1.7.1.116", gpu)
     words = r"1\.7\.1\.116 built it, and 1\.8\.0\.3 is .*cu13==1\.7\.1\.116, or export it again"
     with pytest.raises(DdiffError, match=words):
         check_gpu(Path("a.engine"), facts, "1.8.0.3", (12, 0))

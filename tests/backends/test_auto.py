@@ -9,8 +9,9 @@ import torch
 from omegaconf import DictConfig
 
 from ddiff.backends import Eager, Native
-from ddiff.backends.auto import _native_builds, _say_once
-from ddiff.build import build_backend
+from ddiff.backends.auto import _native_builds
+from ddiff.build import build_backend, build_precision
+from ddiff.system.console import say_once
 from ddiff.system.precision import Precision
 from tests.support.runs import TINY, forked
 
@@ -20,10 +21,10 @@ DIGITS = ("experiment=digits_ddpm", *TINY, "budget.max_steps=2")
 @pytest.fixture(autouse=True)
 def afresh() -> Iterator[None]:
     _native_builds.cache_clear()
-    _say_once.cache_clear()
+    say_once.cache_clear()
     yield
     _native_builds.cache_clear()
-    _say_once.cache_clear()
+    say_once.cache_clear()
 
 
 def test_native_on_a_cpu_a_replayed_eager_on_a_gpu(capsys: pytest.CaptureFixture) -> None:
@@ -40,6 +41,22 @@ def test_native_on_a_cpu_a_replayed_eager_on_a_gpu(capsys: pytest.CaptureFixture
 def test_precision_by_capability(capability, dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert Precision().on(torch.device("cuda")) == Precision(dtype, tf32=capability >= (8, 0))
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((9, 0), "bfloat16"), ((7, 5), "float16")])
+def test_a_gpu_s_precision_is_said_once_and_how_to_change_it(
+    capability, dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(Precision, "prepare", lambda self: None)  # torch's own switches stay
+    node = DictConfig({"_target_": "ddiff.system.precision.Precision"})
+    for device in ("cuda", "cuda", "cpu"):
+        build_precision(node, torch.device(device))
+    build_precision(DictConfig({**node, "dtype": "float32"}), torch.device("cuda"))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"precision=auto: the net computes in {dtype} on this GPU")
+    assert ("TensorFloat-32" in line) == (dtype == "bfloat16")
+    assert line.endswith("; precision=fp32 computes in 32 bits")
 
 
 def test_a_named_backend_is_taken() -> None:

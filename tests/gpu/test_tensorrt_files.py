@@ -8,7 +8,7 @@ import torch
 
 from ddiff.artifacts import engine
 from ddiff.artifacts.loading import ArtifactNet
-from ddiff.artifacts.tensorrt import CAPABILITY, FP8_CAPABILITY
+from ddiff.artifacts.tensorrt import FP8_CAPABILITY, supports
 from ddiff.artifacts.trained import Trained
 from ddiff.artifacts.writing import example
 from ddiff.system.errors import ConfigError
@@ -29,8 +29,9 @@ LEAST = {"fp32": 70, "fp16": 40, "bf16": 30, "int8": 20, "fp8": 20}  # dB, of sa
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDIFF_CACHE", str(tmp_path / "cache"))
     Precision("float32").prepare()
-    if torch.cuda.get_device_capability() < CAPABILITY:
-        pytest.skip("TensorRT for RTX does not build for this GPU")
+    gpu = torch.cuda.get_device_capability()
+    if not supports(gpu):
+        pytest.skip("TensorRT for RTX does not run on compute capability {}.{}".format(*gpu))
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["dynamic", "fixed"])

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from safetensors.torch import load_file, save_file
 
 import ddiff
 from ddiff.artifacts.trained import Trained
 from ddiff.artifacts.writing import Exported
+from ddiff.config.targets import build
+from ddiff.config.trees import resolved
 from ddiff.diffusion import objectives, schedules, solve, solvers
 from ddiff.interchange.diffusers import scheduler_config, unet_config
 from ddiff.interchange.folders import read_foreign
@@ -249,6 +252,18 @@ def test_nets_that_cannot_leave(run: Path, options: dict[str, Any], words: str) 
     trained = Trained.load(str(run))
     with pytest.raises(ConfigError, match=words):
         unet_config(trained.net, {**trained.options.net, **options})
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_small", "unet_tiny"])
+def test_presets_leave_with_their_own_options(name: str) -> None:
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        words = ["experiment=cifar10_ddpm", f"net={name}", "net.shape=[3,32,32]"]
+        node = resolved(compose("train", words)).net
+    with torch.device("meta"):
+        config = unet_config(build(node), node)
+    assert config["block_out_channels"] == list(node.channels)
+    assert config["norm_num_groups"] == node.groups
+    assert config["time_embedding_dim"] == 256
 
 
 def test_group_norms_of_several_numbers_cannot_leave(run: Path) -> None:

@@ -28,7 +28,7 @@ def inputs(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.mark.parametrize("run", [add_noise, reference])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (0, 3, 5), (2, 0, 5)])
 def test_follows_the_definition(run: Run, shape: tuple[int, ...], device: str) -> None:
     follows(run, shape, device)
 

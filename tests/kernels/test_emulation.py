@@ -1,12 +1,15 @@
 """The emulation finds what CUDA forbids: faults are planted in the kernels, one at a time."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
 from ddiff.backends import Eager, Native
 from ddiff.kernels import calling
 from ddiff.kernels.group_norm_silu import NORM, NORM_BACKWARD
-from ddiff.kernels.solver_step import solver_step
+from ddiff.kernels.measuring import max_error
+from ddiff.kernels.solver_step import add_noise, solver_step
 from tests.emulation import ORDERS, Emulated, Found, translated
 from tests.support import sampling
 from tests.support.sampling import generation, labels
@@ -66,6 +69,43 @@ def test_a_planted_fault_is_found(name: str, order: str, monkeypatch: pytest.Mon
         norm(Emulated(order, planted=((good, bad),)), monkeypatch, shift=1)
 
 
+UNALIGNED = (  # without these conditions wide loads take any address, when sizes allow them
+    (
+        """ && aligned(a.x, 16) && aligned(a.pred, 4 * sizeof(T)) &&
+                      aligned(a.x_0, 16) && aligned(a.x_0_before, 16)""",
+        "",
+    ),
+    (" && aligned(x_0, 16)", ""),
+)
+
+
+@pytest.mark.parametrize(
+    "shifted", ["nothing", "x", "pred", "x_0", "x_0_before", "x_0 of add_noise"]
+)
+def test_every_condition_on_alignment_is_needed(
+    shifted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One build without any: where one tensor alone is shifted, the other conditions hold."""
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    gpu, samples, step = Emulated(planted=UNALIGNED), torch.arange(2), torch.tensor(0)
+
+    def tensor(name: str) -> torch.Tensor:
+        by = int(name == shifted)
+        return torch.ones(by + 16)[by:].view(2, 8)
+
+    def run() -> None:
+        x, pred, x_0, before = map(tensor, ("x", "pred", "x_0", "x_0_before"))
+        solver_step(x, pred, x_0, torch.ones(1, 8), step, samples, 0, None, True, before)
+        add_noise(tensor("x_0 of add_noise"), torch.ones(2, 4), samples, 0, 1)
+
+    if shifted == "nothing":
+        run()
+        assert gpu.launches >= 2
+    else:
+        with pytest.raises(Found, match="an address that is no multiple of 16"):
+            run()
+
+
 def test_an_output_that_nobody_writes_stays_not_a_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -90,6 +130,29 @@ def test_the_kernels_as_they_are_do_nothing_that_is_forbidden(
     for shift in (0, 1):
         norm(gpu, monkeypatch, shift)
     assert gpu.launches > 0
+
+
+def small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape whose sides are an eighth, of two samples at most; channels stay."""
+    sides = 3 if shape[-1] == shape[-3] else 2
+    *first, channels = shape[:-sides]
+    return (*(min(2, n) for n in first), channels, *(max(2, n // 8) for n in shape[-sides:]))
+
+
+@pytest.mark.parametrize("name", ["group_norm_silu", "philox", "solver_step"])
+def test_the_cases_of_a_gpu_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `python -m ddiff.kernels --device cuda --check` compares there, with small shapes."""
+    gpu, module = Emulated(), import_module(f"ddiff.kernels.{name}.cases")
+    monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
+    for constant in {"SHAPES", "VOXELS", "IMAGE", "LARGE", "SMALL"} & set(vars(module)):
+        value = getattr(module, constant)
+        made = [(small(s), g) for s, g in value] if constant == "SHAPES" else small(value)
+        monkeypatch.setattr(module, constant, made)
+    gpu.library(name)
+    for case in module.cases("cpu"):
+        before = gpu.launches
+        assert max_error(case) <= case.tolerance, case.name
+        assert gpu.launches > before, case.name
 
 
 @pytest.mark.parametrize("kind", ["2D", "3D"])

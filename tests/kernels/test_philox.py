@@ -104,6 +104,14 @@ def test_native_normals_are_those_of_torch(shape: tuple[int, ...], device: str) 
     torch.testing.assert_close(native, normal(KEY, samples, step, shape), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(("count", "shape"), [(0, (4,)), (3, (0, 4))])
+def test_of_none_there_are_none(count: int, shape: tuple[int, ...], device: str) -> None:
+    """No launch: CUDA refuses a grid without blocks."""
+    step = torch.tensor(1, device=device)
+    made = native_normal(KEY, torch.arange(count, device=device), step, shape)
+    assert made.shape == normal(KEY, torch.arange(count), 1, shape).shape == (count, *shape)
+
+
 def test_normals_follow_the_formula(device: str) -> None:
     """In float64, from the words in float32; also at the ends of every quarter turn."""
     samples, step = torch.arange(4, device=device), torch.tensor(2, device=device)
@@ -197,4 +205,3 @@ def test_wrong_tensors_are_named() -> None:
         native_normal(KEY, torch.arange(6)[::2], step, (4,))
     with pytest.raises(KernelError, match=r"step is int64 \[1\] on cpu; it must be int64 \[\]"):
         native_normal(KEY, torch.arange(3), step[None], (4,))
-    assert native_normal(KEY, torch.arange(0), step, (4,)).shape == (0, 4)

@@ -104,6 +104,14 @@ def test_first_step_takes_any_x_0(run: Callable[..., None], device: str) -> None
     assert x_0.abs().max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 5), (2, 0, 5)])
+def test_an_empty_batch_has_no_step(shape: tuple[int, ...], device: str) -> None:
+    """No launch: CUDA refuses a grid without blocks."""
+    x, pred, x_0 = (draw(shape, seed, device) for seed in range(3))
+    solver_step(x, pred, x_0, *arguments(device, shape, 3), KEY, 1.0, True, x_0.clone())
+    assert x.shape == x_0.shape == shape
+
+
 def test_every_half_precision_number(device: str) -> None:
     """pred alone reaches x_0 (p = 0, q = 1); what is not a number stays so, also when clamped."""
     for dtype in (torch.float16, torch.bfloat16):

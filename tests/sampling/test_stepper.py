@@ -36,9 +36,12 @@ def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
     return (x + told.view(-1, 1, 1, 1)).tanh()
 
 
-def test_its_buffers_go_with_it() -> None:
+@pytest.mark.parametrize("graph", [False, True])
+def test_its_buffers_go_with_it(graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, not when the garbage collector comes: on a GPU they are the memory of a batch."""
-    made = stepper()
+    if graph:
+        Cuda(monkeypatch)
+    made = stepper(graph)
     made.start([0, 1, 2], None)
     made.advance()
     gone = weakref.ref(made)

@@ -153,7 +153,8 @@ def test_a_file_of_tensors_needs_the_options_of_the_net(file: Path) -> None:
     ("source", "words"),
     [
         ("nowhere", "there is no run or checkpoint nowhere"),
-        ("model.pt2", "model.pt2 holds a program, not weights by name"),
+        ("model.onnx", "model.onnx is an exported file, .*; give the run .* format=safetensors"),
+        ("model.pt2", "model.pt2 is an exported file"),
         ("nowhere.safetensors", "cannot read nowhere.safetensors"),
     ],
 )

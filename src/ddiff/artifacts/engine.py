@@ -72,10 +72,11 @@ class Engine:
     Each number of rows has an execution of its own; the `KEPT` used last stay in memory.
     """
 
-    def __init__(self, trt: Any, plan: bytes, about: str):
+    def __init__(self, trt: Any, plan: bytes, about: str, device: torch.device):
         self.about, self.log = about, Log(trt)
-        self.runtime = trt.Runtime(self.log.receiver)
-        self.engine = self.runtime.deserialize_cuda_engine(plan)
+        with torch.cuda.device(device):  # TensorRT keeps an engine on the current device
+            self.runtime = trt.Runtime(self.log.receiver)
+            self.engine = self.runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             why = _reason(trt, self.runtime, plan, self.log)
             raise DdiffError(f"{about} cannot be loaded: {why}")
@@ -91,12 +92,14 @@ class Engine:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         rows = len(inputs[0])
-        if rows not in self.executions:
-            while len(self.executions) >= KEPT:
-                self.executions.popitem(last=False)
-            self.executions[rows] = self._execution(inputs)
-        self.executions.move_to_end(rows)
-        return self.executions[rows](*inputs)
+        # contexts, streams and graphs belong to the current device: make it the tensors'
+        with torch.cuda.device(inputs[0].device):
+            if rows not in self.executions:
+                while len(self.executions) >= KEPT:
+                    self.executions.popitem(last=False)
+                self.executions[rows] = self._execution(inputs)
+            self.executions.move_to_end(rows)
+            return self.executions[rows](*inputs)
 
     def _execution(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
         context = self.engine.create_execution_context(self.config)

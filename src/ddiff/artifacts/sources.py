@@ -40,8 +40,8 @@ class Source:
         path = Path(source)
         if is_artifact(source):
             raise DdiffError(
-                f"init: {source} holds a program, not weights by name; "
-                "export the run with format=safetensors"
+                f"init: {source} is an exported file, whose weights do not have the net's names; "
+                "give the run that it was exported from, or export that with format=safetensors"
             )
         if path.suffix == SAFE and "ddiff" in read_metadata(path):
             net, cfg, _ = read_safetensors(path)

@@ -20,6 +20,8 @@ from ddiff.system.errors import DdiffError
 
 OLD_ENDING = ".trt.pt2"  # of files by ddiff 0.1, through Torch-TensorRT
 CAPABILITY = (8, 0)  # the least of the GPUs that TensorRT for RTX builds for unless told others
+LEFT_OUT = ((9, 0), (12, 0))  # from Hopper on, before 12.0: TensorRT for RTX has none of them
+INSTEAD = "format=onnx, format=aoti and format=pt2 run on it"
 FP8_CAPABILITY, FP8_GPUS = (8, 9), ("SM89", "SM120")
 NEEDS = (
     "an engine needs an NVIDIA GPU of compute capability {}.{} or later, its driver for CUDA 13 "
@@ -90,7 +92,7 @@ class TensorRT(Format):
         if not {"tensorrt", "capability"} <= set(facts):
             raise DdiffError(f"refused {path}: its facts lack engine")
         check_gpu(path, facts, trt.__version__, torch.cuda.get_device_capability(device))
-        return Engine(trt, payload_of(path), str(path))
+        return Engine(trt, payload_of(path), str(path), device)
 
     def check_place(self, path: Path, made_on: str, device: torch.device) -> None:
         if device.type == made_on:
@@ -123,7 +125,7 @@ def widen_transposed(net: nn.Module) -> None:
 
 
 def check_gpu(path: Path, facts: dict[str, Any], version: str, gpu: tuple[int, int]) -> None:
-    """Raise if an engine is for another version of TensorRT, or for newer GPUs than this one."""
+    """Raise if an engine is for another version of TensorRT, or for other GPUs than this one."""
     built_by, least = facts["tensorrt"], tuple(facts["capability"])
     if built_by != version:
         raise DdiffError(
@@ -133,8 +135,18 @@ def check_gpu(path: Path, facts: dict[str, Any], version: str, gpu: tuple[int, i
     if gpu < least:
         raise DdiffError(
             "cannot run {}: it is for GPUs of compute capability {}.{} or later, and this one has "
-            "{}.{}; format=onnx and format=pt2 run on it".format(path, *least, *gpu)
+            "{}.{}; {}".format(path, *least, *gpu, INSTEAD)
         )
+    if not supports(gpu):
+        raise DdiffError(
+            "cannot run {}: TensorRT for RTX does not run on GPUs of compute capability {}.{}; "
+            "{}".format(path, *gpu, INSTEAD)
+        )
+
+
+def supports(gpu: tuple[int, int]) -> bool:
+    """Return True if TensorRT for RTX has kernels for GPUs of this compute capability."""
+    return gpu >= CAPABILITY and not LEFT_OUT[0] <= gpu < LEFT_OUT[1]
 
 
 def build_engine(

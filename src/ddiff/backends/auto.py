@@ -10,7 +10,7 @@ from ddiff.backends.eager import Eager
 from ddiff.backends.execution import Backend
 from ddiff.backends.native import Native
 from ddiff.kernels.building import load
-from ddiff.system.console import console
+from ddiff.system.console import console, say_once
 from ddiff.system.errors import KernelError
 
 ON_A_GPU = (
@@ -31,12 +31,9 @@ class Auto:
         if device.type == "cpu" and _native_builds():
             return Native(bool(self.graph))
         if self.graph is None and device.type == "cuda":
-            _say_once(ON_A_GPU)
+            say_once(ON_A_GPU)
             return Eager("try")
         return Eager(bool(self.graph))
-
-
-_say_once = cache(console.print)
 
 
 @cache

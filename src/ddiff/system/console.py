@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(soft_wrap=True, highlight=False)
+say_once = cache(console.print)  # what several parts of a command find out
 WIDE = 10_000  # columns of a log: no table needs more
 
 
