@@ -11,7 +11,8 @@ LONGEST = ("test_quality.py", "test_tensorrt.py", "test_resume.py", "test_format
            "test_endings.py", "test_prediction.py", "test_experiments.py", "test_continuing.py",
            "test_sweeps.py", "test_wheel.py", "test_timestep_board.py",
            "test_docs.py", "test_recipe.py", "test_refusals.py", "test_gpu_dry.py",
-           "test_evaluate.py", "test_cuda_compiles.py", "test_solver_step.py")  # fmt: skip
+           "test_evaluate.py", "test_any_shape.py", "test_given.py", "test_cuda_compiles.py",
+           "test_solver_step.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

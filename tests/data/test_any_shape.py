@@ -17,8 +17,8 @@ from ddiff.data.writing import write
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.support.runs import checkpoint, ddiff_many, job
 
-SMOKE = ("debug=smoke", "solver.num_steps=2", "net.channels=[8,16]", "net.num_blocks=1",
-         "net.mid_attention=false")  # fmt: skip
+SMOKE = ("debug=smoke", "precision=fp32", "solver.num_steps=2", "net.channels=[8,16]",
+         "net.num_blocks=1", "net.mid_attention=false")  # fmt: skip
 RUNS = {
     "scans": ((1, 8, 12, 16), ("data=voxels", "data.root=scans", "data.size=[8,12,16]")),
     "flows": ((2, 4, 8, 4), ("data=voxels", "data.root=flows", "data.size=[4,8,4]",

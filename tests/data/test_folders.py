@@ -99,7 +99,7 @@ class TestTables:
             path.write_text("\n".join(between.join(line) for line in lines), "utf-8-sig")
 
     @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-    @pytest.mark.parametrize(("columns", "said"), [(COLUMNS[0], ""), (COLUMNS[1], "#breed")])
+    @pytest.mark.parametrize(("columns", "said"), [(COLUMNS[0], ""), (COLUMNS[1], ":breed")])
     def test_a_table_names_the_classes(self, tmp_path, ending, columns, said):
         """By path, by name, without the ending; whole numbers are in their order."""
         pictures(tmp_path, ["cat/1.png", "cat/2.png", "dog/3.png"])
@@ -122,7 +122,7 @@ class TestTables:
             (
                 "labels.csv",
                 "file,kind\n1.png,a",
-                "holds the classes; it has file, .*#COLUMN",
+                "holds the classes; it has file, .*:COLUMN",
             ),
             ("labels.csv", "file,label\n1.png,a\n2.png,", "no label for 1 of 2 files, .* 2.png"),
             ("labels.csv", b"\xff\xfe\x00file", "cannot read the table .*: 'utf-8' codec"),
@@ -139,15 +139,24 @@ class TestTables:
         with pytest.raises((ConfigError, DdiffError), match=words):
             images(tmp_path, labels=wanted)
 
+    def test_names_that_are_not_alone(self, tmp_path):
+        """A row `1.png` says nothing of a/1.png where there is a b/1.png too."""
+        pictures(tmp_path, ["a/1.png", "b/1.png", "b/2.png"])
+        (tmp_path / "t.csv").write_text("file,label\na/1,01\n1.png,x\nb/2.png,1")
+        with pytest.raises(DdiffError, match=r"no label for 1 of 3 files, such as b/1.png"):
+            images(tmp_path, labels="t.csv")
+        (tmp_path / "t.csv").write_text("file,label\na/1,01\nb/1.png,1\n2,\u00b2")
+        assert images(tmp_path, labels="t.csv").class_names == ["01", "1", "\u00b2"]
+
     def test_a_column_that_is_not_there_and_numbers(self, tmp_path):
         names = [f"{i}.png" for i in range(30)]
         pictures(tmp_path, names, (2, 2, 3))
         rows = [f"{name},{i / 7}" for i, name in enumerate(names)]
         (tmp_path / "t.csv").write_text("\n".join(["file,age", *rows]))
         with pytest.raises(ConfigError, match="has no column size; it has file, age"):
-            images(tmp_path, labels="t.csv#size")
+            images(tmp_path, labels="t.csv:size")
         with pytest.raises(ConfigError, match="30 values for 30 files; labels are classes"):
-            images(tmp_path, labels="t.csv#age")
+            images(tmp_path, labels="t.csv:age")
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cut(tmp_path):

@@ -1,6 +1,7 @@
 """Volumes of every format, read from files that its own library wrote."""
 
 import re
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -21,8 +22,7 @@ from ddiff.data.folders import PACKAGES, VOLUMES, listing
 from ddiff.data.volume_files import EXTRAS, filled, read_numbers, volume_header, write_volume
 from ddiff.system.errors import ConfigError, DdiffError
 
-RANDOM = np.random.default_rng(0)
-SMOOTH = RANDOM.normal(size=(5, 6, 7)).astype(np.float32)
+SMOOTH = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
 
 
 def voxels(root: Path, size: object, **options: object) -> Voxels:
@@ -91,6 +91,18 @@ class TestRawWithAHeader:
         assert "\n" not in str(error.value)
 
 
+def test_units_become_millimetres(tmp_path):
+    image = nibabel.Nifti1Image(SMOOTH, np.diag([200, 150, 50, 1]))
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "a.nii")
+    about = {"spacing": 200, "unit": "um", "axes": "ZYX"}
+    tifffile.imwrite(tmp_path / "a.tif", SMOOTH, imagej=True, resolution=(1 / 50, 1 / 150),
+                     metadata=about)  # fmt: skip
+    for name in ("a.nii", "a.tif"):
+        spacing = volume_header(tmp_path / name, ()).spacing
+        assert spacing == pytest.approx((0.2, 0.15, 0.05), rel=1e-3)
+
+
 SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zarr", ".tif")
 
 
@@ -134,7 +146,8 @@ def test_a_broken_file_is_named_in_one_line(ending: str, wrong: str, tmp_path: P
         if ending == ".tif":
             tifffile.imwrite(path, array, photometric="minisblack")
         else:
-            __import__("shutil").rmtree(path) if path.is_dir() else None
+            if path.is_dir():
+                shutil.rmtree(path)
             save(path, array)
     with pytest.raises(DdiffError) as caught:
         voxels(tmp_path, [20, 24, 28], window=[-1, 2])
@@ -200,7 +213,7 @@ def test_volumes_are_fitted_about_their_middle(
 
 def test_random_windows_depend_on_the_seed_and_the_batch_alone(tmp_path: Path) -> None:
     for n, side in enumerate((8, 12, 10, 9)):
-        np.save(tmp_path / f"{n}.npy", RANDOM.random((side, side, side + 1)))
+        np.save(tmp_path / f"{n}.npy", np.random.default_rng(n).random((side, side, side + 1)))
     data = voxels(tmp_path, 6, fit="random_crop", values="unit")
     first = [x for x, _ in islice(data.train_dataloader(), 12)]
     data.position = 5
@@ -268,7 +281,7 @@ def test_overlapping_solids_are_their_union_and_open_ones_are_refused(tmp_path: 
 
 
 def test_channels_come_first(tmp_path: Path) -> None:
-    array = RANDOM.random((2, 4, 5, 6)).astype(np.float32)
+    array = np.random.default_rng(1).random((2, 4, 5, 6)).astype(np.float32)
     last = np.moveaxis(array, 0, 3)
     nibabel.save(nibabel.Nifti1Image(last, np.eye(4)), tmp_path / "a.nii")
     image = SimpleITK.GetImageFromArray(last, isVector=True)
@@ -318,7 +331,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_is_written_is_read_with_its_affine(
     ending: str, channels: int, tmp_path: Path
 ) -> None:
-    x = RANDOM.normal(size=(channels, 4, 5, 6)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(channels, 4, 5, 6)).astype(np.float32)
     # canonical, so that NIfTI's axes stay: turned by a little, 2, 1.5 and 0.5 mm between voxels
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -340,7 +353,7 @@ def test_check_shows_what_there_is_and_what_becomes_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for n in range(20):
-        scan = RANDOM.integers(-900, 300, (6, 5, 4 + (n == 7)), np.int16)
+        scan = np.random.default_rng(n).integers(-900, 300, (6, 5, 4 + (n == 7)), np.int16)
         scan[0, 0, :2] = -1000, 299
         image = nibabel.Nifti1Image(scan, np.diag([-1, 2, 3, 1]))
         nibabel.save(image, tmp_path / f"{n}.nii.gz")

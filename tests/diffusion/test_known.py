@@ -41,6 +41,7 @@ def test_what_is_known_is_in_the_sample(plan):
     """Bit for bit for a part, to rounding for means; and the known part of x_t is y noised."""
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(4, 1, 4, 4, generator=generator) * 2 - 1
+    values[:, :, 0] = 0
     mask = torch.zeros(4, 4, dtype=torch.bool)
     mask[:, :2] = True
     part = Part(values, mask)
@@ -93,6 +94,13 @@ class TestJumps:
         torch.testing.assert_close(jumped.noise[4], (1 - r**2).sqrt())
         for name in ("x", "x_0", "noise"):
             assert torch.equal(getattr(jumped, name)[[2, 5, 6]], getattr(plan, name))
+
+    def test_of_a_plan_that_begins_in_the_middle(self):
+        late = begun_at(ddpm(cosine(), 20), 400)
+        jumped = with_jumps(late, 3)
+        assert len(jumped) == 4 * (len(late) - 1) + 1
+        assert jumped.times[0] == 400
+        jumped.table(X0())
 
     def test_weights_of_guidance_stay_with_their_times(self):
         plan = ddim(cosine(), 4).guided_by(Interval(2.0, 0.1, 2.0))

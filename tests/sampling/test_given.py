@@ -48,6 +48,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
         "same": job("sample", "run=run", *DRAW, given, "strength=0.2", "solver=ddim", "out=same"),
         "inpainted": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "jumps=2",
                          "solver=ddpm", "out=inpainted"),
+        "late": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "jumps=1",
+                    "strength=0.6", "solver=ddpm", "out=late"),
         "shards": job("sample", "run=run", *DRAW, given, "inpaint=mask.png", "jumps=2",
                       "solver=ddpm", "batch_size=2", "engine=local", "engine.slots=1",
                       "out=shards"),
@@ -69,6 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
         "shape": job("sample", "run=run", *DRAW, "from_image=scan.npy", "out=none"),
         "mask": job("sample", "run=run", *DRAW, given, "inpaint=gaps.npy", "out=none"),
         "absent": job("sample", "run=run", *DRAW, "from_image=not_there.npy", "out=none"),
+        "ending": job("sample", "run=solid", *DRAW, "from_image=one.png", "out=none"),
     }  # fmt: skip
     return cwd, dict(zip(jobs, ddiff_many(list(jobs.values()), cwd), strict=True))
 
@@ -97,6 +100,7 @@ def test_what_is_kept_is_kept(world):
     found = drawn(world, "inpainted")
     assert np.array_equal(found[..., ~anew], pictures[..., ~anew])
     assert np.abs(found[..., anew] - pictures[..., anew]).mean() > 0.1
+    assert np.array_equal(drawn(world, "late")[..., ~anew], pictures[..., ~anew])
     record = json.loads((cwd / "inpainted.json").read_text())
     assert record["evaluations"] == 16  # 5 steps made three times, and the last one
     assert record["options"]["inpaint"] == "mask.npy"
@@ -130,21 +134,23 @@ def test_missing_slices(world):
 @pytest.mark.parametrize(
     ("name", "line"),
     {
-        "alone": "strength: of what? say from_image= too",
+        "alone": "strength: needs from_image=",
         "both": "inpaint: does not go with upscale; do one after the other",
-        "jumps": "jumps: are for inpaint= or upscale=, where a part is known",
+        "jumps": "jumps: need inpaint= or upscale=",
         "jumps of": "jumps: take a solver of single steps, solver=ddpm or solver=ddim",
         "little": "strength: so little noise lies below the last step of this solver",
         "nothing": "inpaint: marks nothing to be made anew (it is 0 everywhere)",
         "factor": "upscale: 3 does not divide the sides [8, 8]",
         "shape": "scan.npy holds samples of shape",
         "mask": "inpaint: gaps.npy has shape",
+        "ending": "one.png: volumes end in .npy, ",
         "absent": "not_there.npy: no such file or folder",
     }.items(),
 )
 def test_one_line_says_what_is_wrong(world, name, line):
     cwd, done = world
-    assert done[name].status == (1 if ".npy" in line else 2)  # a file is wrong, or an option
+    of_a_file = {"shape", "mask", "absent"}
+    assert done[name].status == (1 if name in of_a_file else 2)
     assert done[name].err.strip().splitlines()[-1].startswith(f"ddiff: {line}")
     assert not (cwd / "none.npy").exists()
 
@@ -184,5 +190,13 @@ def test_python_draws_the_same(world):
     np.testing.assert_allclose(found, drawn(world, "inpainted"), atol=1e-4)
     with pytest.raises(ConfigError, match="from_image"):
         model.sample(4, inpaint=mask)
-    with pytest.raises(ConfigError, match="from_image: has shape"):
-        model.sample(4, from_image=pictures[:, :, :2])
+    for options, words in (
+        ({"from_image": pictures[:, :, :2]}, "from_image: has shape"),
+        ({"from_image": pictures[:0]}, "from_image: has shape"),
+        ({"from_image": 255 * pictures}, "from_image: has values outside"),
+        ({"from_image": pictures, "strength": 0}, "strength: 0 is not above 0"),
+        ({"from_image": pictures, "upscale": 0}, "upscale: at least 1"),
+        ({"from_image": pictures, "inpaint": [1]}, r"inpaint: has shape \[1\]"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            model.sample(4, **options)

@@ -42,6 +42,7 @@ Place = Annotated[str, Filled()]  # of a file, a folder or a run
 Clamp = Positive | None
 Weights = Literal["ema", "net"] | AverageLength
 Values = Literal["auto", "signed", "unit", "bytes"]
+VolumeFormat = Literal["npy", "nii", "nii.gz", "tif", "nrrd", "mha"]
 Threads = Annotated[int, At(least=1, most=4096)] | Literal["auto", "adapt"]
 # A group: what is chosen, as a mapping with _target_. It is checked against what it names.
 Group = Annotated[Any, "group"]
@@ -154,7 +155,7 @@ class Sample(Draw):
     out: str | None
     picture: bool
     mesh: Literal["ply", "obj", "stl", "none"] | None
-    write: Literal["npy", "nii", "nii.gz", "tif", "nrrd", "mha"] | None
+    write: VolumeFormat | None
     from_image: Place | None
     strength: Annotated[float, At(above=0, most=1)] | None
     inpaint: Place | None

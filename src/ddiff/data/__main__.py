@@ -19,6 +19,7 @@ def main(cfg: "DictConfig") -> None:
     from ddiff.config.validation import validate
     from ddiff.data.writing import write
     from ddiff.system.errors import ConfigError
+    from ddiff.system.files import check_outputs
 
     cfg = resolved(cfg)
     validate(cfg, "data")
@@ -26,7 +27,10 @@ def main(cfg: "DictConfig") -> None:
     if options.check:
         from ddiff.data.checking import check
 
-        check(build(options.data), Path(options.out or "check.png"))
+        out = Path(options.out or "check.png")
+        if options.out is not None:  # a picture of an earlier look may go, but no other file
+            check_outputs([out], overwrite=False)
+        check(build(options.data), out)
         return
     if options.out is None:
         raise ConfigError("required: out=... (a folder), or check=true to look only")

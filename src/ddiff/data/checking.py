@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ddiff.data.base import Data, FolderData
-from ddiff.data.folders import SCANS
+from ddiff.data.folders import NIFTI
 from ddiff.data.source import each
 from ddiff.data.volume_files import ending_of, volume_header
 from ddiff.data.voxels import Voxels, range_of
@@ -34,7 +34,8 @@ def check(data: Data, out: Path) -> None:
     data.setup("fit")
     show_table((), [*_steps(data), *_samples(data)], "samples", left=(0, 1))
     x, _ = data.train.batch(torch.arange(min(SHOWN, len(data.train))))
-    save_png(picture(x.numpy()), out)
+    shown = x if x.shape[1] in (1, 3) else x[:, : 3 if x.shape[1] > 3 else 1]
+    save_png(picture(shown.numpy()), out)
     console.print(f"picture     {out}")
 
 
@@ -64,7 +65,7 @@ def _steps(data: Data) -> list[tuple[str, str]]:
     if not isinstance(data, Voxels):
         return []
     rows = []
-    if any(ending_of(file) in SCANS[:2] for file in data.files):
+    if any(ending_of(file) in NIFTI for file in data.files):
         rows.append(("axes", "right, anterior, superior (NIfTI's closest canonical orientation)"))
     if data.spacing:
         rows.append(("resampled", f"to {_sides(data.spacing, '{:.4g}')} mm, linearly"))

@@ -16,7 +16,8 @@ from ddiff.system.files import regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 ARRAYS = (".npy", ".npz")
-SCANS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".zarr")
+NIFTI = (".nii", ".nii.gz")
+SCANS = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", ".zarr")
 STACKS = (".tif", ".tiff")
 MESHES = (".stl", ".ply", ".obj")
 # Of a folder of volumes, the files of the first family that is there are the data set: samples lie

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.folders import ARRAYS, PICTURES, Listing, listing
+from ddiff.data.folders import ARRAYS, PICTURES, SCANS, Listing, listing
 from ddiff.data.images import read_image
 from ddiff.data.source import FolderSource, Source
 from ddiff.data.voxels import read_volume
@@ -220,6 +220,8 @@ def holds_volumes(path: Path) -> bool:
 
 def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
     volumes = holds_volumes(path)
+    if not volumes and any(file.name.lower().endswith(SCANS) for file in path.rglob("*")):
+        raise DdiffError(f"{path} holds scans; samples are read from .npy, .npz and pictures")
     found = listing(path, ARRAYS if volumes else PICTURES, None)
     found = Listing(found.root, sorted(found.files, key=natural), found.class_names)
     if volumes:

@@ -153,7 +153,7 @@ def windowed(
     if window is not None:
         low, high = window
     else:
-        low, high = np.percentile(numbers, list(percentiles or (0, 100))).tolist()
+        low, high = np.percentile(x.numpy(), list(percentiles or (0, 100))).tolist()
     if low == high:  # a file of one value
         return torch.full_like(x, -1)
     return x.clamp_(low, high).sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)

@@ -45,9 +45,11 @@ def as_shape(x: Tensor, shape: Sequence[int]) -> Tensor:
     colours become their luminance for one.
     """
     channels, *sides = shape
-    if list(x.shape[2:]) != sides:
-        smaller = x.shape[2] >= sides[0] and x.shape[3] >= sides[1]
-        x = interpolate(x, size=sides, mode="area" if smaller else "bilinear")
+    smaller = [min(pair) for pair in zip(x.shape[2:], sides, strict=True)]
+    if list(x.shape[2:]) != smaller:
+        x = interpolate(x, size=smaller, mode="area")
+    if smaller != sides:
+        x = interpolate(x, size=sides, mode="bilinear")
     if x.shape[1] == 3 and channels == 1:
         return (x * torch.tensor(LUMINANCE).view(3, 1, 1)).sum(1, keepdim=True)
     return x.expand(-1, channels, -1, -1).contiguous() if x.shape[1] < channels else x

@@ -5,6 +5,8 @@ This module does not import torch: see `ddiff.data.folders`.
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,17 +22,17 @@ MANY = 20  # classes; more than that, and more than half as many as files, are n
 def classes_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
     """Return the class of every file, by a table.
 
-    - `table`: its name, in `root` or from the current folder, and after a `#` the column of the
-      classes: `labels.csv#breed`.
+    - `table`: its name, in `root` or from the current folder, and after a colon the column of the
+      classes: `labels.csv:breed`.
     - `files`: relative to `root`, with forward slashes.
 
     Raises DdiffError for a table that cannot be read or lacks a file, ConfigError for a column that
     is not there or holds no classes.
     """
-    name, _, column = table.partition("#")
+    name, _, column = table.partition(":")
     path = next((p for p in (root / name, Path(name)) if p.is_file()), None)
     if path is None:
-        raise DdiffError(f"data.labels: there is no table {name} in {root}, nor from here")
+        raise DdiffError(f"data.labels: there is no table {name} in {root} or in this folder")
     rows = list(_rows(path))
     if not rows:
         raise DdiffError(f"{path} has no rows")
@@ -44,8 +46,10 @@ def classes_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
         if row.get(by_label) not in (None, "")
     }
     classes = {}
-    for file in files:  # a row may leave out the folder, and the ending
-        names = (file, PurePosixPath(file).name, _stem(file))
+    alone = Counter(end for file in files for end in _without_folder(file))
+    for file in files:  # a row may leave out the ending, and the folder of a name that is alone
+        names = [file, _without_ending(file)]
+        names += [end for end in _without_folder(file) if alone[end] == 1]
         label = next((found[name] for name in names if name in found), None)
         if label is not None:
             classes[file] = label
@@ -64,13 +68,19 @@ def classes_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
 
 def ordered(classes: set[str]) -> list[str]:
     """Return the names of classes in their order: by number if all are whole, else by name."""
-    whole = all(name.lstrip("-").isdigit() for name in classes)
-    return sorted(classes, key=int) if whole else sorted(classes)
+    whole = all(re.fullmatch("-?[0-9]+", name) for name in classes)
+    return sorted(classes, key=lambda name: (int(name) if whole else 0, name))
 
 
-def _stem(file: str) -> str:
-    name = PurePosixPath(file).name
-    return name.removesuffix(".gz").rpartition(".")[0] or name
+def _without_ending(file: str) -> str:
+    folder, _, name = file.rpartition("/")
+    name = name.removesuffix(".gz").rpartition(".")[0] or name
+    return f"{folder}/{name}" if folder else name
+
+
+def _without_folder(file: str) -> tuple[str, str]:
+    """Return the name of a file with and without its ending."""
+    return PurePosixPath(file).name, _without_ending(PurePosixPath(file).name)
 
 
 def _names(rows: list[dict[str, Any]]) -> str:
@@ -83,7 +93,7 @@ def _column(path: Path, rows: list[dict[str, Any]], names: tuple[str, ...], what
     if found is None:
         raise ConfigError(
             f"data.labels: no column of {path} {what}; it has {_names(rows)}, and wanted is "
-            f"{' or '.join(names)}, or labels={path.name}#COLUMN for the classes"
+            f"{' or '.join(names)}, or data.labels={path.name}:COLUMN for the classes"
         )
     return found
 

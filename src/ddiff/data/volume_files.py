@@ -27,6 +27,13 @@ from ddiff.system.readers import read_array, read_header
 WHAT = "the volume"
 FLIP = np.diag([-1.0, -1.0, 1.0])  # left, posterior, superior of ITK, and right, anterior, superior
 MARGIN = 1  # voxels around a mesh
+MILLIMETRES = {  # of a unit; a unit that is not here is taken as one
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "\\u00b5m"), 1e-3),
+    "nm": 1e-6,
+    "cm": 10.0,
+    **dict.fromkeys(("m", "meter"), 1e3),
+    **dict.fromkeys(("inch", "in"), 25.4),
+}
 START = 4096  # bytes of a file that hold the words of its header
 
 
@@ -190,6 +197,7 @@ def _nifti(path: Path) -> tuple[Any, np.ndarray, VolumeHeader]:
     if (image.dataobj.slope, image.dataobj.inter) not in ((1, 0), (None, None)):
         dtype = np.dtype(np.float32)
     affine = image.affine @ inv_ornt_aff(turn, shape[:3])
+    affine[:3] *= MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     return image, turn, VolumeHeader((*shape[3:], *canonical), dtype, affine)
 
 
@@ -286,6 +294,7 @@ def _tiff(path: Path) -> Iterator[tuple[Any, int | None, VolumeHeader]]:
         if "spacing" in about and "XResolution" in tags and "YResolution" in tags:
             x, y = (tags[f"{axis}Resolution"].value for axis in "XY")  # pixels a millimetre
             affine = np.diag([float(about["spacing"]), y[1] / y[0], x[1] / x[0], 1.0])
+            affine[:3] *= MILLIMETRES.get(str(about.get("unit", "mm")).lower(), 1.0)
         yield series, channels, VolumeHeader(tuple(shape), series.dtype, affine)
 
 

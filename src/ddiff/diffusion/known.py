@@ -101,7 +101,8 @@ def with_jumps(plan: Plan, jumps: int) -> Plan:
     }
     times = torch.cat([plan.times[:-1][row], plan.times[-1:]])
     weight = None if plan.weight is None else plan.weight[row]
-    return replace(plan, times=times, x_0_previous=0 * columns["x"], weight=weight, **columns)
+    none = 0 * columns["x"]
+    return replace(plan, times=times, x_0_previous=none, x_0_before=None, weight=weight, **columns)
 
 
 def begun_at(plan: Plan, t: int) -> Plan:

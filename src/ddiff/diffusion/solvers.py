@@ -395,6 +395,7 @@ def heun(
     # first rows: y' = y + h_signal x_0 + h_noise eps
     x = scale[1:] * (1 / scale[:-1] + h_noise / sigma[:-1])
     x_0 = scale[1:] * (h_signal - h_noise * alpha[:-1] / sigma[:-1])
+    x[-1], x_0[-1] = 0, 1  # the sample is the last estimate, without rounding
     # second rows: half of what x_0 has changed in that sum; the first row has kept its own eps
     change = scale[1:-1] / 2 * (h_signal - h_noise * alpha[1:] / sigma[1:])[:-1]
     one, none = torch.ones_like(change), torch.zeros_like(x)

@@ -175,6 +175,8 @@ def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
     made = _object(beside)
     if not npy.is_file() or not isinstance(made.get("options"), dict):
         return {}
+    if "given" in made["options"]:  # the samples were made from a user's pictures
+        return {}
     found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
     same = json.loads(json.dumps(origin_of(trained, options)))
     part = made.get("first", 0), made.get("y_period", options.num_samples)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
 from ddiff.config.options import Sample
-from ddiff.data.folders import ARRAYS, PICTURES
+from ddiff.data.folders import ARRAYS, PICTURES, VOLUMES
 from ddiff.data.images import read_image
 from ddiff.data.opening import opened
 from ddiff.data.preparing import Preparation
@@ -23,6 +23,7 @@ from ddiff.diffusion.known import Coarse, Known, Part, begun_at, with_jumps
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.readers import read_array
+from ddiff.system.value_range import RANGES
 
 NEEDS_IMAGE = {"strength": None, "inpaint": None, "upscale": 1, "jumps": 0, "value_range": "auto"}
 
@@ -92,11 +93,14 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
     shape, factor = tuple(trained.options.net.shape), options.upscale
     coarse = _coarse(shape, factor)
     path, mask = Path(options.from_image), options.inpaint and Path(options.inpaint)
-    if len(shape) == 4 and ending_of(path) not in ARRAYS:
-        values = _prepared(trained, coarse, trained.data.get("values"))(path)[None]
+    if is_volume_file(path, shape):
+        window = trained.data.get("values")
+        if options.value_range != "auto":
+            window = RANGES[options.value_range]
+        values = to_unit(_prepared(trained, coarse, window, factor)(path))[None]
     else:
         values = _values(path, coarse, options.value_range)
-    if mask and len(shape) == 4 and ending_of(mask) not in ARRAYS:
+    if mask and is_volume_file(mask, shape):
         anew = _prepared(trained, (1, *shape[1:]), (0, 1))(mask)[0] > -1
     else:
         anew = _mask(mask, shape) if mask else None
@@ -122,15 +126,20 @@ def given_arrays(
         masked = None if inpaint is None else "a mask"
         _refuse({"strength": strength, "inpaint": masked, "upscale": upscale, "jumps": jumps})
         return None
+    if strength is not None and not 0 < strength <= 1:
+        raise ConfigError(f"strength: {strength} is not above 0 and at most 1")
+    if upscale < 1 or jumps < 0:
+        raise ConfigError(f"upscale: at least 1, and jumps at least 0; not {upscale} and {jumps}")
     values = torch.as_tensor(np.asarray(from_image, dtype=np.float32))
-    for name, array, wanted in (
-        ("from_image", values[0], _coarse(shape, upscale)),
-        ("inpaint", inpaint, shape[1:]),
-    ):
-        if array is not None and tuple(array.shape) != wanted:
-            raise ConfigError(f"{name}: has shape {list(array.shape)}, not {list(wanted)}")
-    anew = None if inpaint is None else torch.as_tensor(np.asarray(inpaint) != 0)
-    return _given(values, strength, anew, upscale, jumps)
+    mask = None if inpaint is None else torch.as_tensor(np.asarray(inpaint) != 0)
+    wanted = _coarse(shape, upscale)
+    if values.shape[1:] != wanted or not len(values):
+        raise ConfigError(f"from_image: has shape {list(values.shape)}, not [N, *{list(wanted)}]")
+    if not bool((values.abs() <= 1).all()):  # also where one is not a number
+        raise ConfigError("from_image: has values outside -1..1")
+    if mask is not None and mask.shape != shape[1:]:
+        raise ConfigError(f"inpaint: has shape {list(mask.shape)}, not {list(shape[1:])}")
+    return _given(values, strength, mask, upscale, jumps)
 
 
 def _coarse(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
@@ -144,7 +153,7 @@ def _refuse(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for options that say something of what is not given."""
     for name, value in options.items():
         if value != NEEDS_IMAGE[name]:
-            raise ConfigError(f"{name}: of what? say from_image= too")
+            raise ConfigError(f"{name}: needs from_image=")
 
 
 def _given(
@@ -156,24 +165,34 @@ def _given(
         raise ConfigError("inpaint: does not go with upscale; do one after the other")
     something_known = upscale > 1 or anew is not None
     if jumps and not something_known:
-        raise ConfigError("jumps: are for inpaint= or upscale=, where a part is known")
-    strength = strength or (1.0 if something_known else 0.5)
-    return Given(values, strength, anew, upscale, jumps)
+        raise ConfigError("jumps: need inpaint= or upscale=")
+    default = 1.0 if something_known else 0.5
+    return Given(values, default if strength is None else strength, anew, upscale, jumps)
+
+
+def is_volume_file(path: Path, shape: tuple[int, ...]) -> bool:
+    """Return True for a file of one volume, not of an array. Raises ConfigError for other files."""
+    if len(shape) != 4 or path.is_dir() or ending_of(path) in ARRAYS:
+        return path.suffix == ".zarr" and len(shape) == 4
+    if ending_of(path) not in VOLUMES:
+        raise ConfigError(f"{path}: volumes end in {', '.join(VOLUMES)}")
+    return True
 
 
 def _prepared(
-    trained: Trained, shape: tuple[int, ...], window: Sequence[float] | None
+    trained: Trained, shape: tuple[int, ...], window: Sequence[float] | None, coarser: int = 1
 ) -> Preparation:
-    """Return what reads a volume as the training data were read."""
+    """Return what reads a volume as the training data were read, or one of so many times fewer
+    voxels a side."""
     data = trained.options.data
-    fit = data.get("fit", "exact")
+    fit, spacing = data.get("fit", "exact"), data.get("spacing")
     return Preparation(
         shape,
         "pad_crop" if fit == "random_crop" else fit,
         values="unit",
         window=window,
         percentiles=None if window else data.get("percentiles"),
-        spacing=data.get("spacing"),
+        spacing=spacing and [coarser * one for one in spacing],
     )
 
 

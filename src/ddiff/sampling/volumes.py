@@ -1,16 +1,17 @@
 """Samples as volumes like the training files: one file each, in their units, shape and place."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from ddiff.artifacts.trained import Trained
+from ddiff.config.options import VolumeFormat
 from ddiff.data.volume_files import write_volume
 from ddiff.system.errors import ConfigError, DdiffError
-from ddiff.system.files import natural
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,19 @@ def volume_path(out: Path, number: int, ending: str) -> Path:
 
 
 def volumes_beside(out: Path) -> list[Path]:
-    """Return the files of single samples, volumes and meshes, beside samples of this name."""
-    endings = r"ply|obj|stl|npy|nii|nii\.gz|tif|nrrd|mha"
-    name = re.compile(re.escape(out.name) + rf"_\d{{4,}}\.({endings})")
+    """Return the files of single samples beside samples of this name: meshes, and the volumes that
+    their record tells of."""
+    name = re.compile(re.escape(out.name) + r"_\d{4}\.(ply|obj|stl)")
     folder = out.parent.iterdir() if out.parent.is_dir() else ()
-    found = [path for path in folder if name.fullmatch(path.name)]
-    return sorted(found, key=lambda path: natural(path.name))
+    found = sorted(path for path in folder if name.fullmatch(path.name))
+    try:
+        record = json.loads(out.with_name(f"{out.name}.json").read_text())
+        ending, number = record["files"]["format"], int(record["options"]["num_samples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return found
+    if ending not in get_args(VolumeFormat):
+        return found
+    return found + [path for i in range(number) if (path := volume_path(out, i, ending)).exists()]
 
 
 def write_volumes(samples: np.ndarray, out: Path, original: Original, ending: str) -> None:

@@ -93,10 +93,11 @@ def write_samples(
     written = [out.with_name(out.name + ending) for ending in (".npy", ".json", ".png")]
     written += [] if isinstance(profiler, Off) else [subject.folder / "profile.json"]
     check_outputs(written, options.overwrite)
-    singles = volumes_beside(out)
-    check_outputs(singles, options.overwrite)
+    singles, new = volumes_beside(out), []
     if options.write:
         require(out, f".{options.write}")
+        new = [volume_path(out, i, options.write) for i in range(options.num_samples)]
+    check_outputs([*singles, *new], options.overwrite)
     with profiler.watching(subject):
         made = (drawn_by or draw)(request)
     for old in (*singles, written[2]):  # of samples that were replaced

@@ -4,6 +4,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ddiff.config.trees import is_as_before
 from ddiff.pages.report.records import Record, shown
 
 PLACES = ("seed", "run_dir", "runs", "ckpt_path")  # where a run lies, not what it is
@@ -83,6 +84,7 @@ def _identity(record: Record) -> dict[str, Any]:
         name: value
         for name, value in record.options.items()
         if name not in PLACES and name not in follows and not name.startswith(MEASURING)
+        if not is_as_before(name, value, record.options)
     }
 
 

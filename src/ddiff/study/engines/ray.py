@@ -145,8 +145,9 @@ def _run(job: Job, folder: str, environment: Mapping[str, str]) -> int | None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Context in which interrupts, as ray.cancel sends, do nothing."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Context in which interrupts, as ray.cancel sends, do nothing. A process that starts in it
+    takes them, which an ignored signal would prevent."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:
