@@ -19,7 +19,6 @@ def main(cfg: "DictConfig") -> None:
     from ddiff.config.validation import validate
     from ddiff.data.writing import write
     from ddiff.system.errors import ConfigError
-    from ddiff.system.files import check_outputs
 
     cfg = resolved(cfg)
     validate(cfg, "data")
@@ -27,9 +26,9 @@ def main(cfg: "DictConfig") -> None:
     if options.check:
         from ddiff.data.checking import check
 
-        out = Path(options.out or "check.png")
-        if options.out is not None:  # a picture of an earlier look may go, but no other file
-            check_outputs([out], overwrite=False)
+        out = Path(options.out or "check.png")  # which is replaced, but no other file
+        if options.out and out.exists():
+            raise ConfigError(f"out: {out} exists already; give another name")
         check(build(options.data), out)
         return
     if options.out is None:
