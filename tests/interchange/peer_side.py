@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-torch.set_grad_enabled(False)
 STEPS = 20
 TRAILING = {"timestep_spacing": "trailing"}
 NETS = {
@@ -238,6 +237,7 @@ def step_schedulers(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_grad_enabled(False)  # here, for tests import this module too
     order = json.loads(sys.argv[1])
     work = {"save": save_folder, "bundle": save_bundle}
     if order["do"] == "open":
