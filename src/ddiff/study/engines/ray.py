@@ -5,9 +5,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 from ddiff.study.engines.base import Ended, Job
 from ddiff.study.engines.children import PATIENCE, TAKEN_AWAY, end, note, start
@@ -15,7 +17,7 @@ from ddiff.system.bounds import At, Filled
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
 
-AGAIN = 5.0  # seconds between two cancels of a job
+LOOK = 10  # tenths of a second between two looks of a job whether it should stop
 
 
 class Ray:
@@ -40,6 +42,7 @@ class Ray:
             num_cpus=num_cpus, num_gpus=num_gpus, resources=dict(resources or {}), max_retries=0
         )(_run)
         self.running: dict[Any, Job] = {}  # a reference to the status that comes -> the job
+        self.stop = Path.cwd() / f".stop_{uuid4().hex}"  # jobs end when this file appears
         if not self._room():
             wanted = ", ".join(
                 f"{number:g} {name}" for name, number in self.needs.items() if number
@@ -53,7 +56,8 @@ class Ray:
     def submit(self, job: Job) -> None:
         environment = {"OMP_NUM_THREADS": str(self.needs["CPU"]), **_carried()}
         here = Job(job.name, job.words, job.log.absolute())
-        status = self.task.options(name=job.name).remote(here, str(Path.cwd()), environment)
+        place = str(Path.cwd()), environment, self.stop
+        status = self.task.options(name=job.name).remote(here, *place)
         self.running[status] = job
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -64,13 +68,15 @@ class Ray:
         return [self._ended(status, self.running.pop(status)) for status in ended]
 
     def close(self) -> None:
-        running, until = list(self.running), time.monotonic() + PATIENCE + 10
-        while running and time.monotonic() < until:
-            for status in running:  # the task ends its process by SIGTERM
-                self.ray.cancel(status)  # again: while a task is starting, a cancel can be lost
-            _, running = self.ray.wait(running, num_returns=len(running), timeout=AGAIN)
+        running = list(self.running)
+        if running:
+            self.stop.touch()  # tasks end their process by SIGTERM, and begin no other
+            for status in running:
+                self.ray.cancel(status)  # for those without a place; a cancel alone can be lost
+            _, running = self.ray.wait(running, num_returns=len(running), timeout=PATIENCE + 10)
         for status in running:
             self.ray.cancel(status, force=True)
+        self.stop.unlink(missing_ok=True)
         self.running.clear()
 
     def _room(self) -> int:
@@ -126,21 +132,25 @@ def _carried() -> dict[str, str]:
     }
 
 
-def _run(job: Job, folder: str, environment: Mapping[str, str]) -> int | None:
+def _run(job: Job, folder: str, environment: Mapping[str, str], stop: Path) -> int | None:
     """Run the job on the machine that Ray chose, and return its exit status.
 
-    None: SIGTERM ended it, which this engine did not send, so that the machine is being taken away.
+    None: SIGTERM ended it, so that the machine is being taken away, or the engine is closing.
     """
+    if stop.exists():
+        return None
     with _uninterrupted():  # an interrupt in here would leave a process that nobody ends
         process = start(job, environment, Path(folder))
-    try:
-        while (status := process.poll()) is None:
+    with suppress(KeyboardInterrupt):
+        for tenth in count():
+            if (status := process.poll()) is not None:
+                return None if status in TAKEN_AWAY else status
+            if tenth % LOOK == 0 and stop.exists():
+                break
             time.sleep(0.1)  # short, for ray.cancel interrupts between two of these
-        return None if status in TAKEN_AWAY else status
-    except KeyboardInterrupt:
-        with _uninterrupted():  # the next cancel must not stop the waiting for what is saved
-            end([process])
-        raise
+    with _uninterrupted():  # nothing must stop the waiting for what is saved
+        end([process])
+    return None
 
 
 @contextmanager
