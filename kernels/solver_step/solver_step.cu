@@ -33,12 +33,12 @@ __global__ void __launch_bounds__(THREADS) step_kernel(const Arguments a) {
     load<VECTOR>(pred + at, left, g);
     if constexpr (GUIDED) load<VECTOR>(pred + a.batch * a.size + at, left, unlabelled);
     if (reads) load<VECTOR>(a.x_0 + at, left, previous);
-    if (a.x_0_before) {
+    if (noisy) block_normals(a.key, a.samples[sample], uint32_t(step + 1), uint32_t(first / 4), n);
+    if (a.x_0_before) {  // after the noise, which needs the registers
       if (row.e != 0) load<VECTOR>(a.x_0_before + at, left, before);
       load<VECTOR>(a.x_0 + at, left, x_0);
       store<VECTOR>(a.x_0_before + at, left, x_0);
     }
-    if (noisy) block_normals(a.key, a.samples[sample], uint32_t(step + 1), uint32_t(first / 4), n);
     DDIFF_UNROLL
     for (int i = 0; i < 4; ++i) {
       if constexpr (GUIDED) g[i] = guided(row.w, g[i], unlabelled[i]);
