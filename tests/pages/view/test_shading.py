@@ -118,7 +118,7 @@ def test_volume_grid_places_stills_row_by_row():
 
 def test_bad_volumes_and_views_are_one_line():
     with pytest.raises(DdiffError, match="volumes must be"):
-        volume_grid(np.zeros((2, 3, 4, 4, 4)))
+        volume_grid(np.zeros((2, 2, 3, 4, 4, 4)))
     with pytest.raises(DdiffError, match="NaN"):
         shade(np.full((4, 4, 4), np.nan))
     with pytest.raises(ConfigError, match="elevation=91"):
