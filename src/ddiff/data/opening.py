@@ -227,6 +227,8 @@ def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
     if volumes:
         files = [found.root / file for file in found.files]
         one = shape or read_header(files[0], "the volume").shape
+        if len(one) not in (3, 4):
+            raise DdiffError(f"{files[0]} has shape {one}, and a volume has 3 axes or 4")
         one = (1, *one) if len(one) == 3 else tuple(one)
         seen = Values()
         for file in files[:: -(-len(files) // SURVEYED)]:
