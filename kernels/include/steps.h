@@ -16,7 +16,8 @@ DDIFF_INLINE float guided(float scale, float labelled, float unlabelled) {
 
 constexpr int COLUMNS = sizeof(Row) / sizeof(float);
 
-// x_0 = clamp(p x + q pred); returns a x + b x_0 + c previous + e before + d noise. A NaN stays one.
+// x_0 = clamp(p x + q pred); returns a x + b x_0 + c previous + e before + d noise.
+// A NaN stays one.
 DDIFF_INLINE float solver_step(const Row& row, float limit, float x, float pred, float previous,
                                float before, float noise, float& x_0) {
   float estimate = fused(row.p, x, row.q * pred);

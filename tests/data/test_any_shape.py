@@ -103,7 +103,7 @@ def test_samples_are_like_the_files_that_were_trained_on(world: Path) -> None:
 
 
 def test_pictures_are_cut_to_the_proportions(tmp_path: Path) -> None:
-    """Of 20 x 40 pixels the middle 20 x 30 stay for a size of 10 x 15."""
+    """The middle 20 x 30 of 20 x 40 pixels become 10 x 15."""
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 2:38] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")

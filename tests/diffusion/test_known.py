@@ -131,7 +131,7 @@ class TestBegunAt:
         assert plan.x_0_previous[5] != 0  # the whole plan is as it was
 
     def test_unipc_looks_no_further_back_than_its_start(self):
-        """On data that are one point, every estimate is the same, and so are the states."""
+        """The first two rows need no earlier estimates; the sums b + c + e stay."""
         plan = unipc(cosine(), 10)
         late = begun_at(plan, int(plan.times[3]))
         assert late.times.tolist() == plan.times[3:].tolist()

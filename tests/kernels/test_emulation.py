@@ -141,7 +141,7 @@ def small(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", ["group_norm_silu", "philox", "solver_step"])
 def test_the_cases_of_a_gpu_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `python -m ddiff.kernels --device cuda --check` compares there, with small shapes."""
+    """The cases of `python -m ddiff.kernels --device cuda --check`, with small shapes."""
     gpu, module = Emulated(), import_module(f"ddiff.kernels.{name}.cases")
     monkeypatch.setattr(calling, "gpu_of", lambda like: gpu)
     for constant in {"SHAPES", "VOXELS", "IMAGE", "LARGE", "SMALL"} & set(vars(module)):

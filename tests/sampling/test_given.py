@@ -55,6 +55,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
                       "out=shards"),
         "native": job("sample", "run=run", *DRAW, "from_image=one.png", "inpaint=mask.png",
                       "backend=native", "solver=dpmpp_2m", "out=native"),
+        "export": job("export", "run=run", "format=pt2", "out=run.pt2"),
+        "exported": job("sample", "run=run.pt2", *DRAW, given, "inpaint=mask.npy", "guidance=cfg",
+                        "out=exported"),
+        "guided": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "guidance=cfg",
+                      "precision=fp32", "out=guided"),
         "refined": job("sample", "run=run", *DRAW, "from_image=coarse.npy", "upscale=2",
                        "clamp=null", "out=refined"),
         "slices": job("sample", "run=solid", *DRAW, "from_image=scan.npy", "inpaint=gaps.npy",
@@ -117,6 +122,17 @@ def test_a_picture_by_any_backend_and_solver(world):
     kept = np.load(cwd / "pictures.npy")[0][..., ~anew]
     found = drawn(world, "native")[..., ~anew]
     assert np.abs(found - kept).max() <= 1 / 255 + 1e-6  # of 8 bits
+
+
+def test_an_exported_file_and_guidance_do_the_same(world):
+    """Guided samples of the file are those of the run, and twice the evaluations."""
+    exported, guided = drawn(world, "exported"), drawn(world, "guided")
+    np.testing.assert_allclose(exported, guided, atol=1e-3)
+    kept = np.load(world[0] / "mask.npy") == 0
+    pictures = np.load(world[0] / "pictures.npy")[[0, 1, 2, 0]]
+    assert np.array_equal(exported[..., kept], pictures[..., kept])
+    evaluations = json.loads((world[0] / "guided.json").read_text())["evaluations"]
+    assert evaluations == 12
 
 
 def test_means_of_blocks_are_those_given(world):

@@ -42,7 +42,7 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Fit:
+class NetFit:
     """The options of a U-Net that suit a size."""
 
     patch_size: int
@@ -54,7 +54,7 @@ class Fit:
         return self.patch_size > 1
 
 
-def fit(sides: Sequence[int]) -> Fit | None:
+def fit(sides: Sequence[int]) -> NetFit | None:
     """A U-Net for these sides; None where one of them has too few factors of 2.
 
     The number of pixels or voxels decides, as that of equal sides would.
@@ -74,7 +74,9 @@ def fit(sides: Sequence[int]) -> Fit | None:
         grid, level = [side // 2 for side in grid], level + 1
     if dims == 3 and level < 3:
         channels = [32, 64]  # heads of attention have 32 channels
-    return None if math.prod(grid) > LARGEST**dims else Fit(patch_size, channels[:level], 4 - dims)
+    return (
+        None if math.prod(grid) > LARGEST**dims else NetFit(patch_size, channels[:level], 4 - dims)
+    )
 
 
 def nearest_sides(sides: Sequence[int]) -> list[list[int]]:
@@ -88,7 +90,7 @@ def nearest_sides(sides: Sequence[int]) -> list[list[int]]:
 
 def fitted(option: str, data: DictConfig) -> Any:
     """${fitted:patch_size,${data}} in a config: an option of the U-Net that suits the data."""
-    sides = sides_of(data)
+    sides = data_sides(data)
     found = fit(sides)
     if found is None:
         would = " or ".join(_written(near) for near in nearest_sides(sides))
@@ -102,7 +104,7 @@ def fitted(option: str, data: DictConfig) -> Any:
 
 def snr_factor(data: DictConfig) -> float:
     """${snr_factor:${data}} in a config: 1,024 over the number of pixels or voxels, at most 1."""
-    return min(1.0, PIXELS / math.prod(sides_of(data)))
+    return min(1.0, PIXELS / math.prod(data_sides(data)))
 
 
 def data_name(target: str) -> str:
@@ -110,7 +112,7 @@ def data_name(target: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
 
 
-def sides_of(data: DictConfig) -> tuple[int, ...]:
+def data_sides(data: DictConfig) -> tuple[int, ...]:
     """Sides of a sample: as many as it has dimensions."""
     facts = KNOWN.get(data_name(data["_target_"]))
     if facts is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ddiff.data.folders import ARRAYS, PICTURES, SCANS, Listing, listing
 from ddiff.data.images import read_image
 from ddiff.data.source import FolderSource, Source
-from ddiff.data.voxels import read_volume
+from ddiff.data.volume_files import read_numbers, volume_header
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import natural
 from ddiff.system.readers import read_array, read_header
@@ -251,7 +251,16 @@ def _volume(path: Path, shape: tuple[int, ...], value_range: str) -> Tensor:
 
 
 def _read(path: Path, shape: tuple[int, ...], seen: Values) -> np.ndarray:
-    volume = read_volume(path, shape)
+    volume = _exact(path, shape)
     with _named(path):
         seen.see(volume)
     return volume
+
+
+def _exact(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read a volume of exactly `shape` [C, D, H, W], with the values that are in the file."""
+    header = volume_header(path, shape[1:])
+    if header.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
+        wanted = shape[1:] if shape[0] == 1 else shape
+        raise DdiffError(f"{path} has shape {header.shape}, but {wanted} is wanted")
+    return read_numbers(path, shape[1:]).reshape(shape)

@@ -171,12 +171,3 @@ def range_of(path: Path, shape: tuple[int, ...]) -> tuple[float, float]:
     """Return the smallest and the largest number in a file; both are nan if one is."""
     array = read_numbers(path, shape[1:])
     return float(array.min()), float(array.max())
-
-
-def read_volume(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Read a volume of exactly `shape` [C, D, H, W], with the values that are in the file."""
-    header = volume_header(path, shape[1:])
-    if header.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
-        wanted = shape[1:] if shape[0] == 1 else shape
-        raise DdiffError(f"{path} has shape {header.shape}, but {wanted} is wanted")
-    return read_numbers(path, shape[1:]).reshape(shape)

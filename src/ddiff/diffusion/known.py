@@ -127,7 +127,13 @@ def begun_at(plan: Plan, t: int) -> Plan:
     x_0[0] += previous[0]
     previous[0] = 0
     weight = None if plan.weight is None else plan.weight[first:]
-    times = plan.times[first:]
-    return Plan(
-        plan.schedule, times, x, x_0, previous, noise, weight, plan.shortcuts, plan.fitted, before
+    return replace(
+        plan,
+        times=plan.times[first:],
+        x=x,
+        x_0=x_0,
+        x_0_previous=previous,
+        noise=noise,
+        weight=weight,
+        x_0_before=None if plan.x_0_before is None else before,
     )

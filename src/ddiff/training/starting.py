@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddiff.artifacts.sources import Source
 from ddiff.config.options import Train
-from ddiff.config.resolvers import KNOWN, data_name, learns_shortcuts, sides_of
+from ddiff.config.resolvers import KNOWN, data_name, data_sides, learns_shortcuts
 from ddiff.interchange.names import in_words, listed
 from ddiff.system.errors import ConfigError
 
@@ -84,7 +84,7 @@ def _shape(cfg: DictConfig) -> list[int] | None:
     """The shape of a sample without its channels, [0, *S], if the options of the data tell it."""
     if data_name(cfg.data["_target_"]) not in KNOWN:
         return None
-    return [0, *sides_of(cfg.data)]
+    return [0, *data_sides(cfg.data)]
 
 
 def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
