@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format types docs gpu wheel bench peers clean
+.PHONY: help demo test test-slow lint format types docs gpu wheel bench peers clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,11 +15,11 @@ demo: .venv/run.stamp ## set up, train the voxel experiment (minutes), say where
 # a file's tests share runs, so each file stays in one process; one thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test: types ## set up, check types, run every test that needs no GPU, in a process a core
-	$(PYTEST)
-
-test-fast: .venv/dev.stamp ## the tests that take seconds
+test: types ## set up, check types, test every room on the CPU, in a process a core (minutes)
 	$(PYTEST) -m "not slow"
+
+test-slow: .venv/dev.stamp ## the tests of clusters, compilers, engines and kills (as long again; CI runs both)
+	$(PYTEST) -m slow
 
 types: .venv/dev.stamp ## check types
 	$(BIN)/pyright

@@ -108,6 +108,7 @@ SMALL = {  # what makes a command of the tutorial take a second
 }
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of ddiff in it, in its order, small; then its Python."""
     text = (REPOSITORY / "docs/tutorial.md").read_text(encoding="utf-8")

@@ -87,6 +87,7 @@ def test_an_editable_install_beside_folders_of_its_name(tmp_path: Path) -> None:
     assert (saved["global_step"], saved["ddiff"]["version"]) == (3, ddiff.__version__)
 
 
+@pytest.mark.slow
 def test_this_environment_beside_an_empty_folder_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "ddiff").mkdir()
     done = command("train", *DIGITS, "run_dir=run", cwd=tmp_path)

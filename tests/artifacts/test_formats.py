@@ -20,17 +20,17 @@ from tests.artifacts.worlds import SOLVERS, Make, psnr, samples
 FIXED: dict[str, Any] = {"dynamic_batch": False, "batch_size": 8, "out": None}
 QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
     "2D torchscript": ("2D", "TorchScript", "fp32", {}, 100),
-    "2D onnx int8": ("2D", "Onnx", "int8", {}, 20),
     "2D pt2": ("2D", "Pt2", "fp32", {}, 100),
     "2D torchscript fixed": ("2D", "TorchScript", "fp32", FIXED, 100),
-    "3D torchscript bf16": ("3D", "TorchScript", "bf16", {}, 30),
     "3D onnx": ("3D", "Onnx", "fp32", {}, 100),
-    "dit pt2": ("dit", "Pt2", "fp32", {}, 100),
     "dit onnx": ("dit", "Onnx", "fp32", {}, 100),
-    "few pt2": ("few", "Pt2", "fp32", {}, 100),
     "few onnx": ("few", "Onnx", "fp32", {}, 100),
 }
 SLOW = {
+    "dit pt2": ("dit", "Pt2", "fp32", {}, 100),
+    "few pt2": ("few", "Pt2", "fp32", {}, 100),
+    "3D torchscript bf16": ("3D", "TorchScript", "bf16", {}, 30),
+    "2D onnx int8": ("2D", "Onnx", "int8", {}, 20),
     "3D aoti": ("3D", "Aoti", "fp32", {}, 100),
     "2D onnx fp16 fixed": ("2D", "Onnx", "fp16", FIXED, 45),
     "3D onnx int8": ("3D", "Onnx", "int8", {}, 15),
@@ -66,8 +66,8 @@ def test_samples_are_the_run_s(name: str, exported: Make, runs: dict[str, Path])
         "2D torchscript",
         "2D pt2",
         "3D onnx",
-        "dit pt2",
         "dit onnx",
+        pytest.param("dit pt2", marks=pytest.mark.slow),
         pytest.param("3D aoti", marks=pytest.mark.slow),
     ],
 )

@@ -84,6 +84,7 @@ def test_the_scales_are_those_met() -> None:
     assert found.flatten().tolist() == pytest.approx([7 - 2 * 7, 3.5 + 1.75, 0], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_onnx_file_rounds_inputs_and_weights(name: str, tmp_path: Path) -> None:
     """ONNX Runtime rounds as torch does, at the scales that were found."""

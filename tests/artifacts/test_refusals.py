@@ -75,6 +75,7 @@ def test_one_who_is_trusted(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
     load(made)
 
 
+@pytest.mark.slow
 def test_a_stranger_s_onnx_is_no_program(
     exported: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ for name, ending in zip(sys.argv[3].split(), sys.argv[4].split()):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
     """Torch's own writer of files would end the process."""
     engines = bool(importlib.util.find_spec("tensorrt_rtx"))
@@ -200,6 +202,7 @@ def test_a_full_disk_is_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_calibration(runs: dict[str, Path], tmp_path: Path) -> None:
     """The calibration meets 256 rows or fewer; repeating them leaves the ranges as they are."""
     options = {"dynamic_batch": False, "batch_size": 600, "out": str(tmp_path / "model.onnx")}

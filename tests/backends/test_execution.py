@@ -43,7 +43,7 @@ def of_the_equations(g: Generation, samples: Tensor, y: Tensor | None) -> Tensor
     return last.x
 
 
-@pytest.mark.parametrize("kind", ["2D", "3D"])
+@pytest.mark.parametrize("kind", ["2D", pytest.param("3D", marks=pytest.mark.slow)])
 def test_native_in_bf16_is_as_near_as_eager_in_bf16(kind) -> None:
     bf16 = Precision("bfloat16")
     y = labels(kind, 4)

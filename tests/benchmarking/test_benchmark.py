@@ -102,6 +102,7 @@ def test_rows_run_in_turn_and_ratios_are_taken_within_a_round(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_a_row_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Ticking(monkeypatch)
 

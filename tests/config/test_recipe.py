@@ -301,6 +301,7 @@ def test_other_commands_choose_alike(world: SimpleNamespace) -> None:
     assert (world.cwd / "race/benchmark.json").is_file()
 
 
+@pytest.mark.slow
 def test_runs_resume_with_what_was_chosen(world: SimpleNamespace) -> None:
     """Also one from before the choice, whose command named no experiment: the spheres' then."""
     cwd = world.cwd

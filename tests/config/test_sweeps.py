@@ -12,6 +12,7 @@ DIGITS = ("experiment=digits_ddpm", *TINY)
 SWEEP = ("-m", *DIGITS, "budget.save_every=2", "budget.max_steps=4,8", "hydra.sweep.dir=sweep")
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     whole = [*SWEEP[:-1], "hydra.sweep.dir=whole"]
     jobs = [job("train", *whole), job("train", *SWEEP, kill_at=6), job("train", *SWEEP)]
@@ -25,6 +26,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -
         assert differences(a["optimizer_states"], b["optimizer_states"]) == []
 
 
+@pytest.mark.slow
 def test_hydra_s_mode_makes_a_sweep_too(tmp_path: Path) -> None:
     """From the command line, and from a config of one's own; those of ddiff do not set it."""
     own = tmp_path / "own/experiment"
@@ -77,6 +79,7 @@ def test_a_failed_job_is_named_and_does_not_end_the_others(tmp_path: Path) -> No
     assert checkpoint(tmp_path / "sweep/1")["global_step"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [("joblib", "hydra.launcher.n_jobs=2"), ("submitit_local", "hydra.launcher.cpus_per_task=1")],
@@ -98,6 +101,7 @@ def test_other_processes_train_the_same(launcher: tuple[str, str], tmp_path: Pat
     assert differences(a["state_dict"], b["state_dict"]) == []
 
 
+@pytest.mark.slow
 def test_optuna_finds_the_better_rate(tmp_path: Path) -> None:
     """A real sweep of four trials; what it optimises is what the runs measured."""
     options = [

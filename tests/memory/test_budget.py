@@ -68,6 +68,7 @@ def test_the_words_to_paste_do_fit(words: tuple[str, ...], share: float, first: 
         assert parts * int(options["budget.batch_size"]) == 4
 
 
+@pytest.mark.slow
 def test_samples_that_do_not_fit_are_drawn_in_smaller_batches() -> None:
     words = (*LARGE, "budget.batch_size=1", "sampling.num_samples=16", "sampling.batch_size=16")
     budget, text = refusal(0.6, *words)

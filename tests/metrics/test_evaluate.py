@@ -304,6 +304,7 @@ assert figures[0].n == 10_000 and figures[0].value == 0
 """
 
 
+@pytest.mark.slow
 def test_many_samples_in_bounded_memory(tmp_path: Path) -> None:
     """50,000 images and 10,000 volumes, 600 MB and 1.3 GB, under 600 MiB of memory."""
     for name, shape in {"images": (50_000, 3, 32, 32), "volumes": (10_000, 1, 32, 32, 32)}.items():

@@ -168,6 +168,7 @@ def test_the_norm_is_scaled_and_shifted():
     torch.testing.assert_close(modulated(x, shift, scale), n * (1 + scale) + shift)
 
 
+@pytest.mark.slow
 @each_shape
 @pytest.mark.parametrize("patch_size", [1, 2])
 def test_compiled_in_one_graph_equals_eager(shape, patch_size):

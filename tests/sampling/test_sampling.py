@@ -57,23 +57,22 @@ def test_sample_17_is_the_same_in_any_batch(shape: tuple[int, ...], solver) -> N
 
 @pytest.mark.parametrize("kind", ["2D", "3D"])
 def test_a_real_net_rounds_otherwise_in_another_batch_and_no_more(kind: str) -> None:
-    """Sample 7 alone and among 12: the same noise to the bit, the sample up to rounding. In float32
-    that is 1e-4 in both backends; eager bfloat16 differs by 0.01 on average, 0.1 at most."""
-    y = labels(kind, 12)
-    mine = None if y is None else y[7:8]
-    noise = [philox.normal(3, torch.tensor(rows), 4, (1, 9, 9)) for rows in ([7], range(12))]
-    assert torch.equal(noise[0][0], noise[1][7])
-    for backend, dtype, most, on_average in (
-        (Eager(), "float32", 1e-4, 1e-5),
-        (Native(), "float32", 1e-4, 1e-5),
-        (Eager(), "bfloat16", 0.1, 0.01),
-    ):
+    """Sample 7 alone and among four: the same noise to the bit, the sample up to rounding. That is
+    1e-4 in both backends in float32; eager bfloat16 differs by 0.01 on average, 0.1 at most (in 2D:
+    many processors take 40 times as long for a bfloat16 convolution of volumes)."""
+    y, rows = labels(kind, 12), range(5, 9)
+    some, mine, next_one = (None if y is None else y[a:b] for a, b in ((5, 9), (7, 8), (8, 9)))
+    noise = [philox.normal(3, torch.tensor(drawn), 4, (1, 9, 9)) for drawn in ([7], rows)]
+    assert torch.equal(noise[0][0], noise[1][2])
+    cases = [(Eager(), "float32", 1e-4, 1e-5), (Native(), "float32", 1e-4, 1e-5)]
+    cases += [(Eager(), "bfloat16", 0.1, 0.01)] if kind == "2D" else []
+    for backend, dtype, most, on_average in cases:
         g = generation(kind, "dpmpp_2m_sde", backend, precision=Precision(dtype))
-        among, alone = g.batch(range(12), y)[7], g.batch([7], mine)[0]
+        among, alone = g.batch(rows, some)[2], g.batch([7], mine)[0]
         off = (among - alone).abs()
         assert off.max() < most, (type(backend), dtype)
         assert off.mean() < on_average, (type(backend), dtype)
-        assert (g.batch([8], None if y is None else y[8:9])[0] - alone).abs().max() > 0.5
+        assert (g.batch([8], next_one)[0] - alone).abs().max() > 0.5
 
 
 class Averaged(Guidance):

@@ -136,6 +136,7 @@ def test_a_killed_engine_takes_its_jobs_along_and_the_next_waits_for_them() -> N
     assert lines.index(f"saved {first}") < lines.index(f"{so_far} {second}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
 def test_ray_jobs_outlive_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster of two workers, one of which is killed: its job alone is submitted twice."""
@@ -243,6 +244,7 @@ def test_slurm_is_looked_for() -> None:
         Slurm()
 
 
+@pytest.mark.slow
 @submitit
 def test_an_array_of_slurm_jobs_is_pre_empted_and_loses_a_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

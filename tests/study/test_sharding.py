@@ -63,6 +63,7 @@ def test_first_goes_on_where_another_command_ended(place: Path) -> None:
     assert sorted(of_its_own["y"]) == [n * 10 // 7 for n in range(7)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_draws_only_what_is_left(place: Path) -> None:
     """SIGTERM ends it after the first of four shards. The next has two slots for the rest, takes no
     shard of other samples, and does not draw the first one again: a mark in it stays."""
@@ -93,6 +94,7 @@ def test_an_interrupted_command_draws_only_what_is_left(place: Path) -> None:
     assert np.array_equal(again, plain)
 
 
+@pytest.mark.slow
 def test_a_shard_that_fails_says_why_in_one_line(place: Path) -> None:
     (place / "my_guidance.py").write_text(FAILING)
     guidance = ("~guidance", "+guidance={_target_: my_guidance.Failing, scale: 1.0}")
@@ -120,6 +122,7 @@ class Failing(ClassifierFree):
 """
 
 
+@pytest.mark.slow
 def test_evaluate_draws_in_shards(place: Path) -> None:
     rng = np.random.default_rng(0)
     reference = rng.uniform(-1, 1, (23, 1, 8, 8)).astype(np.float32)

@@ -226,6 +226,7 @@ assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 """
 
 
+@pytest.mark.slow
 def test_every_run_of_a_sweep_has_a_peak_of_its_own(tmp_path: Path) -> None:
     """Two large trainings, then two equal small ones, in one process; the same small one alone."""
     small = ["experiment=digits_ddpm", *TINY, "budget.max_steps=3", "budget.batch_size=4"]

@@ -174,6 +174,7 @@ def test_the_quota_of_a_container(
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_run_records_its_threads_and_resumes_with_them(tmp_path: Path) -> None:
     """Where two cores are shared with others, and no variable says how many to take."""
     free = {"OMP_NUM_THREADS": "", "MKL_NUM_THREADS": ""}

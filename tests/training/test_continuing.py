@@ -135,6 +135,7 @@ def test_a_fork_may_change_what_it_likes(tmp_path: Path) -> None:
     assert where["from_checkpoint"] == "A/checkpoints/last.ckpt"
 
 
+@pytest.mark.slow
 def test_a_longer_training_says_that_the_rate_jumps_and_how_to_keep_it(tmp_path: Path) -> None:
     start = [*DIGITS, "budget.max_steps=20", "lr_schedule.warmup_steps=1", "budget.val_every=20"]
     jobs = [
@@ -153,6 +154,7 @@ def test_a_longer_training_says_that_the_rate_jumps_and_how_to_keep_it(tmp_path:
     assert "lr_schedule.total_steps=20 keeps the old curve" in said
 
 
+@pytest.mark.slow
 def test_two_trainings_never_share_a_directory(tmp_path: Path) -> None:
     """The second is told which process has it; a killed one gives it back."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -179,6 +179,7 @@ ddiff.train.main()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_training_in_one_line(tmp_path: Path) -> None:
     """TensorBoard writes in a thread, whose own error would be a traceback."""
     options = ("experiment=digits_cfg", *TINY, "budget.max_steps=300", "budget.save_every=20",

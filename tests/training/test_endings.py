@@ -21,7 +21,10 @@ def heed_signals() -> None:
         signal.signal(signum, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+OTHERS = [pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, *OTHERS])
 def test_a_signal_saves_and_leaves(signum: signal.Signals, tmp_path: Path) -> None:
     options = [*DIGITS, "budget.max_steps=100000", "budget.save_every=100000"]
     process = subprocess.Popen(
@@ -74,6 +77,7 @@ class Early(Callback):
 """
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_step_saves_after_it(tmp_path: Path) -> None:
     """Lightning would end with status 0, as if all were done."""
     (tmp_path / "early.py").write_text(EARLY)
@@ -90,6 +94,7 @@ def test_a_signal_before_the_first_step_saves_after_it(tmp_path: Path) -> None:
     assert checkpoint(tmp_path / "run")["global_step"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["between two steps", "in a validation"])
 def test_a_signal_to_any_rank_saves_once_and_ends_all(moment: str, tmp_path: Path) -> None:
     """Two ranks on the CPU; the second one gets the signal, and the first one says it.
@@ -153,6 +158,7 @@ def ranks_in(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_does_not_end_what_nohup_started(tmp_path: Path) -> None:
     options = [*DIGITS, "budget.max_steps=60"]
     process = subprocess.Popen(
@@ -188,6 +194,7 @@ def test_nan_names_step_and_timestep_and_keeps_the_checkpoint(tmp_path: Path) ->
     assert before["global_step"] <= after["global_step"] < 12
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """A limit on file size stands in for a full disk: the write of the checkpoint fails midway."""
     good = forked("train", *DIGITS, "budget.max_steps=4", cwd=tmp_path)

@@ -7,7 +7,13 @@ from ddiff.nets import Sinusoidal
 from tests.nets.test_baselines import ABAR, NETS, log_snr
 
 
-@pytest.mark.parametrize("embedding", [lambda: Sinusoidal(16), log_snr], ids=["sin", "log_snr"])
+EMBEDDINGS = [
+    pytest.param(lambda: Sinusoidal(16), id="sin"),
+    pytest.param(log_snr, id="log_snr", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("name", NETS)
 def test_learns_to_denoise(name, embedding):
     make, shape, goal = NETS[name]

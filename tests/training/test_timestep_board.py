@@ -195,6 +195,7 @@ def test_the_closing_table(runs: Path) -> None:
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.slow
 def test_kills_change_no_curve(tmp_path: Path) -> None:
     """Resumed right after a validation (8) and between two (12): the sums are in the checkpoint."""
     options = ["experiment=digits_ddpm", *TINY, "timesteps=online_topk", "timesteps.bins=3",
