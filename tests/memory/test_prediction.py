@@ -118,7 +118,8 @@ def test_the_dry_run_changes_nothing() -> None:
 def test_it_takes_no_memory_of_that_size() -> None:
     """A training of terabytes is predicted on this machine."""
     words = ("data.size=512", "net.patch_size=1", "net.input_skip=false", "budget.batch_size=16")
-    cfg, _, module, _ = built(*words, ADAM, "net.num_blocks=1", "data.num=16", "data.num_val=1", "sampling.num_samples=1",
-                              "precision=fp32", "trainer.limit_val_batches=0")  # fmt: skip
+    words += (ADAM, "net.num_blocks=1", "precision=fp32", "trainer.limit_val_batches=0")
+    few = ("data.num=16", "data.num_val=1", "sampling.num_samples=1")
+    cfg, _, module, _ = built(*words, *few)
     training = next(p for p in predicted(cfg, module, CPU) if p.phase == "training")
     assert training.total > 1e12

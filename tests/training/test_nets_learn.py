@@ -6,7 +6,6 @@ import torch
 from ddiff.nets import Sinusoidal
 from tests.nets.test_baselines import ABAR, NETS, log_snr
 
-
 EMBEDDINGS = [
     pytest.param(lambda: Sinusoidal(16), id="sin"),
     pytest.param(log_snr, id="log_snr", marks=pytest.mark.slow),

@@ -8,9 +8,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ddiff.data.tables import classes_by, ordered
+from ddiff.system.archives import members, opened
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import regular
 
@@ -32,6 +33,7 @@ PACKAGES = {  # ending -> the package that reads it
     **dict.fromkeys(STACKS, "tifffile"),
     **dict.fromkeys(MESHES, "trimesh"),
 }
+LONGEST = 1000  # bytes of the name of a class
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def listing(root: Path, suffixes: tuple[str, ...], labels: bool | str | None) ->
     """List all files below root with one of these suffixes; hidden ones are left out.
 
     Of VOLUMES, those of the first of FAMILIES that is there. A folder `x.zarr` counts as a file.
+    Pictures lie in .tar archives too, whose members' class is the text of the member `x.cls`.
 
     labels: True if the first folder below root is the class. None: True if every file is in a
         folder and there are at least two folders. A text names a table: see `tables.classes_by`.
@@ -89,8 +92,11 @@ def listing(root: Path, suffixes: tuple[str, ...], labels: bool | str | None) ->
     if isinstance(labels, str):
         classes = classes_by(labels, root, files)
         return Listing(root, files, ordered(set(classes.values())), classes)
-    loose = next((file for file in files if "/" not in file), None)
-    folders = sorted({file.split("/")[0] for file in files if "/" in file})
+    if labels is not False and (told := _told(root, files)):
+        return Listing(root, files, ordered(set(told.values())), told)
+    places = [(file, _outside(file)) for file in files]
+    loose = next((file for file, place in places if "/" not in place), None)
+    folders = sorted({place.split("/")[0] for _, place in places if "/" in place})
     if labels and loose:
         raise ConfigError(f"data: labels is true, but {root / loose} is in no class folder")
     if labels is None:
@@ -114,7 +120,46 @@ def _walk(root: Path, suffixes: tuple[str, ...]) -> list[str]:
             above[os.path.join(folder, name)] = above[folder] | {places[name]}
         wanted = [n for n in names if n.lower().endswith(suffixes) and not n.startswith(".")]
         found += [(Path(folder) / name).relative_to(root).as_posix() for name in wanted]
+        if suffixes == PICTURES:
+            found += _archived(root, Path(folder), names)
     return found
+
+
+def _archived(root: Path, folder: Path, names: list[str]) -> list[str]:
+    """Return the pictures in the archives of a folder, as paths that lead into them."""
+    archives = [folder / name for name in names if name.endswith(".tar") and name[0] != "."]
+    return [
+        f"{archive.relative_to(root).as_posix()}/{member}"
+        for archive in archives
+        for member in members(archive)
+        if member.lower().endswith(PICTURES) and not PurePosixPath(member).name.startswith(".")
+    ]
+
+
+def _outside(file: str) -> str:
+    """Return the part of a path that leads to its archive, or all of it."""
+    return file.partition(".tar/")[0]
+
+
+def _told(root: Path, files: list[str]) -> dict[str, str]:
+    """Return the class of every file by the member `x.cls` beside `x.jpg` in its archive.
+
+    {} if no archive tells classes. Raises DdiffError if some pictures lack one.
+    """
+    told = {}
+    for file in files:
+        archive, inside, member = file.partition(".tar/")
+        label = PurePosixPath(member).with_suffix(".cls").as_posix() if inside else ""
+        if inside and label in members(root / f"{archive}.tar"):
+            with opened(root / f"{archive}.tar" / label) as text:
+                told[file] = text.read(LONGEST).decode("utf-8", "replace").strip()
+    lacking = [file for file in files if file not in told]
+    if told and lacking:
+        raise DdiffError(
+            f"{len(lacking)} of {len(files)} pictures in {root} have no class beside them, such as "
+            f"{lacking[0]}; data.labels=false leaves classes out"
+        )
+    return told
 
 
 def _class_order(root: Path, folders: list[str]) -> list[str]:

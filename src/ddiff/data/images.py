@@ -13,6 +13,7 @@ from torch import Tensor
 from ddiff.data.base import FolderData, PictureSize, sides_of
 from ddiff.data.folders import PICTURES
 from ddiff.data.source import FolderSource, each
+from ddiff.system.archives import size_of
 from ddiff.system.errors import ConfigError
 from ddiff.system.readers import open_picture
 
@@ -60,7 +61,7 @@ class Images(FolderData):
 def look_at(path: Path) -> int:
     """Return a file's bytes after reading its header. Raises DdiffError if it is broken."""
     with open_picture(path):
-        return path.stat().st_size
+        return size_of(path)
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddiff.data.folders import ARRAYS, PICTURES, SCANS, Listing, listing
+from ddiff.data.folders import ARRAYS, PICTURES, SCANS, listing
 from ddiff.data.images import read_image
 from ddiff.data.source import FolderSource, Source
 from ddiff.data.volume_files import read_numbers, volume_header
@@ -223,7 +224,7 @@ def _folder(path: Path, shape: tuple[int, ...] | None, values: str) -> Stack:
     if not volumes and any(file.name.lower().endswith(SCANS) for file in path.rglob("*")):
         raise DdiffError(f"{path} holds scans; samples are read from .npy, .npz and pictures")
     found = listing(path, ARRAYS if volumes else PICTURES, None)
-    found = Listing(found.root, sorted(found.files, key=natural), found.class_names)
+    found = replace(found, files=sorted(found.files, key=natural))
     if volumes:
         files = [found.root / file for file in found.files]
         one = shape or read_header(files[0], "the volume").shape

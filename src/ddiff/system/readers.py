@@ -18,6 +18,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ddiff.system.archives import opened
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import regular
 
@@ -84,9 +85,8 @@ def open_picture(path: Path, what: str = "the image") -> Iterator[Image.Image]:
 
     A file of several pages or frames is refused: which of them would be the sample?
     """
-    regular(path)
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image:
             # the MPO files of phones hold one photograph and previews of it
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise ValueError(
