@@ -73,7 +73,9 @@ def main(cfg: DictConfig) -> None:
     chosen = HydraConfig.get().runtime.choices.get("study")
     plan = plan_of(options, chosen, MORE)
     folder = Path(options.out or f"studies/{plan.name}")
-    words = [w for w in COMMAND if w not in ("report", "run") and not w.startswith("publish=")]
+    words = [
+        w for w in COMMAND if w not in ("report", "run") and not w.startswith(("publish=", "out="))
+    ]
     command = f"python -m ddiff.study {shlex.join(words)}"
     from ddiff.study.report import write
 
