@@ -7,7 +7,7 @@ from torch import Tensor
 from ddiff.diffusion import NO_LABEL, X0, Eps, V, loss
 from ddiff.diffusion.loss import errors, noised
 from ddiff.diffusion.schedules import cosine
-from ddiff.diffusion.timesteps import LogitNormal, Uniform
+from ddiff.diffusion.timesteps import All, LogitNormal, Uniform
 
 SCHEDULE = cosine(100)
 
@@ -84,3 +84,17 @@ def test_errors_are_float32_under_a_half_precision_net():
     each, pred = errors(lambda x, t, y: torch.full_like(x, 0.5).half(), x_t, target, t, None)
     assert each.dtype == pred.dtype == torch.float32
     assert each.tolist() == [0.25, 0.25]
+
+
+def test_all_timesteps_of_every_sample_are_the_objective_itself():
+    """For a net that does nothing: mean over t of the mean square of the target, of each sample."""
+    schedule, x_0 = cosine(10), torch.randn(3, 2, generator=drawn(6))
+    found = loss(lambda x, t, y: 0 * x, x_0, None, schedule, X0(), All(schedule), drawn(7))
+    assert found.t.tolist() == [*range(1, 11)] * 3
+    per_sample = x_0.square().mean(1)
+    torch.testing.assert_close(found.each.view(3, 10), per_sample[:, None].expand(3, 10))
+    assert found.total.item() == pytest.approx(per_sample.mean().item(), rel=1e-6)
+    net, y = Asked(), torch.tensor([4, 5, 6])
+    loss(net, x_0, y, schedule, V(), All(schedule), drawn(8))
+    assert net.y[0] is not None
+    assert net.y[0].tolist() == [4] * 10 + [5] * 10 + [6] * 10

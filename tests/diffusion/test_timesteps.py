@@ -7,7 +7,14 @@ from scipy.stats import chi2, norm
 from torch import Tensor
 
 from ddiff.diffusion.schedules import constant, flow, karras
-from ddiff.diffusion.timesteps import LogitNormal, LogNormal, Stratified, TimestepSampler, Uniform
+from ddiff.diffusion.timesteps import (
+    All,
+    LogitNormal,
+    LogNormal,
+    Stratified,
+    TimestepSampler,
+    Uniform,
+)
 from ddiff.system.errors import ConfigError
 from ddiff.system.random import generator
 
@@ -167,3 +174,13 @@ def test_wrong_options_are_refused_in_one_line(options):
     with pytest.raises(ConfigError, match="must be finite and std") as caught:
         LogitNormal(constant(100), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_all_takes_every_timestep_once_a_sample_and_refuses_many():
+    sampler = All(constant(7, 0.01))
+    t, weights = sampler.sample(21, generator("cpu", "all"))
+    assert counts(t, 7).tolist() == [3] * 7
+    assert weights.tolist() == [1] * 21
+    assert sampler.copies == 7
+    with pytest.raises(ConfigError, match=r"schedule.T is 101; say schedule.T=100 or less"):
+        All(constant(101, 0.01))

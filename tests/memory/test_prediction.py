@@ -25,6 +25,13 @@ CASES = {
     "3D eager": (*IN_3D, ADAM, "backend=eager"),
     "conditional": ("experiment=digits_cfg", *IN_2D[1:], "precision=bf16", "net.dropout=0.1"),
     "patches": (*IN_3D, ADAM, "net.patch_size=2", "net.input_skip=true"),
+    "all timesteps": (
+        *IN_2D,
+        "budget.batch_size=2",
+        "schedule.T=10",
+        "solver.num_steps=5",
+        "timesteps=all",
+    ),
     "scores": (*IN_2D, "timesteps=online_topk_exact", "timesteps.refresh_every=1"),
 }
 

@@ -74,6 +74,7 @@ CASES = {
         1,
     ),
     "speed": ((*DIGITS, "timesteps=speed"), 1),
+    "all timesteps": ((*DIGITS, "timesteps=all", "schedule.T=10"), 1),
     "speed_released": ((*VOLUMES, "timesteps=speed_released", "objective.weighting=p2"), 1),
 }  # fmt: skip
 PAUSED = ((*DIGITS, "timesteps=online_topk", "timesteps.bins=4"), (5, 8, 11))

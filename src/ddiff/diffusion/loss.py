@@ -46,6 +46,7 @@ def loss(
         total = mean over the batch of  weight(t) w(t) |net(x_t, t - 1, y) - target|^2,
 
     with `weight` from the law that draws t, w from the objective, and |.|^2 the mean square.
+    `timesteps.copies` of every sample make the batch, one after another.
 
     - `p_uncond`: the probability with which each label is dropped.
     - `add_noise`: a function that noises the batch with its own random numbers; None takes the
@@ -53,6 +54,9 @@ def loss(
     - `shortcuts`: the last K samples learn long steps, whose targets follow from predictions of
       the net `averaged`, with weight 1; None: K = 0.
     """
+    if timesteps.copies > 1:
+        x_0 = x_0.repeat_interleave(timesteps.copies, 0)
+        y = None if y is None else y.repeat_interleave(timesteps.copies, 0)
     long = shortcuts.number(len(x_0)) if shortcuts else 0
     with phase("timesteps"):
         t, weight = timesteps.sample(len(x_0) - long, generator)

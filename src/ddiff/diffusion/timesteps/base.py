@@ -24,6 +24,7 @@ class TimestepSampler(nn.Module, ABC):
     """
 
     unbiased: bool
+    copies: int = 1  # of every sample of a batch, each at a timestep of its own
     watches: bool = False  # True: training calls `update` with the losses of all ranks
 
     def __init__(self, schedule: Schedule) -> None:

@@ -10,6 +10,8 @@ from ddiff.diffusion.timesteps.base import TimestepSampler
 from ddiff.system.bounds import Positive
 from ddiff.system.errors import ConfigError
 
+MOST = 100  # timesteps of `All`
+
 
 class Uniform(TimestepSampler):
     """Uniform timesteps t ~ U{1..T}. Unbiased: this is the objective itself."""
@@ -22,6 +24,32 @@ class Uniform(TimestepSampler):
     def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         device = generator.device
         t = torch.randint(1, self.T + 1, (batch_size,), generator=generator, device=device)
+        return t, torch.ones(batch_size, device=device)
+
+
+class All(TimestepSampler):
+    """Every timestep for every sample of a batch: the objective without sampling. Unbiased.
+
+    A batch of B costs as much as one of B T; it is a baseline for small T.
+    """
+
+    unbiased = True
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(schedule)
+        if self.T > MOST:
+            raise ConfigError(
+                f"timesteps=all takes every one of T timesteps for every sample of a batch, and "
+                f"schedule.T is {self.T}; say schedule.T={MOST} or less"
+            )
+        self.copies = self.T
+
+    def law(self) -> Tensor:
+        return torch.full((self.T,), 1 / self.T)
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        device = generator.device
+        t = torch.arange(batch_size, device=device) % self.T + 1
         return t, torch.ones(batch_size, device=device)
 
 
