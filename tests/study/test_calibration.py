@@ -1,5 +1,6 @@
 """Calibration: what is charged, and that noise of the machine decides nothing."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,15 @@ import torch
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import OnlineTopK, Uniform
 from ddiff.study import calibration
-from ddiff.study.calibration import Turns, combined, count_scorings, drawing, measured, step_seconds
+from ddiff.study.calibration import (
+    Turns,
+    combined,
+    count_scorings,
+    drawing,
+    in_turns,
+    measured,
+    step_seconds,
+)
 from ddiff.study.folder import Cost
 from ddiff.system.errors import ConfigError
 from tests.support.runs import TINY
@@ -148,3 +157,33 @@ def test_trainings_that_do_not_fit_together_take_turns_in_groups(
     steps = {name: one["cost"]["step"] for name, one in found.items()}
     assert steps == {name: 2.0 if name == "slow" else 1.0 for name in names}
     assert max(groups) <= most
+
+
+def test_no_place_in_a_round_makes_a_training_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second step of every round takes ten times as long, whoever has it."""
+    taken = [0]
+
+    class InTurn:
+        load, recipe_steps, first = 0.0, 10, 1.0
+
+        def __init__(self, words: list[str]) -> None: ...
+
+        def step(self) -> None:
+            taken[0] += 1
+            time.sleep(0.01 if taken[0] % 3 == 2 else 0.001)
+
+        def scoring(self) -> tuple[float, float]:
+            return 0.0, 0.0
+
+        def forward(self) -> float:
+            return 0.0
+
+        def state_bytes(self) -> int:
+            return 1
+
+    monkeypatch.setattr(calibration, "Turns", InTurn)
+    monkeypatch.setattr(calibration, "SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "ROUNDS", 40)
+    found = in_turns({name: [name] for name in ("first", "second", "third")}, print)
+    steps = {one["cost"]["step"] for one in found.values()}
+    assert len(steps) == 1  # none differs from the first beyond noise

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import gc
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -203,11 +204,12 @@ def in_turns(trainings: dict[str, list[str]], say: Callable[[str], None]) -> dic
             failed(name, error)
     seconds: dict[str, list[float]] = {name: [] for name in alive}
     began, rounds = time.perf_counter(), 0
+    order = random.Random(0)  # of turns in a round, so that no place in it favours a training
     while alive and (
         rounds < ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() - began < SECONDS)
     ):
         rounds += 1
-        for name, turns in list(alive.items()):
+        for name, turns in order.sample(list(alive.items()), len(alive)):
             start = time.perf_counter()
             try:
                 turns.step()
