@@ -1,8 +1,13 @@
-"""The peers' own environment, beside the very torch that ddiff is tested with."""
+"""The peers' own environment, beside the very torch that ddiff is tested with.
+
+It holds diffusers, MONAI and what they need that ddiff does not; the rest, torch above all, is that
+of the environment it is made from, which a line in a .pth file adds to its path.
+"""
 
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -12,7 +17,9 @@ from ddiff.system.errors import DdiffError
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FOLDER = ROOT / ".venv-peers"
-PINS = (HERE / "requirements.txt", ROOT / "constraints.txt", ROOT / "pyproject.toml")
+PINS = (HERE / "requirements.txt", ROOT / "constraints.txt", ROOT / "pyproject.toml",
+        Path(__file__))  # fmt: skip
+PACKAGES = sysconfig.get_path("purelib")  # of the environment that this one is made from
 LOOK = """
 import importlib.metadata as m, importlib.util, json
 names = ("torch", "diffusers", "monai", "torchvision", "ddiff")
@@ -25,12 +32,11 @@ def prepared() -> Path:
     python, stamp = FOLDER / "bin" / "python", FOLDER / "pins"
     pins = "".join(path.read_text() for path in PINS)
     if not (stamp.is_file() and stamp.read_text() == pins):
-        run(sys.executable, "-m", "venv", FOLDER)
+        run(sys.executable, "-m", "venv", "--clear", FOLDER)
+        (packages,) = FOLDER.glob("lib/python*/site-packages")
+        (packages / "beside.pth").write_text(f"import site; site.addsitedir({PACKAGES!r})\n")
         pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "-q")
-        limits = ("-c", ROOT / "constraints.txt")
-        run(*pip, *limits, "setuptools>=77")
-        run(*pip, *limits, "--no-build-isolation", "-e", ROOT)
-        run(*pip, *limits, "-r", HERE / "requirements.txt")
+        run(*pip, "-c", ROOT / "constraints.txt", "-r", HERE / "requirements.txt")
     checked(versions(python))
     stamp.write_text(pins)
     return python

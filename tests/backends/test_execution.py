@@ -1,12 +1,13 @@
 """Every backend makes the same samples: same noise, same plan, same net."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ddiff.backends import Backend, Compiled, Eager, Native, TensorRT
+from ddiff.backends import Backend, Compiled, Eager, Native, TensorRT, tensorrt
 from ddiff.diffusion import solve
 from ddiff.kernels import philox, winograd
 from ddiff.nets import Simple2d, Sinusoidal
@@ -166,6 +167,30 @@ def test_native_training_in_bf16_is_nearly_as_exact_as_eager_in_bf16(net: str, m
     again = torch.cat([g.flatten() for g in trained(net, Native(), bf16)])
     assert torch.equal(again, native)
     assert shapes.count((torch.bfloat16, *[3] * int(net[0]))) > 5
+
+
+@pytest.mark.parametrize(
+    ("packages", "gpu", "is_refused"),
+    [
+        ("torch-tensorrt-rtx 2.12", (9, 0), True),  # Hopper
+        ("torch-tensorrt-rtx 2.12", (10, 0), True),
+        ("torch-tensorrt-rtx 2.12", (7, 5), True),
+        ("torch-tensorrt-rtx 2.12", (8, 0), False),
+        ("torch-tensorrt-rtx 2.12", (12, 0), False),
+        ("torch-tensorrt 2.12", (9, 0), False),
+        ("torch-tensorrt 2.12,torch-tensorrt-rtx 2.12", (9, 0), False),
+    ],
+)
+def test_torch_tensorrt_for_rtx_is_refused_where_it_has_nothing(
+    packages: str, gpu: tuple[int, int], is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "installed", lambda: packages.split(","))
+    words = (
+        r"^backend=tensorrt: torch-tensorrt-rtx 2\.12 does not run on GPUs of compute capability "
+        r"{}\.{}; pip install torch-tensorrt in its place, or choose another backend$".format(*gpu)
+    )
+    with pytest.raises(DdiffError, match=words) if is_refused else nullcontext():
+        tensorrt.check_capability("backend=tensorrt", gpu)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="is about a machine without a GPU")

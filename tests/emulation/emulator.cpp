@@ -1,6 +1,7 @@
 // CUDA's threads on the CPU: those of a block are fibers that run one at a time, in a chosen
 // order, to the next barrier or shuffle. The compiler calls the __tsan_ and __ubsan_ functions
 // below at every access to memory, so that each is watched.
+#include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -69,6 +70,10 @@ struct World {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return static_cast<char*>(made);
   }
+
+  // The page behind shared memory, which nobody may touch: for what the compiler does not watch,
+  // such as memcpy of many bytes.
+  char* guard_page() { return arena + SLACK + MOST_SHARED; }
 
   char* shared() { return arena + SLACK + MOST_SHARED - shared_size; }
 
@@ -244,6 +249,34 @@ void live() {
   }
 }
 
+void at_fault(int, siginfo_t* info, void*);
+
+// Takes faults of the guard page, as long as it lives.
+struct Guard {
+  struct sigaction own = {}, before;
+
+  Guard() {
+    mprotect(world.guard_page(), SLACK, PROT_NONE);
+    own.sa_sigaction = at_fault, own.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &own, &before);
+  }
+
+  ~Guard() { sigaction(SIGSEGV, &before, nullptr); }
+};
+
+Guard* guard = nullptr;
+
+void at_fault(int, siginfo_t* info, void*) {
+  auto at = static_cast<char*>(info->si_addr);
+  if (world.current < 0 || at < world.guard_page() || at >= world.guard_page() + SLACK) {
+    sigaction(SIGSEGV, &guard->before, nullptr);  // a fault of another kind: it comes again
+    return;
+  }
+  world.report("runs into the page behind its " + std::to_string(world.shared_size) +
+               " bytes of shared memory");
+  world.stop();
+}
+
 void make_fibers() {
   for (int i = 0; i < MOST_THREADS; ++i) {
     ucontext_t& context = world.fibers[i].context;
@@ -294,6 +327,8 @@ void run(const char* kernel, dim3 blocks, dim3 threads, size_t shared,
   world.place.threads = threads, world.place.blocks = blocks;
   world.kernel = kernel, world.body = &thread, world.shared_size = shared;
   ++world.launch;
+  Guard of_this_launch;
+  guard = &of_this_launch;
   std::mt19937 random(world.launch);
   for (int block : world.ordered(int(blocks.x * blocks.y * blocks.z), random)) {
     world.place.block =

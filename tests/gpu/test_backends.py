@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ddiff.backends import Compiled, Eager, Native, TensorRT
-from ddiff.backends.tensorrt import installed
+from ddiff.backends.tensorrt import has_kernels, installed
+from ddiff.system.errors import DdiffError
 from ddiff.system.precision import Precision
 from tests.support.sampling import PLANS, generation, labels, psnr
 
@@ -70,6 +71,10 @@ def test_tensorrt(kind: str, precision: Precision, least: float, tmp_path, monke
     monkeypatch.setenv("DDIFF_CACHE", str(tmp_path))
     y = labels(kind, 4)
     exact = generation(kind, "dpmpp_2m", Eager()).batch(range(4), y)
+    if not has_kernels(torch.cuda.get_device_capability()):
+        with pytest.raises(DdiffError, match="does not run on GPUs of compute capability"):
+            generation(kind, "dpmpp_2m", TensorRT(), precision=precision).batch(range(4), y)
+        return
     seconds = []
     for _ in range(2):  # the second reads the engine that the first has kept
         started = time.perf_counter()

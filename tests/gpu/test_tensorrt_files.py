@@ -8,9 +8,10 @@ import torch
 
 from ddiff.artifacts import engine
 from ddiff.artifacts.loading import ArtifactNet
-from ddiff.artifacts.tensorrt import FP8_CAPABILITY, supports
+from ddiff.artifacts.tensorrt import FP8_CAPABILITY
 from ddiff.artifacts.trained import Trained
 from ddiff.artifacts.writing import example
+from ddiff.backends.tensorrt import supports
 from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 from tests.artifacts.worlds import export_of, make_run, psnr, samples

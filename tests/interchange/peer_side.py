@@ -60,11 +60,23 @@ NETS["fixture"] = {
     "norm_num_groups": 4,
     "norm_eps": 1e-6,
 }
+NETS["fixture_v"] = {  # another kind of everything that ddiff can express
+    **NETS["fixture"],
+    "resnet_time_scale_shift": "scale_shift",
+    "attn_norm_num_groups": 4,
+    "time_embedding_dim": 24,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+}
 SCHEDULERS = {
     "cifar": ("DDPMScheduler", {"variance_type": "fixed_large"}),
     "defaults": ("DDIMScheduler", {"beta_schedule": "scaled_linear", "beta_start": 0.00085,
                                    "beta_end": 0.012, "steps_offset": 1}),
     "fixture": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "fixture_v": ("DDIMScheduler", {"beta_schedule": "scaled_linear", "beta_start": 0.00085,
+                                    "beta_end": 0.012, "steps_offset": 1,
+                                    "prediction_type": "v_prediction"}),
     "scaled": ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2",
                                  "prediction_type": "v_prediction",
                                  "timestep_spacing": "trailing"}),

@@ -1,7 +1,8 @@
 """Folders of diffusers and MONAI: tiny nets with random weights, and what their libraries computed.
 
 tests/interchange/peers was made by tests/interchange/peer_side.py, with diffusers 0.42.1 and MONAI
-1.6.1; neither is needed here. test_peers.py compares with the libraries themselves.
+1.6.1; neither is needed here. ddiff exported the folder from_ddiff, and diffusers opened it and
+computed what lies beside it. test_peers.py compares with the libraries themselves.
 """
 
 import json
@@ -63,7 +64,9 @@ def change(path: Path, **options: Any) -> None:
 
 
 def samples(model: ddiff.Model, x: torch.Tensor, num_steps: int = 20) -> torch.Tensor:
-    plan = solvers.ddim(model.schedule, num_steps, spacing="trailing")
+    given = model.config["solver"]
+    spacing, offset = given["spacing"], given.get("steps_offset", 0)
+    plan = solvers.ddim(model.schedule, num_steps, 0.0, spacing, offset)
     with torch.no_grad():
         *_, last = solve(model.net, plan, model.objective, x, clamp=1.0)
     return last.x
@@ -74,12 +77,17 @@ def prediction(model: ddiff.Model, made: dict[str, torch.Tensor]) -> torch.Tenso
         return model.net(made["x"], made["t"])
 
 
-def test_a_folder_of_diffusers_is_the_net_that_it_was() -> None:
-    made, model = recorded(PEERS / "diffusers"), ddiff.load(PEERS / "diffusers", accelerator="cpu")
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [("diffusers", objectives.Eps), ("diffusers_v", objectives.V), ("from_ddiff", objectives.V)],
+)
+def test_a_folder_in_diffusers_is_the_net_that_it_is_here(name: str, objective: type) -> None:
+    """Two that diffusers wrote, and one that ddiff wrote and diffusers ran."""
+    made, model = recorded(PEERS / name), ddiff.load(PEERS / name, accelerator="cpu")
     torch.testing.assert_close(prediction(model, made), made["prediction"], **TOLERANCE)
     torch.testing.assert_close(samples(model, made["x"]), made["samples"], rtol=0, atol=1e-4)
     assert made["samples"].std() > 0.1
-    assert type(model.objective) is objectives.Eps
+    assert type(model.objective) is objective
     assert (model.shape, model.num_classes, model.step) == ((1, 8, 8), None, 0)
 
 
@@ -183,6 +191,16 @@ def test_a_run_comes_back_from_a_folder(run: Path) -> None:
     config = json.loads((done.path / "unet/config.json").read_text())
     assert config["attn_norm_num_groups"] == config["norm_num_groups"] == 8
     assert config["time_embedding_dim"] == 256
+
+
+def test_ddiff_still_writes_the_folder_that_diffusers_ran(tmp_path: Path) -> None:
+    then = PEERS / "from_ddiff"
+    now = export_of(then, "Diffusers", out=str(tmp_path / "now")).path
+    for name in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        assert json.loads((now / name).read_text()) == json.loads((then / name).read_text()), name
+    old, new = load_file(then / WEIGHTS), load_file(now / WEIGHTS)
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
 
 
 def test_a_run_comes_back_from_safetensors(run: Path) -> None:

@@ -23,7 +23,9 @@ PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 PEER = Path(__file__).with_name("peer_side.py")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.is_file(), reason="diffusers is not here: `make peers`"),
+    pytest.mark.skipif(
+        not (ROOT / ".venv-peers" / "pins").is_file(), reason="diffusers is not here: `make peers`"
+    ),
 ]
 
 

@@ -31,6 +31,12 @@ PLANTED = {  # the first such piece, what takes its place, what the emulation mu
         "sizeof(float) * result.cut.down",
         "outside of its",
     ),
+    "memory cleared beyond the end of shared memory, by a call that is not watched": (
+        "float *means = shared, *m2s = shared + cut.down * s.channels;",
+        "float *means = shared, *m2s = shared + cut.down * s.channels;"
+        "memset(m2s, 0, sizeof(float) * (cut.down * s.channels + 1));",
+        "runs into the page behind its",
+    ),
     "a row of shared memory that nobody writes": (
         "if (cut.row() < cut.down) {",
         "if (cut.row() + 1 < cut.down) {",

@@ -15,12 +15,10 @@ from ddiff.artifacts.formats import DTYPES, FoldedUpsample, Format, Job, Pt2, Ru
 from ddiff.artifacts.onnx import opened, widened, write_onnx
 from ddiff.artifacts.quantised import NUMBERS, quantise
 from ddiff.artifacts.seal import payload_of, unseal
-from ddiff.backends.tensorrt import load_library
+from ddiff.backends.tensorrt import CAPABILITY, check_capability, load_library, supports
 from ddiff.system.errors import DdiffError
 
 OLD_ENDING = ".trt.pt2"  # of files by ddiff 0.1, through Torch-TensorRT
-CAPABILITY = (8, 0)  # the least of the GPUs that TensorRT for RTX builds for unless told others
-LEFT_OUT = ((9, 0), (12, 0))  # from Hopper on, before 12.0: TensorRT for RTX has none of them
 INSTEAD = "format=onnx, format=aoti and format=pt2 run on it"
 FP8_CAPABILITY, FP8_GPUS = (8, 9), ("SM89", "SM120")
 NEEDS = (
@@ -87,6 +85,8 @@ class TensorRT(Format):
     def open(self, path: Path, device: torch.device) -> Run:
         if path.name.endswith(OLD_ENDING):
             load_library(str(path))
+            if device.type == "cuda":
+                check_capability(str(path), torch.cuda.get_device_capability(device))
             return Pt2().open(path, device)
         trt, facts = load_tensorrt(str(path)), unseal(path).facts.get("engine") or {}
         if not {"tensorrt", "capability"} <= set(facts):
@@ -142,11 +142,6 @@ def check_gpu(path: Path, facts: dict[str, Any], version: str, gpu: tuple[int, i
             "cannot run {}: TensorRT for RTX does not run on GPUs of compute capability {}.{}; "
             "{}".format(path, *gpu, INSTEAD)
         )
-
-
-def supports(gpu: tuple[int, int]) -> bool:
-    """Return True if TensorRT for RTX has kernels for GPUs of this compute capability."""
-    return gpu >= CAPABILITY and not LEFT_OUT[0] <= gpu < LEFT_OUT[1]
 
 
 def build_engine(

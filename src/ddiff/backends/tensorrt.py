@@ -19,6 +19,8 @@ from ddiff.system.files import cache_folder
 from ddiff.system.precision import Precision
 
 DISTRIBUTIONS = ("torch-tensorrt", "torch-tensorrt-rtx")  # both import as torch_tensorrt
+CAPABILITY = (8, 0)  # the least of the GPUs that TensorRT for RTX builds for unless told others
+LEFT_OUT = ((9, 0), (12, 0))  # from Hopper on, before 12.0: TensorRT for RTX has none of them
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class TensorRT:
         device = device_of(net)
         if device.type != "cuda":
             raise DdiffError(f"backend=tensorrt needs an NVIDIA GPU, and this runs on {device}")
+        check_capability("backend=tensorrt", torch.cuda.get_device_capability(device))
         engines: dict[tuple[Any, ...], Predict] = {}
 
         def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
@@ -98,6 +101,26 @@ def load_library(asked: str) -> Any:
             f"of the version that matches torch {torch.__version__} ({error})"
         ) from error
     return torch_tensorrt
+
+
+def supports(gpu: tuple[int, int]) -> bool:
+    """Return True if TensorRT for RTX has kernels for GPUs of this compute capability."""
+    return gpu >= CAPABILITY and not LEFT_OUT[0] <= gpu < LEFT_OUT[1]
+
+
+def has_kernels(gpu: tuple[int, int]) -> bool:
+    """Return False if the Torch-TensorRT that is installed is the one for RTX GPUs alone, and this
+    GPU is none."""
+    return supports(gpu) or {name.split()[0] for name in installed()} != {DISTRIBUTIONS[1]}
+
+
+def check_capability(asked: str, gpu: tuple[int, int]) -> None:
+    """Raise if the Torch-TensorRT that is installed has no kernels for this GPU."""
+    if not has_kernels(gpu):
+        raise DdiffError(
+            f"{asked}: {', '.join(installed())} does not run on GPUs of compute capability "
+            "{}.{}; pip install torch-tensorrt in its place, or choose another backend".format(*gpu)
+        )
 
 
 def installed() -> list[str]:
