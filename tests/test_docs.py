@@ -15,7 +15,7 @@ from ddiff import export
 from ddiff.config.options import Study, typed
 from ddiff.config.validation import check_given
 from ddiff.data.folders import PICTURES
-from ddiff.recipe import choose_recipe
+from ddiff.recipes.choosing import choose_recipe
 from ddiff.sampling.from_run import offer_run
 from ddiff.study import __main__ as study
 from ddiff.study.plan import plan_of

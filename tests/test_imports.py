@@ -86,7 +86,7 @@ def test_a_room_imports_only_rooms_below_it(path):
     floor = floor or (VERBS if path.name == "__main__.py" else FLOORS[room])
     names = {tuple(name.split(".")[1:]) for name in imports_of(path) if name.startswith("ddiff.")}
     others = {room_of(name) for name in names if name} & FLOORS.keys() - {room}
-    assert {other for other in others if FLOORS[other] >= floor} - {"recipe"} == set()
+    assert {other for other in others if FLOORS[other] >= floor} == set()
 
 
 @pytest.mark.parametrize("path", modules(*CORE))

@@ -9,7 +9,7 @@ from typing import NoReturn
 import ddiff
 
 VERBS = ("train", "sample", "evaluate", "report", "view", "benchmark", "importance", "plan",
-         "export", "data", "study")  # fmt: skip
+         "export", "data", "study", "recipe")  # fmt: skip
 
 COMPLETION = f"""_ddiff() {{
   local verb="${{COMP_WORDS[1]}}" word="${{COMP_WORDS[COMP_CWORD]}}" choices

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ddiff.config.shell import entry
-from ddiff.recipe import choose_recipe
+from ddiff.recipes.choosing import choose_recipe
 
 if TYPE_CHECKING:
     from ddiff.benchmarking import Choice, NetUnderTest

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from ddiff.config.options import Importance, own_options, tree_of, typed
 from ddiff.config.shell import entry
-from ddiff.recipe import choose_recipe
+from ddiff.recipes.choosing import choose_recipe
 from ddiff.system.errors import ConfigError
 
 if TYPE_CHECKING:

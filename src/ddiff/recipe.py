@@ -1,134 +1,101 @@
-"""The recipe that suits the data: what `data=X` trains where no `experiment=` is named.
-
-Only what is known before anything is built decides: pictures or volumes, labels, size.
-"""
+"""Chooses what to train on a data set, and says why."""
 
 import re
+import shlex
 import sys
-from collections.abc import Iterator
-from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from ddiff.config.shell import config_dir, entry
 
-from ddiff.config.resolvers import KNOWN, data_name
-from ddiff.data.folders import PICTURES, VOLUMES, listing
-from ddiff.system.errors import ConfigError, DdiffError
-
-FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
-QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
-OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-def choose_recipe(argv: list[str]) -> None:
-    """Adds the recipe that suits `data=X` to the command line, where that names none.
+@entry("recipe")
+def main(cfg: "DictConfig") -> None:
+    """Looks at a data set, times a few steps on this device, and writes an experiment that suits
+    both: net, objective, schedule, timesteps, batch, rate, steps, average and solver, each with a
+    reason and the evidence for it. The last line is the command that trains it. It trains nothing
+    itself."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
-    There it is part of what a run keeps of its command, and resumes with.
-    """
-    said = dict(_said(argv))
-    if "data" not in said or any(said.get(name, [None]) != [None] for name in OTHERS):
-        return
-    names = said["data"]
-    described = {str(name): _described(str(name), argv) for name in names}
-    if "experiment" in said or None in described.values():
-        return  # Hydra knows better what is wrong with a name
-    options = [said.get(f"data.{option}", [None]) for option in ("root", "labels")]
-    recipes: dict[tuple[str, ...], str] = {}  # and the first data that each is for
-    for name, root, labels in product(names, *options):
-        known, own = described[name] or ("images", {})
-        root = own.get("root") if root is None else root
-        labels = own.get("labels") if labels is None else labels
-        recipes.setdefault(tuple(_recipe(known, root, labels, "module" not in said)), name)
-    if len(recipes) > 1:
-        each = ", ".join(f"{' '.join(words)} for {name}" for words, name in recipes.items())
-        raise ConfigError(
-            f"data: no recipe suits all of this sweep ({each}); say experiment= and module=, or "
-            "sweep them apart"
-        )
-    (words,) = recipes
-    place = next(i for i, word in enumerate(sys.argv) if re.match(r"\+*data=", word))
-    sys.argv[place + 1 : place + 1] = words
-    if not any(word.split("=")[0] in QUIET for word in argv):
-        print(f"data={','.join(names)} without experiment=: {' '.join(words)}")
+    from ddiff.config.options import Recipe, typed
+    from ddiff.config.sweeps import name_of, overrides_of_command
+    from ddiff.config.trees import resolved
+    from ddiff.config.validation import validate
+    from ddiff.study.plan import amount
+    from ddiff.system.errors import ConfigError
 
+    said = {name_of(word) for word in overrides_of_command()}
+    choice = str(HydraConfig.get().runtime.choices["data"])
+    node: Any = OmegaConf.to_container(cfg.data, resolve=False)
+    given = {key: value for key, value in node.items() if f"data.{key}" in said}
+    cfg.data.batch_size = 1  # the recipe decides it
+    cfg = resolved(cfg)
+    validate(cfg, "recipe")
+    options = typed(Recipe, cfg)
+    seconds = amount(options.budget, "time")
+    memory = bytes_of(options.memory)
+    folder = Path(options.out or config_dir(sys.argv[1:]) or "recipes")
+    name = options.name or name_for(choice, given)
+    file = folder / f"experiment/{name}.yaml"
+    if file.exists() and not options.overwrite:
+        raise ConfigError(f"{file} exists already; overwrite=true replaces it, name= renames it")
 
-def recipe_words(words: list[str]) -> list[str]:
-    """The recipe that suits the `data=` among these options, as options; [] where there is none
-    to choose."""
-    said = dict(_said(words))
-    names = said.get("data", [])
-    described = _described(str(names[0]), list(words)) if len(names) == 1 else None
-    if described is None:
-        return []
-    (known, own), options = (
-        described,
-        (said.get(f"data.{o}", [None])[0] for o in ("root", "labels")),
-    )
-    root, labels = options
-    root = own.get("root") if root is None else root
-    labels = own.get("labels") if labels is None else labels
-    return _recipe(known, root, labels, "module" not in said)
+    from importlib.resources import files
 
+    if (files("ddiff.conf") / f"experiment/{name}.yaml").is_file():
+        raise ConfigError(f"name: ddiff has an experiment {name} of its own; say another name=")
 
-def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
-    """The data of ddiff that `data=name` is, and its options where it is a file of --config-dir;
-    None where there is no such data."""
-    for flag, word in pairwise([*argv, ""]):
-        folder = flag.partition("=")[2] if flag.startswith("--config-dir=") else word
-        file = Path(folder) / "data" / f"{name}.yaml"
-        if flag.startswith(("--config-dir", "-cd")) and file.is_file():
-            try:
-                own = {str(option): value for option, value in OmegaConf.load(file).items()}
-                known = data_name(own["_target_"])
-            except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException):
-                return None
-            if known not in KNOWN:
-                raise ConfigError(
-                    f"data={name}: what suits a class of your own is yours to say; add "
-                    "experiment=pictures or experiment=volumes, with net= and schedule="
-                )
-            return known, own
-    return (name, {}) if name in KNOWN else None
+    from ddiff.build import build
+    from ddiff.memory.within import within
+    from ddiff.recipes.advice import expectations, lengths
+    from ddiff.recipes.fingerprint import fingerprint
+    from ddiff.recipes.writing import as_yaml, facts_in_words, show
+    from ddiff.system.console import console, duration, show_table
+    from ddiff.system.files import replacing
+    from ddiff.system.threads import threads
 
-
-def _recipe(known: str, root: Any, labels: Any, module_is_free: bool) -> list[str]:
-    facts, endings = KNOWN[known], FOLDERS.get(known, ())
-    words = ["experiment=pictures" if facts.dims == 2 else "experiment=volumes"]
-    if module_is_free and (facts.labelled or _class_folders(endings, root, labels)):
-        words.append("module=conditional_ddpm")
-    return words
+    data = build(options.data)
+    data.prepare_data()
+    data.setup("fit")
+    facts = fingerprint(data)
+    show_table((), facts_in_words(facts), "data", left=(0, 1))
+    words = [word for word in overrides_of_command() if re.match(r"\+*data[=.]", word)]
+    words.append(f"trainer.accelerator={options.accelerator}")
+    with threads(options.threads, options.accelerator):
+        found = within(seconds, memory, words, facts, data)
+    choices = [*found.choices, *lengths(found.steps, found.batch)]
+    expected = expectations(facts, found.steps, found.batch * found.parts)
+    show(choices)
+    cost = f"{found.step * 1e3:.3g} ms a step on {found.device}: {found.steps} steps"
+    console.print(f"budget      {duration(seconds)}, {cost}")
+    for line in expected:
+        console.print(f"expect      {line}")
+    about = [f"{key}: {value}" for key, value in facts_in_words(facts)]
+    about += [f"budget: {duration(seconds)}, {cost}", *(f"expect: {line}" for line in expected)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file, "w") as out:
+        out.write(as_yaml(name, (choice, given), choices, about))
+    console.print(f"recipe      {file}")
+    place = shlex.quote(str(folder))
+    console.print(f"train by    python -m ddiff.train --config-dir {place} experiment={name}")
 
 
-def _class_folders(endings: tuple[str, ...], root: Any, labels: Any) -> bool:
-    """Return True if the data will have labels.
-
-    Anything wrong with a folder is reported later, when it is read.
-    """
-    if not endings or isinstance(labels, bool | str):
-        return bool(endings and labels)
-    try:
-        root = OmegaConf.create({"root": root}).root  # ${oc.env:HOME}/photos
-        return listing(Path(root), endings, None).class_names is not None
-    except (DdiffError, OSError, TypeError, ValueError, OmegaConfBaseException):
-        return False
+def bytes_of(memory: str | None) -> float | None:
+    """`4GB` -> 4e9."""
+    if memory is None:
+        return None
+    return float(memory[:-2]) * {"MB": 1e6, "GB": 1e9}[memory[-2:]]
 
 
-def _said(argv: list[str]) -> Iterator[tuple[str, list[Any]]]:
-    """The options of a command line, each with its values: several in a sweep."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+def name_for(choice: str, given: dict[str, Any]) -> str:
+    """Return a name for the recipe: `images_photos`."""
+    folder = re.sub(r"[^\w-]+", "_", Path(str(given.get("root", ""))).name)
+    return f"{choice}_{folder}" if folder else choice
 
-    parser = OverridesParser.create()
-    for word in argv:
-        if word.startswith("-") or "=" not in word:
-            continue
-        try:
-            override = parser.parse_override(word)
-            swept = override.is_sweep_override()
-            values = list(override.sweep_iterator()) if swept else [override.value()]
-        except (HydraException, ValueError, TypeError):
-            continue  # Hydra will say what is wrong with it
-        yield override.key_or_group, values
+
+if __name__ == "__main__":
+    main()

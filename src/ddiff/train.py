@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from ddiff.config.options import Train, typed
 from ddiff.config.shell import entry
 from ddiff.config.sweeps import job_folder, name_of, overrides_of_command
-from ddiff.recipe import choose_recipe
+from ddiff.recipes.choosing import choose_recipe
 
 
 @entry("train", prepare=choose_recipe)

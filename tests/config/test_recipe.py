@@ -18,7 +18,7 @@ from ddiff.config.resolvers import KNOWN, fit
 from ddiff.config.targets import build
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
-from ddiff.recipe import FOLDERS, choose_recipe
+from ddiff.recipes.choosing import FOLDERS, choose_recipe
 from ddiff.system.errors import ConfigError
 from tests.support.runs import Done, checkpoint, ddiff_many, job
 

@@ -10,17 +10,10 @@ import torch
 from ddiff.diffusion.schedules import constant
 from ddiff.diffusion.timesteps import OnlineTopK, Uniform
 from ddiff.study import calibration
-from ddiff.study.calibration import (
-    Turns,
-    combined,
-    count_scorings,
-    drawing,
-    in_turns,
-    measured,
-    step_seconds,
-)
+from ddiff.study.calibration import combined, drawing, in_turns, measured, step_seconds
 from ddiff.study.folder import Cost
 from ddiff.system.errors import ConfigError
+from ddiff.training.turns import Turns, count_scorings
 from tests.support.runs import TINY
 
 NO_WAY_BACK = ("objective=eps", "schedule=zero_terminal_snr")

@@ -306,6 +306,21 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Options of ddiff.recipe."""
+
+    data: Group
+    budget: Annotated[str, Like(r"[\d.]+(s|min|h)", "60s, 5min or 2h")]
+    memory: Annotated[str, Like(r"\d+(\.\d+)?(MB|GB)", "500MB or 4GB")] | None
+    accelerator: Accelerator
+    threads: Threads
+    seed: Seed
+    name: Annotated[str, Like(r"[\w-]+", "my_photos")] | None
+    out: Place | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Race:
     """Rungs of a race: parts of the budget at which a share of the variants goes on."""
 
@@ -350,6 +365,7 @@ VERBS = {
         View,
         Data,
         Study,
+        Recipe,
     )
 }
 

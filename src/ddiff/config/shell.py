@@ -69,7 +69,7 @@ def entry(
                 if "--help" in sys.argv or "-h" in sys.argv:
                     print(help_text(config_name, main.__doc__ or ""), flush=True)
                     return
-                if own := _config_dir(sys.argv[1:]):
+                if own := config_dir(sys.argv[1:]):
                     check_files(own)
                 sys.argv[1:] = [_renamed(word, config_name) for word in flags_first(sys.argv[1:])]
                 prepare(sys.argv[1:])
@@ -123,7 +123,7 @@ def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode
     Hydra composes everything twice, the first time for this alone. The configs of ddiff do not set
     it, so only one's own or the command line can.
     """
-    if _config_dir(sys.argv[1:]) or any("hydra" in word for word in overrides):
+    if config_dir(sys.argv[1:]) or any("hydra" in word for word in overrides):
         return GET_MODE(self, config_name, overrides)
     return None
 
@@ -230,7 +230,7 @@ def _chosen(config_name: str) -> tuple[dict[str, str], set[str]]:
 
     groups = {word.partition("=")[0]: word for word in sys.argv[1:] if re.match(r"[\w/]+=", word)}
     chosen = [groups[name] for name in groups if name.partition("/")[0] in _groups()]
-    if own := _config_dir(sys.argv[1:]):
+    if own := config_dir(sys.argv[1:]):
         chosen.append(f"hydra.searchpath=[file://{own.absolute()}]")
     GlobalHydra.instance().clear()
     with initialize_config_module("ddiff.conf", version_base="1.3"):
@@ -258,7 +258,7 @@ def _has_option(group: str, choice: str, name: str) -> bool:
     return bool(re.search(rf"^{re.escape(name)}:", text, re.M))
 
 
-def _config_dir(argv: list[str]) -> Path | None:
+def config_dir(argv: list[str]) -> Path | None:
     """The folder of --config-dir=DIR, --config-dir DIR or -cd DIR."""
     for word, following in itertools.pairwise([*argv, ""]):
         name, _, value = word.partition("=")

@@ -2,13 +2,14 @@
 where it was left."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -90,6 +91,21 @@ def summary(folder: Path) -> str:
 def name_of(override: str) -> str:
     """`+net.channels=[8]` -> `net.channels`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def values_said(argv: list[str]) -> Iterator[tuple[str, list[Any]]]:
+    """The options of a command line, each with its values: several in a sweep."""
+    parser = OverridesParser.create()
+    for word in argv:
+        if word.startswith("-") or "=" not in word:
+            continue
+        try:
+            override = parser.parse_override(word)
+            swept = override.is_sweep_override()
+            values = list(override.sweep_iterator()) if swept else [override.value()]
+        except (HydraException, ValueError, TypeError):
+            continue  # Hydra will say what is wrong with it
+        yield override.key_or_group, values
 
 
 class Sweep(Callback):

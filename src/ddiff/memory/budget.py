@@ -65,6 +65,14 @@ def largest(peaks: list[Peak]) -> Peak:
     return max(peaks, key=lambda peak: peak.total)
 
 
+def fitting(options: Train, device: torch.device, limit: float) -> "Found | None":
+    """Return the nearest setting with which a training takes at most `limit` bytes; None where
+    there is none. The data's facts are filled in."""
+    native = isinstance(build_backend(options.backend, device), Native)
+    dtype = build_precision(options.precision, device).dtype
+    return Search(options, device, limit).nearest(list(changes(options, dtype, native)))
+
+
 @dataclass(frozen=True)
 class Found:
     setting: Setting

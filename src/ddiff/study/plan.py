@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddiff.config.options import Study
 from ddiff.config.sweeps import name_of
 from ddiff.config.validation import given_options
-from ddiff.recipe import recipe_words
+from ddiff.recipes.choosing import recipe_words
 from ddiff.study.figures import Better, better_of, check_figures
 from ddiff.system.errors import ConfigError
 

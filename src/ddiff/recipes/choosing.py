@@ -1,0 +1,116 @@
+"""The recipe of `data=X` where no `experiment=` is named.
+
+Only what is known before anything is built decides: pictures or volumes, labels, size.
+"""
+
+import re
+import sys
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ddiff.config.resolvers import KNOWN, data_name
+from ddiff.config.sweeps import values_said
+from ddiff.data.folders import PICTURES, VOLUMES, listing
+from ddiff.system.errors import ConfigError, DdiffError
+
+FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
+QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
+OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
+
+
+def choose_recipe(argv: list[str]) -> None:
+    """Adds the recipe that suits `data=X` to the command line, where that names none.
+
+    There it is part of what a run keeps of its command, and resumes with.
+    """
+    said = dict(values_said(argv))
+    if "data" not in said or any(said.get(name, [None]) != [None] for name in OTHERS):
+        return
+    names = said["data"]
+    described = {str(name): _described(str(name), argv) for name in names}
+    if "experiment" in said or None in described.values():
+        return  # Hydra knows better what is wrong with a name
+    options = [said.get(f"data.{option}", [None]) for option in ("root", "labels")]
+    recipes: dict[tuple[str, ...], str] = {}  # and the first data that each is for
+    for name, root, labels in product(names, *options):
+        known, own = described[name] or ("images", {})
+        root = own.get("root") if root is None else root
+        labels = own.get("labels") if labels is None else labels
+        recipes.setdefault(tuple(_recipe(known, root, labels, "module" not in said)), name)
+    if len(recipes) > 1:
+        each = ", ".join(f"{' '.join(words)} for {name}" for words, name in recipes.items())
+        raise ConfigError(
+            f"data: no recipe suits all of this sweep ({each}); say experiment= and module=, or "
+            "sweep them apart"
+        )
+    (words,) = recipes
+    place = next(i for i, word in enumerate(sys.argv) if re.match(r"\+*data=", word))
+    sys.argv[place + 1 : place + 1] = words
+    if not any(word.split("=")[0] in QUIET for word in argv):
+        print(f"data={','.join(names)} without experiment=: {' '.join(words)}")
+
+
+def recipe_words(words: list[str]) -> list[str]:
+    """The recipe that suits the `data=` among these options, as options; [] where there is none
+    to choose."""
+    said = dict(values_said(words))
+    names = said.get("data", [])
+    described = _described(str(names[0]), list(words)) if len(names) == 1 else None
+    if described is None:
+        return []
+    (known, own), options = (
+        described,
+        (said.get(f"data.{o}", [None])[0] for o in ("root", "labels")),
+    )
+    root, labels = options
+    root = own.get("root") if root is None else root
+    labels = own.get("labels") if labels is None else labels
+    return _recipe(known, root, labels, "module" not in said)
+
+
+def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
+    """The data of ddiff that `data=name` is, and its options where it is a file of --config-dir;
+    None where there is no such data."""
+    for flag, word in pairwise([*argv, ""]):
+        folder = flag.partition("=")[2] if flag.startswith("--config-dir=") else word
+        file = Path(folder) / "data" / f"{name}.yaml"
+        if flag.startswith(("--config-dir", "-cd")) and file.is_file():
+            try:
+                own = {str(option): value for option, value in OmegaConf.load(file).items()}
+                known = data_name(own["_target_"])
+            except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException):
+                return None
+            if known not in KNOWN:
+                raise ConfigError(
+                    f"data={name}: what suits a class of your own is yours to say; add "
+                    "experiment=pictures or experiment=volumes, with net= and schedule="
+                )
+            return known, own
+    return (name, {}) if name in KNOWN else None
+
+
+def _recipe(known: str, root: Any, labels: Any, module_is_free: bool) -> list[str]:
+    facts, endings = KNOWN[known], FOLDERS.get(known, ())
+    words = ["experiment=pictures" if facts.dims == 2 else "experiment=volumes"]
+    if module_is_free and (facts.labelled or _class_folders(endings, root, labels)):
+        words.append("module=conditional_ddpm")
+    return words
+
+
+def _class_folders(endings: tuple[str, ...], root: Any, labels: Any) -> bool:
+    """Return True if the data will have labels.
+
+    Anything wrong with a folder is reported later, when it is read.
+    """
+    if not endings or isinstance(labels, bool | str):
+        return bool(endings and labels)
+    try:
+        root = OmegaConf.create({"root": root}).root  # ${oc.env:HOME}/photos
+        return listing(Path(root), endings, None).class_names is not None
+    except (DdiffError, OSError, TypeError, ValueError, OmegaConfBaseException):
+        return False

@@ -1,0 +1,110 @@
+"""Fingerprints of data sets whose laws are known."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiments.recipes.sets import FIELD_STD, SETS, WIDE
+from torch import Tensor
+
+from ddiff.recipes.fingerprint import Fingerprint, correlation_length, fingerprint, repeated
+
+
+class Samples:
+    """A source of samples in memory."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, None]:
+        return self.x[indices], None
+
+
+def of(x: Any, classes: int | None = None) -> Fingerprint:
+    x = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+    return fingerprint(
+        SimpleNamespace(train=Samples(x), shape=tuple(x.shape[1:]), num_classes=classes)
+    )
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Fingerprint]:
+    laws = {name: one.law(one.number, np.random.default_rng(0)) for name, one in SETS.items()}
+    return {name: of(x, 10 if name == "digits" else None) for name, x in laws.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "number", "law", "colours", "copies"),
+    [
+        ("balls", (1, 8, 8, 8), 1000, "binary", 2, 0),
+        ("field", (1, 8, 8), 2000, "unbounded", None, 0),
+        ("digits", (1, 8, 8), 1797, "bounded", None, 0),
+        ("colours", (3, 8, 8), 2000, "bounded", 4, 0),
+        ("fifty", (1, 8, 8), 50, "bounded", None, 10),
+    ],
+)
+def test_what_is_known_of_a_data_set_is_found(
+    known: dict[str, Fingerprint],
+    name: str,
+    shape: tuple[int, ...],
+    number: int,
+    law: str,
+    colours: int | None,
+    copies: int,
+) -> None:
+    found = known[name]
+    assert (found.shape, found.number, found.looked_at) == (shape, number, min(number, 1024))
+    assert (found.law, found.colours, found.copies) == (law, colours, copies)
+
+
+def test_lamps_agree_everywhere_but_at_the_lamps(known: dict[str, Fingerprint]) -> None:
+    """Four lamps of 8 voxels of 512 vary, each with variance 1; 16 different volumes."""
+    found = known["lamps"]
+    assert found.agreeing == 1 - 32 / 512
+    assert found.spread == pytest.approx((32 / 512) ** 0.5, rel=0.01)
+    assert found.varying == pytest.approx(128, rel=0.02)
+    assert (found.law, found.colours) == ("binary", 2)
+    assert found.copies == 1000 - 16
+
+
+def test_a_field_has_its_deviation_and_its_correlation_length(
+    known: dict[str, Fingerprint],
+) -> None:
+    """The correlation exp(-r^2 / (2 WIDE^2)) is 1/e at WIDE sqrt(2)."""
+    assert known["field"].spread == pytest.approx(FIELD_STD, rel=0.01)
+    assert known["field"].length == pytest.approx(WIDE * math.sqrt(2), rel=0.03)
+    assert known["field"].agreeing == 0
+
+
+def test_white_noise_is_correlated_over_no_pixel() -> None:
+    """The line from 1 at lag 0 to 0 at lag 1 is 1/e at 1 - 1/e."""
+    x = torch.randn(400, 1, 12, 8, generator=torch.Generator().manual_seed(0))
+    assert correlation_length(x) == pytest.approx(1 - math.exp(-1), abs=0.01)
+
+
+def test_constant_data_have_no_correlation_that_falls() -> None:
+    found = of(np.full((5, 1, 8, 4), 0.25))
+    assert (found.length, found.spread, found.agreeing) == (3.0, 0.0, 1.0)
+    assert (found.copies, found.distinct) == (4, 1)
+
+
+def test_near_copies_are_counted_and_copies_are_not_among_them() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(30, 1, 8, 8, generator=random) * 2 - 1
+    noise = torch.randn(3, 1, 8, 8, generator=random)
+    assert repeated(x) == (0, 0)
+    assert repeated(torch.cat([x, x[:2]])) == (2, 0)
+    # three new ones and the three that they are nearly copies of
+    assert repeated(torch.cat([x, x[:2], x[:3] + 0.01 * noise])) == (2, 6)
+    assert repeated(torch.cat([x, x[:3] + 0.2 * noise])) == (0, 0)  # a fifth of the distance
+
+
+def test_few_files_and_one_are_looked_at() -> None:
+    found = of(np.zeros((1, 3, 4, 4)))
+    assert (found.number, found.looked_at, found.copies, found.colours) == (1, 1, 0, 1)

@@ -1,0 +1,90 @@
+"""`python -m ddiff.recipe`: it writes an experiment that trains by the printed command."""
+
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from ddiff.memory.within import OF_STEPS, steps_in
+from ddiff.recipe import bytes_of, name_for
+from tests.support.runs import checkpoint, ddiff_many, job
+
+SMOKE = ("trainer=smoke", "solver.num_steps=2", "sampling.num_samples=2")
+SOLIDS = ("data=voxels", "data.root=solids", "data.size=[8,8,4]", "accelerator=cpu")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    cwd = tmp_path_factory.mktemp("recipes")
+    random = np.random.default_rng(0)
+    (cwd / "solids").mkdir()
+    for i in range(12):
+        np.save(cwd / f"solids/{i}.npy", random.integers(0, 2, (8, 8, 4), np.uint8))
+    np.save(cwd / "solids/copy.npy", np.load(cwd / "solids/0.npy"))
+    jobs = {
+        "made": job("recipe", *SOLIDS, "budget=2s", "memory=1GB"),
+        "again": job("recipe", *SOLIDS, "budget=2s"),
+        "time": job("recipe", *SOLIDS, "budget=2 fortnights"),
+        "memory": job("recipe", *SOLIDS, "memory=4"),
+        "little": job("recipe", *SOLIDS, "memory=1MB", "name=little"),
+        "taken": job("recipe", *SOLIDS, "name=digits_cfg"),
+        "no data": job("recipe", "budget=2s"),
+        "wrong": job("recipe", *SOLIDS, "budgt=2s"),
+    }
+    done = dict(zip(jobs, ddiff_many(list(jobs.values()), cwd), strict=True))
+    return SimpleNamespace(cwd=cwd, done=done)
+
+
+def test_it_says_what_it_saw_and_writes_it(world: SimpleNamespace) -> None:
+    done = world.done["made"]
+    assert (done.status, done.err) == (0, "")
+    assert "12 cases: expect copies" in done.out or "11 cases: expect copies" in done.out
+    text = (world.cwd / "recipes/experiment/voxels_solids.yaml").read_text()
+    cfg = OmegaConf.create(text)
+    assert cfg.memory_budget_gb == 1
+    assert cfg.net.channels is not None
+    assert {"override /data": "voxels"} in cfg.defaults
+    assert {"override /module": "voxel_ddpm"} in cfg.defaults
+    assert text.splitlines()[2].startswith("# samples: ")
+
+
+def test_the_printed_command_trains_and_resumes(world: SimpleNamespace) -> None:
+    (line,) = [line for line in world.done["made"].out.splitlines() if line.startswith("train by")]
+    words = shlex.split(line.removeprefix("train by"))
+    assert words[:3] == ["python", "-m", "ddiff.train"]
+    train = job("train", *words[3:], *SMOKE, "run_dir=run")
+    more = job("train", "--config-dir", "recipes", "ckpt_path=run", "budget.max_steps=6")
+    for done in ddiff_many([train, more], world.cwd):
+        assert (done.status, done.err) == (0, "")
+    assert checkpoint(world.cwd / "run")["global_step"] == 6
+    assert np.load(world.cwd / "run/samples/step_000006.npy").shape == (2, 1, 8, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("again", "voxels_solids.yaml exists already; overwrite=true replaces it"),
+        ("time", "budget: '2 fortnights' is not written like 60s, 5min or 2h"),
+        ("memory", "memory: 4 is not text"),
+        ("little", "memory: no net for these data fits into 0.001 GB"),
+        ("taken", "name: ddiff has an experiment digits_cfg of its own"),
+        ("no data", "You must specify 'data'"),
+        ("wrong", "budgt: no such option; did you mean 'budget'?"),
+    ],
+)
+def test_what_is_wrong_is_a_line(name: str, message: str, world: SimpleNamespace) -> None:
+    done = world.done[name]
+    assert message in done.err, done.err
+    assert (len(done.err.splitlines()), done.err[:7], done.status) == (1, "ddiff: ", 2)
+    assert not list(Path(world.cwd, "recipes/experiment").glob("little*"))
+
+
+def test_numbers_of_the_command_line() -> None:
+    assert (bytes_of(None), bytes_of("4GB"), bytes_of("1.5MB")) == (None, 4e9, 1.5e6)
+    assert steps_in(60, 0.05) == OF_STEPS * 1200
+    assert steps_in(0.001, 0.05) == 1
+    assert name_for("images", {"root": "/data/my photos/", "size": 8}) == "images_my_photos"
+    assert name_for("digits", {}) == "digits"
