@@ -41,8 +41,7 @@ class Teller:
             if callable(found):
                 pictures[name] = found
             else:
-                text = isinstance(found, list)
-                values[name] = bytes_of(found, layout.length) if text else found
+                values[name] = codes(found, layout) if isinstance(found, list) else found
         return cls(layout, values, pictures)
 
     def __call__(
@@ -62,6 +61,12 @@ class Teller:
                 found[flipped] = found[flipped].flip(-1)
             parts[name] = found
         return self.layout.packed(parts, len(indices))
+
+
+def codes(texts: list[str], layout: Layout) -> Tensor:
+    """Return the bytes of texts [N, L], most of which occur more than once."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return bytes_of(list(places), layout.length)[[places[text] for text in texts]]
 
 
 def solid(x: Tensor, _: Tensor) -> Tensor:

@@ -55,8 +55,10 @@ class Conditions:
         assert case.asked is not None
         how = {"got": "measured in the sample"}
         got = measured(case, name, case.samples)
-        if got is None and case.train is None:
-            return [Omitted(f"{name}_rank", "nothing measures it in a sample")]
+        known = case.train is not None and name in case.data.names_told()
+        if got is None and not known:
+            why = "nothing measures it in a sample, and data= tells none; say data.numbers="
+            return [Omitted(f"{name}_rank", why)]
         if got is None:
             how = {"got": f"mean of the {self.neighbours} nearest of {self.most} training samples"}
             got = self._by_neighbours(case, name)

@@ -86,7 +86,7 @@ def conditions_for(
             raise ConfigError(
                 f"y: this net is told no {name}{nearest(str(name), list(layout.parts))}"
             )
-        if values is None or values == "none":
+        if values is None or (isinstance(values, str) and values == "none"):
             continue
         if name == CLASS:
             found = labels_for(values, num_samples, layout.num_classes, first, period)
