@@ -28,7 +28,7 @@ def check_guidance(options: Train) -> None:
         return
     conditional = module_class(options.module).conditional
     guidance = build_guidance(options.guidance)
-    guidance.check(1 if conditional else None, options.sampling.y)
+    guidance.check(conditional, options.sampling.y)
     if not guidance.alone:
         raise ConfigError(
             "guidance=auto guides by a net of a finished training; train with guidance=none, and "

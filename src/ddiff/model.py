@@ -1,6 +1,6 @@
 """A trained net in Python: loaded from a run, a file or a folder, to sample from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,13 @@ from ddiff.config.options import tree_of
 from ddiff.diffusion import ClassifierFree, Guidance, Objective, Plan, Schedule, solvers
 from ddiff.diffusion.guidance import guidance_from
 from ddiff.diffusion.plans import learned
-from ddiff.sampling.generation import generation_by, labels_for
+from ddiff.sampling.conditions import conditions_for, examples_of
+from ddiff.sampling.generation import generation_by
 from ddiff.sampling.given import given_arrays
 from ddiff.system.errors import ConfigError, nearest
 
+# what samples are asked to be
+Asked = int | Sequence[int] | Mapping[str, Any] | Literal["auto", "each", "none"] | None
 SOLVERS: dict[str, Callable[..., Plan]] = {  # every function that makes a plan
     name: function
     for name, function in vars(solvers).items()
@@ -97,7 +100,11 @@ class Model:
     def sample(
         self,
         num_samples: int = 16,
-        y: int | Sequence[int] | Literal["auto", "each", "none"] | None = "auto",
+        y: int
+        | Sequence[int]
+        | Mapping[str, Any]
+        | Literal["auto", "each", "none"]
+        | None = "auto",
         *,
         solver: str | Plan | None = None,
         num_steps: int | None = None,
@@ -117,7 +124,9 @@ class Model:
         They equal the samples of `python -m ddiff.sample run=... seed=... solver=...`.
 
         - `y`: a label, a list of labels to repeat, "each" (equal shares), "none", or "auto": "each"
-          if the net has labels, else "none".
+          if the net has labels, else "none". A net that is told other things takes a mapping, such
+          as {"radius": [0.2, 0.3]}, {"text": "a three"} or {"mask": array}; what is left out is
+          not given.
         - `solver`: a name in `ddiff.solvers` such as "dpmpp_2m", a file of `python -m ddiff.plan`
           (its name ends in .json), or a plan of your own; None takes the run's.
         - `num_steps`: steps of the solver, which are evaluations of the net; None takes the run's
@@ -149,8 +158,8 @@ class Model:
             y,
             given,
         )
-        labels = labels_for(y, num_samples, self.num_classes)
-        batches = generation.batches(num_samples, batch_size, labels)
+        asked = conditions_for(y, num_samples, generation.layout, examples_of(self._trained))
+        batches = generation.batches(num_samples, batch_size, asked)
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def _plan(self, solver: str | Plan | None, num_steps: int | None) -> Plan:

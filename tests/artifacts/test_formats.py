@@ -77,9 +77,7 @@ def test_any_number_of_rows(name: str, exported: Make, runs: dict[str, Path]) ->
     net = Trained.load(str(runs[kind]), "ema", "cpu").net
     assert found.batch is None
     for rows in (1, 3, 7):
-        inputs = writing.example(
-            found.shape, 1000, found.num_classes, torch.device("cpu"), rows, first=rows
-        )
+        inputs = writing.example(found.layout, 1000, torch.device("cpu"), rows, first=rows)
         assert torch.allclose(found(*inputs), net(*inputs), atol=1e-4)
         assert torch.allclose(found(*inputs[:2]), net(*inputs[:2]), atol=1e-4)  # without labels
 

@@ -14,7 +14,8 @@ from ddiff.artifacts.trained import Trained
 from ddiff.artifacts.writing import Exported, export
 from ddiff.build import build_net
 from ddiff.config.trees import resolved
-from ddiff.sampling.generation import generation_of, labels_for, walk
+from ddiff.sampling.conditions import labels_for
+from ddiff.sampling.generation import generation_of, walk
 from ddiff.system.checkpoints import save_checkpoint
 from tests.support.runs import SHORT, TINY
 

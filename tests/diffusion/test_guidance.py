@@ -107,13 +107,13 @@ def test_a_negative_scale_is_refused_in_one_line(scale):
 
 
 def test_guidance_without_labels_is_refused():
-    ClassifierFree(0.0).check(None, "none")
-    ClassifierFree(2.0).check(10, [3, 5])
+    ClassifierFree(0.0).check(False, "none")
+    ClassifierFree(2.0).check(True, [3, 5])
     with pytest.raises(ConfigError, match=r"2 guides towards labels, and this net has none"):
-        ClassifierFree(2.0).check(None)
+        ClassifierFree(2.0).check(False)
     for y in (None, "none"):
         with pytest.raises(ConfigError, match=r"y=none gives none; use guidance=none"):
-            ClassifierFree(2.0).check(10, y)
+            ClassifierFree(2.0).check(True, y)
 
 
 def test_an_interval_is_a_table_of_weights():

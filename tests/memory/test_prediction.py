@@ -8,7 +8,8 @@ import torch
 from ddiff.build import build_plan
 from ddiff.config.targets import build
 from ddiff.memory import Tally, plan_of, predicted
-from ddiff.sampling.generation import Generation, labels_for
+from ddiff.sampling.conditions import labels_for
+from ddiff.sampling.generation import Generation
 from ddiff.training.building import build_trainer
 from ddiff.training.callbacks import Checkpoints, StopOnNaN
 from ddiff.training.loggers import TensorBoard

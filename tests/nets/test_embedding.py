@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddiff.nets import LogSNR, Sinusoidal
-from ddiff.nets.embedding import Condition
+from ddiff.nets.conditions import Condition
 from ddiff.system.errors import ConfigError
 
 
@@ -65,7 +65,7 @@ def test_odd_dimensions_are_refused(dim):
 
 
 def test_labels_add_their_row_and_none_is_row_zero():
-    net = Condition(Sinusoidal(8), num_classes=3)
+    net = Condition(Sinusoidal(8), (1, 4, 4), 3)
     t = torch.tensor([1, 2, 3])
     time = net.embedding(t)
     rows = net.labels.weight
@@ -75,4 +75,4 @@ def test_labels_add_their_row_and_none_is_row_zero():
 
 def test_a_label_without_classes_is_refused():
     with pytest.raises(ConfigError, match="without classes"):
-        Condition(Sinusoidal(8), None)(torch.tensor([1]), torch.tensor([0]))
+        Condition(Sinusoidal(8), (1, 4, 4), None)(torch.tensor([1]), torch.tensor([0]))

@@ -12,7 +12,8 @@ from ddiff.backends import Compiled, Eager, Execution, Native
 from ddiff.diffusion import ClassifierFree, Guidance, Step, objectives, schedules, solve, solvers
 from ddiff.kernels import philox
 from ddiff.kernels.solver_step import reference
-from ddiff.sampling.generation import Generation, labels_for, row_length
+from ddiff.sampling.conditions import labels_for, row_length
+from ddiff.sampling.generation import Generation
 from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 from ddiff.system.random import key

@@ -75,6 +75,12 @@ CASES = {
     ),
     "speed": ((*DIGITS, "timesteps=speed"), 1),
     "all timesteps": ((*DIGITS, "timesteps=all", "schedule.T=10"), 1),
+    "told a class, a text and a mask": ((*DIGITS, "data.conditions=[class,text,mask]"), 2),
+    "told numbers and a picture": (
+        (*VOLUMES, "module=conditional_ddpm", "data.conditions=[radius,centre_x,coarse]",
+         "data.flip=true"),
+        1,
+    ),
     "speed_released": ((*VOLUMES, "timesteps=speed_released", "objective.weighting=p2"), 1),
 }  # fmt: skip
 PAUSED = ((*DIGITS, "timesteps=online_topk", "timesteps.bins=4"), (5, 8, 11))

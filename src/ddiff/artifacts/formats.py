@@ -28,7 +28,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
 class ExportWrapper(nn.Module):
     """The net as a file holds it: float32 in and out, its parameters in the file's precision.
 
-    (x [B, C, *S] float32, t - 1 [B] int64, and with classes y [B] int64, -1 for "no label")
+    (x [B, C, *S] float32, t - 1 [B] int64, and with classes y [B] int64, -1 for "no label",
+    or with other conditions rows y [B, K] float32, NaN for "not given")
         -> prediction [B, C, *S] float32
     """
 

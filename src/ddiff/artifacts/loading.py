@@ -18,6 +18,7 @@ from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.interchange.tensors import read_metadata, read_tensors
+from ddiff.nets.conditions import Layout
 from ddiff.system.checkpoints import ARTIFACTS, short_digest
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError
@@ -141,7 +142,8 @@ class ArtifactNet(nn.Module):
         self.path = path
         self.run = run
         self.shape = tuple(options.net.shape)
-        self.num_classes: int | None = options.net.num_classes
+        net = options.net
+        self.layout = Layout.of(net.shape, net.num_classes, net.get("conditions"))
         self.batch: int | None = facts["batch"]
         self.largest: int | None = facts.get("largest")
         self.dtype: str = options.precision.dtype
@@ -166,7 +168,9 @@ class ArtifactNet(nn.Module):
                 f"{self.path} was made for inputs of [{made}], and was given {list(x.shape)}{hint}"
             )
         inputs = [x.float().contiguous(), t.contiguous()]
-        if self.num_classes is not None:
+        if self.layout.by_rows:
+            inputs.append(self.layout.rows(y, t).contiguous())
+        elif self.layout:
             inputs.append(torch.full_like(t, NO_LABEL) if y is None else y.contiguous())
         elif y is not None:
             raise ConfigError(f"a label was given to {self.path}, whose net has no classes")

@@ -22,6 +22,7 @@ from ddiff.artifacts.weights import Weights
 from ddiff.build import build, build_guidance
 from ddiff.config.options import Export, Train, tree_of, typed
 from ddiff.diffusion.guidance import NO_LABEL
+from ddiff.nets.conditions import CLASS, TEXT, Layout
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, existing_parent, replacing
 from ddiff.system.precision import Precision
@@ -50,11 +51,13 @@ def export(
     """
     kind: Format | Weights = build(options.format)
     guidance = build_guidance(options.guidance)
-    guidance.check(trained.options.net.num_classes)
+    net = trained.options.net
+    layout = Layout.of(net.shape, net.num_classes, net.get("conditions"))
+    guidance.check(bool(layout))
     if not guidance.alone:
         raise ConfigError("guidance=auto: a file holds one net, and this guides by another one")
     if isinstance(kind, Weights):
-        return export_weights(trained, options, kind, precision)
+        return export_weights(trained, options, kind, precision, layout)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
@@ -62,12 +65,11 @@ def export(
     check_outputs([path], options.overwrite)
     batch = None if options.dynamic_batch else options.batch_size
     size = max(2, options.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
-    net = trained.options.net
-    inputs = partial(example, tuple(net.shape), trained.schedule.T, net.num_classes, device)
+    inputs = partial(example, layout, trained.schedule.T, device)
     met = partial(_met, trained, walk, size)
     net = ExportWrapper(trained.net, kind.plain[precision])
     job = Job(net, inputs(size), precision, batch, met)
-    facts = _facts(trained, options, job, kind.runs_on or device.type)
+    facts = _facts(trained, options, job, kind.runs_on or device.type, layout)
     with (
         _disk_errors(path),
         tempfile.TemporaryDirectory(prefix=".ddiff_export.", dir=existing_parent(path)) as folder,
@@ -88,7 +90,9 @@ def export(
     return Exported(path, facts, sha256)
 
 
-def export_weights(trained: Trained, options: Export, kind: Weights, precision: str) -> Exported:
+def export_weights(
+    trained: Trained, options: Export, kind: Weights, precision: str, layout: Layout
+) -> Exported:
     """Writes the net's tensors by name, unless what is read back would differ from the net."""
     kind.check(precision)
     kind.check_net(trained, options)
@@ -97,8 +101,8 @@ def export_weights(trained: Trained, options: Export, kind: Weights, precision: 
     if not path.name.endswith(kind.ending):
         raise ConfigError(f"out: {path} must end in {kind.ending}, as this format's files do")
     kind.check_target(path, options.overwrite)
-    device, net = next(trained.net.parameters()).device, trained.options.net
-    inputs = partial(example, tuple(net.shape), trained.schedule.T, net.num_classes, device)
+    device = next(trained.net.parameters()).device
+    inputs = partial(example, layout, trained.schedule.T, device)
     facts = _weight_facts(trained, options)
     with _disk_errors(path), kind.place(path) as part:
         kind.write(trained, options, facts, part)
@@ -147,7 +151,9 @@ def _target(trained: Trained, kind: Format, options: Export, precision: str) -> 
     return Path(options.out)
 
 
-def _facts(trained: Trained, options: Export, job: Job, runs_on: str) -> dict[str, Any]:
+def _facts(
+    trained: Trained, options: Export, job: Job, runs_on: str, layout: Layout
+) -> dict[str, Any]:
     config = tree_of(trained.options)
     for name in ("format", "solver", "guidance"):
         config[name] = OmegaConf.to_container(getattr(options, name))
@@ -158,6 +164,7 @@ def _facts(trained: Trained, options: Export, job: Job, runs_on: str) -> dict[st
         "precision": job.precision,
         "batch": job.batch,
         "inputs": dict(zip(NAMES, sizes, strict=False)),
+        **({"row": layout.parts} if layout.by_rows else {}),
         "device": runs_on,
         "weights": str(options.weights),
         "net": trained.digest,
@@ -192,20 +199,42 @@ def _met(trained: Trained, walk: Callable[[Trained, int], None], size: int) -> I
 
 
 def example(
-    shape: tuple[int, ...],
+    layout: Layout,
     T: int,
-    num_classes: int | None,
     device: torch.device,
     size: int,
     first: int = 0,
 ) -> Inputs:
-    """Noise; from row to row another time, and another label: none, the first, the last."""
-    x = torch.randn(size, *shape, generator=torch.Generator().manual_seed(first)).to(device)
+    """Noise; from row to row another time, and another label: none, the first, the last.
+
+    Rows of conditions: nothing, and all parts with the least and the largest values.
+    """
+    g = torch.Generator().manual_seed(first)
+    x = torch.randn(size, *layout.shape, generator=g).to(device)
     row = torch.arange(first, first + size, device=device)
     t = torch.tensor([1, T, (T + 1) // 2, (T + 3) // 4], device=device)[row % 4] - 1
-    if num_classes is None:
+    if not layout:
         return x, t
-    return x, t, torch.tensor([NO_LABEL, 0, num_classes - 1], device=device)[row % 3]
+    if layout.by_rows:
+        return x, t, torch.stack(_extremes(layout)).to(device)[row % 3]
+    assert layout.num_classes
+    return x, t, torch.tensor([NO_LABEL, 0, layout.num_classes - 1], device=device)[row % 3]
+
+
+def _extremes(layout: Layout) -> list[Tensor]:
+    """Rows [K] of nothing, of the least values, and of the largest."""
+    rows = [torch.full((layout.width,), math.nan) for _ in range(3)]
+    for name, place in layout.places.items():
+        ends = (-1.0, 1.0)  # of pictures
+        if name == CLASS:
+            ends = (0.0, float(layout.num_classes or 1) - 1)
+        elif name == TEXT:
+            ends = (ord("a"), ord("z"))
+        elif name in layout.numbers:
+            ends = (layout.numbers[name].low, layout.numbers[name].high)
+        for row, end in zip(rows[1:], ends, strict=True):
+            row[place] = end
+    return rows
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from ddiff.benchmarking.subject import NetUnderTest
 from ddiff.build import build_precision
 from ddiff.diffusion.loss import noised
 from ddiff.kernels import philox
+from ddiff.sampling.conditions import layout_of
 from ddiff.system.errors import ConfigError
 from ddiff.system.random import generator, key
 from ddiff.training.building import build_module
@@ -103,8 +104,10 @@ class Training:
         own, device = self.subject.options, device_of(self.subject.trained.net)
         g = generator("cpu", own.seed, "benchmark")
         x_0 = torch.rand(self.batch_size, *own.net.shape, generator=g) * 2 - 1
-        classes = own.net.num_classes
-        y = None if classes is None else torch.arange(self.batch_size) % classes
+        layout = layout_of(own)
+        y = torch.arange(self.batch_size) % layout.num_classes if layout.num_classes else None
+        if layout.by_rows:
+            y = torch.zeros(self.batch_size, layout.width)
         return x_0.to(device), None if y is None else y.to(device)
 
     def judge(self, rows: Sequence[Row]) -> list[Fidelity]:

@@ -34,7 +34,7 @@ Steps = Annotated[int, At(least=1, most=10**9)]
 BatchSize = Annotated[int, At(least=1, most=10**6)]
 Samples = Annotated[int, At(least=1, most=10**9)]
 Label = Annotated[int, At(least=0)]
-Labels = Literal["auto", "each", "none"] | Label | list[Label] | None
+Labels = Literal["auto", "each", "none"] | Label | list[Label] | Mapping[str, Any] | None
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Names = Annotated[list[str], Filled()]
 

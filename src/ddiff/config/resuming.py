@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 FREE = ("_", "budget", "trainer", "sampling", "evaluation", "metrics", "extractor", "solver",
         "guidance", "backend", "runs", "run_dir", "ckpt_path", "init", "memory_budget_gb",
         "profiler", "logger", "callbacks", "threads", "optimized_metric", "sweep", "net.shape",
-        "net.num_classes")  # fmt: skip
+        "net.num_classes", "net.conditions")  # fmt: skip
 PLACES = ("ckpt_path", "run_dir", "runs")  # where a run was made is not where it is now
 # What does not make two trainings different: where they lie, and how they are looked at.
 ASIDE = ("_", *PLACES, "threads", "sweep", "optimized_metric", "memory_budget_gb", "profiler",
          "logger", "callbacks", "sampling", "evaluation", "metrics", "extractor", "net.shape",
-         "net.num_classes", "budget.val_every", "budget.sample_every", "budget.log_every",
-         "budget.save_every", "budget.pause_at", "data.num_workers")  # fmt: skip
+         "net.num_classes", "net.conditions", "budget.val_every", "budget.sample_every",
+         "budget.log_every", "budget.save_every", "budget.pause_at",
+         "data.num_workers")  # fmt: skip
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
             "data.download", "data.cache_gb")  # fmt: skip
-ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape", "net.num_classes")
+ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape", "net.num_classes",
+             "net.conditions")  # fmt: skip
 
 Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
 

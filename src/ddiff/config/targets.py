@@ -28,7 +28,7 @@ class Place:
 
 
 GROUPS = {
-    "net": Place(("ddiff.nets",), ("shape", "num_classes")),
+    "net": Place(("ddiff.nets",), ("shape", "num_classes", "conditions")),
     "schedule": Place(("ddiff.diffusion.schedules",)),
     "objective": Place(("ddiff.diffusion.objectives",)),
     "timesteps": Place(("ddiff.diffusion.timesteps",), ("schedule",)),

@@ -33,6 +33,11 @@ ADDED = {
     "net.embedding.freq_shift": 1,
     "net.embedding.out_dim": None,
     "net.embedding.shortcuts": False,
+    "net.conditions": None,
+    "data.conditions": None,
+    "data.numbers": None,
+    "data.text": None,
+    "data.masks": None,
     "objective.data_std": 1.0,
     "module.immiscible": False,
     "module.shortcuts": 0.0,
@@ -182,7 +187,7 @@ def origin(cfg: Any) -> dict[str, Any]:
 def identity(options: dict[str, Any]) -> dict[str, Any]:
     """Flat options without those that say how data are split and loaded, not what they are, and
     without those of `ADDED`."""
-    free = ("batch_size", "num_workers", "num_val", "seed", "download")
+    free = ("batch_size", "num_workers", "num_val", "seed", "download", "conditions")
     kept = {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
     return {k: v for k, v in kept.items() if not is_as_before(k, v, options)}
 

@@ -27,7 +27,8 @@ from ddiff.system.errors import ConfigError, nearest
 MANY = ("metrics", "logger", "callbacks")  # several are chosen at once: names -> nodes, or null
 REQUIRED = {"net", "optimizer", "lr_schedule", "data", "module", "trainer"}  # of a training
 REQUIRED |= {"precision", "backend", "profiler", "format"}
-SOURCES = {"shape": "the data", "num_classes": "the data"}  # where supplied arguments come from
+# where supplied arguments come from
+SOURCES = dict.fromkeys(("shape", "num_classes", "conditions"), "the data")
 
 
 Bounded = Callable[[str], bool]  # whether the bounds of the option of this name count

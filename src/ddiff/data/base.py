@@ -1,14 +1,28 @@
 """Base classes of the data sets, and their loaders."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from ddiff.data.conditions import (
+    DERIVED,
+    EXAMPLES,
+    Decoded,
+    Picture,
+    Teller,
+    Values,
+    check_names,
+    derived,
+    layout_of,
+)
 from ddiff.data.folders import listing
 from ddiff.data.loading import (
     CountFrom,
@@ -19,6 +33,8 @@ from ddiff.data.loading import (
     loader,
 )
 from ddiff.data.source import FolderSource, Source
+from ddiff.data.tables import numbers_by, paired, texts_by
+from ddiff.nets.conditions import CLASS, TEXT, Layout
 from ddiff.system.bounds import At, NotNegative, Seed
 from ddiff.system.devices import cpu_count
 from ddiff.system.errors import ConfigError
@@ -41,6 +57,9 @@ class Data(LightningDataModule, ABC):
     Subclasses write `sources`, `prepare_data` if there is a download, and `__post_init__` for what
     follows from the options.
 
+    `conditions` names what a conditional net is told of a sample; None: its class, if it has one.
+    A subclass adds to `offered` and to `told`.
+
     Known once constructed: `shape` [C, *S], `num_classes`, `class_names`.
     Known after `setup`: `train` and `val`.
     Training resumes at batch `position` of the stream that all ranks share; checkpoints carry it.
@@ -50,6 +69,7 @@ class Data(LightningDataModule, ABC):
     seed: Seed
     num_workers: Workers = field(default=None, kw_only=True)
     flip: bool = field(default=False, kw_only=True)
+    conditions: list[str] | None = field(default=None, kw_only=True)
     shape: tuple[int, ...] = field(init=False)
     num_classes: int | None = field(init=False, default=None)
     class_names: list[str] | None = field(init=False, default=None)
@@ -61,6 +81,84 @@ class Data(LightningDataModule, ABC):
         super().__init__()
         at_least(1, batch_size=self.batch_size)
         at_least(0, num_workers=self.num_workers or 0)
+
+    def offered(self) -> list[str]:
+        """Return the names that `conditions` may hold."""
+        return [*([CLASS] if self.num_classes else []), *DERIVED]
+
+    def told(self, name: str, source: Source) -> Values | Picture:
+        """Return what is told of the samples of a source under a name of `offered`.
+
+        That is a number for each [N], a text for each, or a function that makes a picture.
+        """
+        return derived(name)
+
+    def measured(self, name: str, x: Tensor) -> Tensor | None:
+        """Return what samples x [B, C, *S] are under a name of `offered`, [B, ...].
+
+        None if nothing measures it.
+        """
+        return derived(name)(x, torch.arange(len(x))) if name in DERIVED else None
+
+    def class_in(self, text: str) -> int | None:
+        """Return the class that a text asks for; None if it names none."""
+        return None
+
+    def channels_of(self, picture: str) -> int:
+        """Return the channels of a picture that a net is told."""
+        return self.shape[0] if picture == "coarse" else 1
+
+    def names_told(self) -> list[str]:
+        """Return the names of what a conditional net is told, without the class."""
+        names = list(self.conditions or [])
+        check_names(names, self.offered(), self.shape)
+        return [name for name in names if name != CLASS]
+
+    @property
+    def classes_told(self) -> int | None:
+        """The number of classes, if a conditional net is told the class of a sample."""
+        told = self.conditions is None or CLASS in self.conditions
+        return self.num_classes if told else None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout of what a conditional net is told."""
+        names = self.names_told()
+        if set(names) <= set(DERIVED):  # nothing needs to be read
+            channels = {name: self.channels_of(name) for name in names}
+            return Layout(tuple(self.shape), self.classes_told, pictures=channels)
+        self.setup("fit")
+        values, held_out = (
+            {name: value for name, value in told.items() if not callable(value)}
+            for told in self._told
+        )
+        pictures = [name for name in names if name not in values]
+        if self.classes_told and not pictures:
+            some = torch.arange(min(EXAMPLES, len(self.val)))
+            labels = self.val.batch(some)[1]
+            assert labels is not None
+            held_out[CLASS] = labels
+        channels = {name: self.channels_of(name) for name in pictures}
+        return layout_of(self.shape, self.classes_told, values, held_out, channels)
+
+    @cached_property
+    def _told(self) -> list[dict[str, Values | Picture]]:
+        """What is told of the training and of the validation set, by name."""
+        sets = (self.train, self.val)
+        return [{name: self.told(name, one) for name in self.names_told()} for one in sets]
+
+    @cached_property
+    def tellers(self) -> list[Teller | None]:
+        """What makes rows of the training and of the validation set; None: labels alone do."""
+        if not self.layout.by_rows:
+            return [None, None]
+        self.setup("fit")
+        return [Teller.of(self.layout, told) for told in self._told]
+
+    def examples(self, number: int) -> Tensor | None:
+        """Return what is told of the first samples of the validation set, [<= number, K]."""
+        self.setup("fit")
+        return ValBatches(self.val, min(number, len(self.val)), self.tellers[1])[0][1]
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
@@ -96,7 +194,7 @@ class Data(LightningDataModule, ABC):
         """Endless loader of training batches that starts at batch `position`; rank r of W takes
         batches r, r + W, ... from there."""
         rank, world_size = self._place()
-        batches = TrainBatches(self.train, self.batch_size, self.seed, self.flip)
+        batches = TrainBatches(self.train, self.batch_size, self.seed, self.flip, self.tellers[0])
         numbers = CountFrom(self._seen() + rank, world_size)
         return loader(batches, numbers, self._workers(), self._pinned())
 
@@ -107,7 +205,7 @@ class Data(LightningDataModule, ABC):
         is too much repeats the first batches, and the module leaves it out.
         """
         rank, world_size = self._place()
-        batches = ValBatches(self.val, self.batch_size)
+        batches = ValBatches(self.val, self.batch_size, self.tellers[1])
         number = len(batches) if world_size == 1 else self.num_val_batches
         mine = [n % number for n in range(rank, -(-number // world_size) * world_size, world_size)]
         return loader(batches, mine, self._workers(), self._pinned())
@@ -158,6 +256,8 @@ class FolderData(Data):
     """Files below `root`, decoded to one `size`: a number, or a side for every axis.
 
     Folders directly below root are the classes, or a table names them (`labels`: see `listing`).
+    A table gives `numbers` and a `text` for each file, and files of the same names in another
+    folder its mask (`masks`): conditional nets are told all of these.
     The decoded set is kept in memory if it takes at most `cache_gb` and no worker processes are
     asked for.
     """
@@ -165,6 +265,9 @@ class FolderData(Data):
     root: str
     size: Any
     labels: bool | str | None = None
+    numbers: str | None = field(default=None, kw_only=True)
+    text: str | None = field(default=None, kw_only=True)
+    masks: str | None = field(default=None, kw_only=True)
     val_fraction: Fraction = 0.05
     cache_gb: NotNegative = 2.0
     suffixes: ClassVar[tuple[str, ...]]
@@ -178,8 +281,48 @@ class FolderData(Data):
         self.files = [self.listing.root / file for file in self.listing.files]
         self.class_names = self.listing.class_names
         self.num_classes = len(self.class_names) if self.class_names else None
+        self._read_conditions()
         fits = len(self.files) * self.bytes_of_a_sample() <= self.cache_gb * 1e9
         self.keep = fits and not self.num_workers
+
+    def _read_conditions(self) -> None:
+        """Read tables and list masks. Raises ConfigError or DdiffError for what does not fit."""
+        root, files = self.listing.root, self.listing.files
+        self._numbers = numbers_by(self.numbers, root, files) if self.numbers else {}
+        if wrong := set(self._numbers) & {CLASS, TEXT, *DERIVED}:
+            raise ConfigError(f"data.numbers: {wrong.pop()} is no name for a number; rename it")
+        self._texts = texts_by(self.text, root, files) if self.text else {}
+        self._masks: dict[str, Path] = {}
+        if self.masks:
+            if "mask" in (self.conditions or ()):
+                raise ConfigError("data.conditions: mask is what data.masks gives; leave one out")
+            folder = Path(self.masks)
+            others = listing(folder, self.suffixes, False)
+            pairs = paired(folder, files, others.files)
+            self._masks = {file: folder / other for file, other in pairs.items()}
+
+    def names_told(self) -> list[str]:
+        more = [*self._numbers, *([TEXT] if self._texts else []), *(["mask"] if self.masks else [])]
+        return more + super().names_told()
+
+    def told(self, name: str, source: Source) -> Values | Picture:
+        assert isinstance(source, FolderSource)
+        files = [file.relative_to(self.listing.root).as_posix() for file in source.files]
+        if name in self._numbers:
+            values = self._numbers[name]
+            return torch.tensor([values.get(file, math.nan) for file in files])
+        if name == TEXT:
+            return [self._texts[file] for file in files]
+        if name == "mask" and self.masks:
+            return Decoded([self._masks[file] for file in files], self.mask_reader(), self.keep)
+        return super().told(name, source)
+
+    def measured(self, name: str, x: Tensor) -> Tensor | None:
+        return None if name == "mask" and self.masks else super().measured(name, x)
+
+    @abstractmethod
+    def mask_reader(self) -> Callable[[Path], Tensor]:
+        """Return what reads a file of masks as [1, *S], uint8 or float32 in [-1, 1]."""
 
     @abstractmethod
     def bytes_of_a_sample(self) -> int:

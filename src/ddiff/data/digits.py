@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 
 from ddiff.data.base import Data, PictureSize, sides_of
-from ddiff.data.source import Stored, as_shape
+from ddiff.data.conditions import Picture, Values
+from ddiff.data.source import Source, Stored, as_shape
+from ddiff.nets.conditions import TEXT
+from ddiff.system.random import generator
 
 NATIVE = 8
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FORMS = ("a {word}", "the digit {n}", "{word}", "a handwritten {word}", "the number {word}", "{n}")
 
 
 @dataclass(eq=False, repr=False)
@@ -22,6 +27,27 @@ class Digits(Data):
         super().__post_init__()
         self.shape = (1, *sides_of(self.size, 2))
         self.num_classes, self.class_names = 10, [str(digit) for digit in range(10)]
+
+    def offered(self) -> list[str]:
+        return [TEXT, *super().offered()]
+
+    def told(self, name: str, source: Source) -> Values | Picture:
+        """A caption that names the digit, in one of some forms drawn from the seed."""
+        if name != TEXT:
+            return super().told(name, source)
+        assert isinstance(source, Stored)
+        assert source.labels is not None
+        digits = source.labels.tolist()
+        random = generator("cpu", self.seed, "captions")
+        forms = torch.randint(len(FORMS), (len(digits),), generator=random).tolist()
+        return [
+            FORMS[form].format(n=n, word=WORDS[n]) for n, form in zip(digits, forms, strict=True)
+        ]
+
+    def class_in(self, text: str) -> int | None:
+        words = text.lower().split()
+        named = {n for n, word in enumerate(WORDS) if word in words or str(n) in words}
+        return named.pop() if len(named) == 1 else None
 
     def sources(self) -> tuple[Stored, Stored]:
         from sklearn.datasets import load_digits

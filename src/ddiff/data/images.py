@@ -1,6 +1,7 @@
 """A folder of pictures."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,9 @@ class Images(FolderData):
             )
         self.shape = (self.channels, *sides_of(self.size, 2))
         super().__post_init__()
+
+    def mask_reader(self) -> Callable[[Path], Tensor]:
+        return partial(read_image, shape=(1, *self.shape[1:]))
 
     def bytes_of_a_sample(self) -> int:
         return math.prod(self.shape)

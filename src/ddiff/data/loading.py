@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ddiff.data.conditions import Teller
 from ddiff.data.source import Source
 from ddiff.system.errors import DdiffError
 from ddiff.system.random import STREAM, generator
@@ -37,6 +38,7 @@ class TrainBatches(Dataset[Batch]):
     batch_size: int
     seed: int
     flip: bool = False
+    teller: Teller | None = None  # of conditions other than a label
 
     def __post_init__(self) -> None:
         self._generator = partial(generator, "cpu", self.seed)
@@ -49,10 +51,11 @@ class TrainBatches(Dataset[Batch]):
             x, y = self.source.batch(indices)
         else:
             x, y = drawn(indices, self._generator("crop", STREAM, n))
+        flipped = None
         if self.flip:
             flipped = torch.rand(len(x), generator=self._generator("flip", STREAM, n)) < 0.5
             x[flipped] = x[flipped].flip(-1)
-        return x, y
+        return x, self.teller(x, y, indices, flipped) if self.teller else y
 
     def indices(self, n: int) -> Tensor:
         """Indices of the samples in batch n, [batch_size] int64."""
@@ -70,6 +73,7 @@ class ValBatches(Dataset[Batch]):
 
     source: Source
     batch_size: int
+    teller: Teller | None = None
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)
@@ -77,7 +81,9 @@ class ValBatches(Dataset[Batch]):
     def __getitem__(self, n: int) -> Batch:
         start = n * self.batch_size
         stop = min(start + self.batch_size, len(self.source))
-        return self.source.batch(torch.arange(start, stop))
+        indices = torch.arange(start, stop)
+        x, y = self.source.batch(indices)
+        return x, self.teller(x, y, indices) if self.teller else y
 
 
 class CountFrom(Sampler[int]):

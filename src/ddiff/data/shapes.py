@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ddiff.data.conditions import Picture, Values
+from ddiff.data.source import Source
 from ddiff.data.spheres import SolidData
+from ddiff.nets.conditions import TEXT
 from ddiff.system.bounds import Count, Positive
 from ddiff.system.random import generator
 
@@ -77,6 +80,7 @@ def rotations(num: int, random: torch.Generator) -> Tensor:
 CLASS_NAMES = [*(solid.__name__ for solid in SOLIDS), "union"]
 UNION = len(SOLIDS)
 NONE = -1
+SIZES = ("small", "middle-sized", "large")  # thirds of the radii
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,29 @@ class Shapes(SolidData):
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
 
+    def offered(self) -> list[str]:
+        return ["radius", TEXT, *super().offered()]
+
+    def told(self, name: str, source: Source) -> Values | Picture:
+        """The radius of the ball around a shape as a part of the size; or its kind and size in
+        words, such as "a large torus" or "a small cube joined with a cone"."""
+        if name not in ("radius", TEXT):
+            return super().told(name, source)
+        assert isinstance(source, ShapeSource)
+        if name == "radius":
+            return source.ball[:, 3] / self.size
+        low, high = self.radius_range
+        third = ((source.ball[:, 3] - low) / max(high - low, 1e-9) * 3).long().clamp(0, 2)
+        kinds = source.pieces.kind.tolist()
+        return [caption(SIZES[k], *pair) for k, pair in zip(third.tolist(), kinds, strict=True)]
+
+    def class_in(self, text: str) -> int | None:
+        words = text.lower().split()
+        named = [kind for kind, name in enumerate(CLASS_NAMES[:UNION]) if name in words]
+        if len(named) == 2:
+            return UNION
+        return named[0] if len(named) == 1 else None
+
     def sources(self) -> tuple[ShapeSource, ShapeSource]:
         return self._draw(self.num, "train"), self._draw(self.num_val, "val")
 
@@ -162,6 +189,12 @@ class Shapes(SolidData):
         label = torch.arange(num) % len(CLASS_NAMES)
         pieces = draw_pieces(label, radius, middle, random)
         return ShapeSource(self.size, label, torch.cat([middle, radius[:, None]], 1), pieces)
+
+
+def caption(size: str, first: int, second: int) -> str:
+    """Return a shape in words: its size, its kind and, of a union, the second kind."""
+    one = f"a {size} {CLASS_NAMES[first]}"
+    return one if second == NONE else f"{one} joined with a {CLASS_NAMES[second]}"
 
 
 def draw_pieces(label: Tensor, radius: Tensor, middle: Tensor, random: torch.Generator) -> Pieces:

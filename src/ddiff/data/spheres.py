@@ -1,5 +1,6 @@
 """Solid spheres in a cube of voxels: a toy data set whose law is known exactly."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -7,11 +8,14 @@ import torch
 from torch import Tensor
 
 from ddiff.data.base import Data, VoxelCount, at_least
+from ddiff.data.conditions import DERIVED, Picture, Values
+from ddiff.data.source import Source
 from ddiff.system.bounds import Count, Positive
 from ddiff.system.errors import ConfigError, nearest
 from ddiff.system.random import generator
 
 Centre = Literal["fixed", "random"]
+CENTRES = ("centre_z", "centre_y", "centre_x")
 
 
 @dataclass(eq=False)
@@ -95,6 +99,32 @@ class Spheres(SolidData):
             raise ConfigError(
                 f"data: centre is {self.centre!r}{nearest(str(self.centre), choices)}"
             )
+
+    def offered(self) -> list[str]:
+        free = CENTRES if self.centre == "random" else ()
+        return ["radius", *free, *super().offered()]
+
+    def told(self, name: str, source: Source) -> Values | Picture:
+        """Radius and centre are told as parts of the size, as `radius_min` is."""
+        if name in DERIVED:
+            return super().told(name, source)
+        assert isinstance(source, SphereSource)
+        if name == "radius":
+            return source.radius / self.size
+        return (source.centre[:, CENTRES.index(name)] + 0.5) / self.size
+
+    def measured(self, name: str, x: Tensor) -> Tensor | None:
+        """The radius of a ball of as many voxels, and the mean of their places."""
+        if name in DERIVED:
+            return super().measured(name, x)
+        solid = x[:, 0] > 0
+        number = solid.flatten(1).sum(1)
+        if name == "radius":
+            return (number * 3 / (4 * math.pi)) ** (1 / 3) / self.size
+        others = [axis for axis in (1, 2, 3) if axis != 1 + CENTRES.index(name)]
+        along = solid.sum(others)  # voxels at each place along the axis
+        place = torch.arange(self.size) + 0.5
+        return (along * place).sum(1) / number.clamp(min=1) / self.size
 
     def sources(self) -> tuple[SphereSource, SphereSource]:
         return self._draw(self.num, "train"), self._draw(self.num_val, "val")

@@ -5,6 +5,7 @@ This module does not import torch: see `ddiff.data.folders`.
 
 import csv
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -30,29 +31,9 @@ def classes_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
     is not there or holds no classes.
     """
     name, _, column = table.partition(":")
-    path = next((p for p in (root / name, Path(name)) if p.is_file()), None)
-    if path is None:
-        raise DdiffError(f"data.labels: there is no table {name} in {root} or in this folder")
-    rows = list(_rows(path))
-    if not rows:
-        raise DdiffError(f"{path} has no rows")
-    by_file = _column(path, rows, FILES, "names the files")
+    path, rows = _opened("labels", name, root)
     by_label = column or _column(path, rows, LABELS, "holds the classes")
-    if by_label not in rows[0]:
-        raise ConfigError(f"data.labels: {path} has no column {by_label}; it has {_names(rows)}")
-    found = {
-        str(row.get(by_file)).removeprefix("./"): str(row[by_label])
-        for row in rows
-        if row.get(by_label) not in (None, "")
-    }
-    classes = {}
-    alone = Counter(end for file in files for end in _without_folder(file))
-    for file in files:  # a row may leave out the ending, and the folder of a name that is alone
-        names = [file, _without_ending(file)]
-        names += [end for end in _without_folder(file) if alone[end] == 1]
-        label = next((found[name] for name in names if name in found), None)
-        if label is not None:
-            classes[file] = label
+    classes = _by_file("labels", path, rows, by_label, files)
     if lacking := [file for file in files if file not in classes]:
         raise DdiffError(
             f"{path} has no label for {len(lacking)} of {len(files)} files, such as {lacking[0]}"
@@ -61,9 +42,106 @@ def classes_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
     if number > MANY and number > len(files) / 2:
         raise ConfigError(
             f"data.labels: column {by_label} of {path} has {number} values for {len(files)} files; "
-            "labels are classes, and numbers of a sample are not learned yet"
+            f"labels are classes; numbers are data.numbers={name}:{by_label}"
         )
     return classes
+
+
+def numbers_by(table: str, root: Path, files: list[str]) -> dict[str, dict[str, float]]:
+    """Return the numbers of files by the name of a column: those that a table gives.
+
+    - `table`: its name and, after a colon, the columns: `labels.csv:porosity+age`.
+
+    Raises as `classes_by` does, and DdiffError for a value that is no number.
+    """
+    name, _, columns = table.partition(":")
+    if not columns:
+        raise ConfigError(f"data.numbers: which columns? Say data.numbers={name}:COLUMN+COLUMN")
+    path, rows = _opened("numbers", name, root)
+    found: dict[str, dict[str, float]] = {}
+    for column in columns.split("+"):
+        texts = _by_file("numbers", path, rows, column, files)
+        found[column] = {}
+        for file, text in texts.items():
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise DdiffError(
+                    f"data.numbers: {path} has no number as {column} of {file}: {text!r}"
+                )
+            found[column][file] = value
+        if not texts:
+            raise DdiffError(f"data.numbers: {path} has no {column} for any of the files")
+    return found
+
+
+def texts_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
+    """Return the texts of all files, by a table and its column: `labels.csv:caption`.
+
+    Raises as `classes_by` does.
+    """
+    name, _, column = table.partition(":")
+    if not column:
+        raise ConfigError(f"data.text: which column? Say data.text={name}:COLUMN")
+    path, rows = _opened("text", name, root)
+    texts = _by_file("text", path, rows, column, files)
+    if lacking := [file for file in files if file not in texts]:
+        raise DdiffError(
+            f"data.text: {path} has no {column} for {len(lacking)} of {len(files)} files, such as "
+            f"{lacking[0]}"
+        )
+    return texts
+
+
+def paired(root: Path, files: list[str], others: list[str]) -> dict[str, str]:
+    """Return which of other files belongs to each file: the one of the same name, perhaps with
+    another ending. Raises DdiffError for a file without one, whose folder is `root`."""
+    by_name = {_without_ending(other): other for other in others}
+    if lacking := [file for file in files if _without_ending(file) not in by_name]:
+        raise DdiffError(
+            f"data.masks: {root} has no file of the name {_without_ending(lacking[0])}, as "
+            f"{len(lacking)} of {len(files)} files need one"
+        )
+    return {file: by_name[_without_ending(file)] for file in files}
+
+
+def _opened(option: str, name: str, root: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Return the path of a table and its rows."""
+    path = next((p for p in (root / name, Path(name)) if p.is_file()), None)
+    if path is None:
+        raise DdiffError(f"data.{option}: there is no table {name} in {root} or in this folder")
+    rows = list(_rows(path))
+    if not rows:
+        raise DdiffError(f"{path} has no rows")
+    return path, rows
+
+
+def _by_file(
+    option: str, path: Path, rows: list[dict[str, Any]], column: str, files: list[str]
+) -> dict[str, str]:
+    """Return what a column says of files; files without a value are left out.
+
+    A row may leave out the ending, and the folder of a name that is alone.
+    """
+    by_file = _column(path, rows, FILES, "names the files")
+    if column not in rows[0]:
+        raise ConfigError(f"data.{option}: {path} has no column {column}; it has {_names(rows)}")
+    found = {
+        str(row.get(by_file)).removeprefix("./"): str(row[column])
+        for row in rows
+        if row.get(column) not in (None, "")
+    }
+    said = {}
+    alone = Counter(end for file in files for end in _without_folder(file))
+    for file in files:
+        names = [file, _without_ending(file)]
+        names += [end for end in _without_folder(file) if alone[end] == 1]
+        value = next((found[name] for name in names if name in found), None)
+        if value is not None:
+            said[file] = value
+    return said
 
 
 def ordered(classes: set[str]) -> list[str]:

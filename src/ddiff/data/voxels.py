@@ -1,7 +1,7 @@
 """A folder of volumes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from ddiff.data.base import FolderData, VolumeSize, at_least, sides_of
 from ddiff.data.folders import VOLUMES
@@ -77,6 +78,13 @@ class Voxels(FolderData):
         return Preparation(
             self.shape, self.fit, values, self.window, self.percentiles, self.spacing
         )
+
+    def mask_reader(self) -> Callable[[Path], Tensor]:
+        if self.fit == "random_crop":
+            raise ConfigError("data.masks: fit=random_crop cuts no masks; choose another data.fit")
+        shape = (1, *self.shape[1:])
+        values, _ = guess(list(self._masks.values()), shape)
+        return Preparation(shape, self.fit, values, None, None, self.spacing)
 
     def bytes_of_a_sample(self) -> int:
         header = volume_header(self.files[0], self.shape[1:])

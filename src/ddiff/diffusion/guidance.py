@@ -1,7 +1,7 @@
 """Guidance: combines the net's predictions with and without a label into one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -35,7 +35,8 @@ class Guidance(ABC):
     def __call__(self, net: Net, x: Tensor, t: Tensor, y: Tensor | None, step: Step) -> Tensor:
         """Return the guided prediction [B, C, *S] for x [B, C, *S] at t [B].
 
-        The net is (x, t, y) -> prediction. y [B] holds the labels; None: no labels.
+        The net is (x, t, y) -> prediction. y holds labels [B] or rows [B, K] of conditions; None:
+        nothing is told.
         """
 
     def weights(self, plan: "Plan") -> Tensor:
@@ -46,10 +47,10 @@ class Guidance(ABC):
         """Return True if a step of a weight above 0 asks a net twice, given labels or not."""
         return False
 
-    def check(self, num_classes: int | None, y: object = "auto") -> None:  # noqa: B027
+    def check(self, conditional: bool, y: object = "auto") -> None:  # noqa: B027
         """Raise ConfigError if there are no labels to guide towards.
 
-        - `num_classes`: the net's number of classes; None if it has no labels.
+        - `conditional`: whether the net is told a label or other conditions.
         - `y`: the option of that name.
         """
 
@@ -81,10 +82,10 @@ class ClassifierFree(Guidance):
     def asks_twice(self, labelled: bool) -> bool:
         return labelled
 
-    def check(self, num_classes: int | None, y: object = "auto") -> None:
+    def check(self, conditional: bool, y: object = "auto") -> None:
         if self.scale == 0:
             return
-        if num_classes is None:
+        if not conditional:
             raise ConfigError(
                 f"guidance.scale: {self.scale:g} guides towards labels, and this net has none; "
                 "use guidance=none"
@@ -170,9 +171,14 @@ def guidance_from(built: Any) -> Guidance:
     return built if isinstance(built, Guidance) else Own(built)
 
 
+def nothing_like(y: Tensor) -> Tensor:
+    """Return y with nothing given: labels -1, rows of numbers NaN."""
+    return torch.full_like(y, float("nan") if y.is_floating_point() else NO_LABEL)
+
+
 def doubled(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return one batch [2B]: the samples with their labels, then the same ones without."""
-    return torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, torch.full_like(y, NO_LABEL)])
+    return torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, nothing_like(y)])
 
 
 def combines_two(guidance: Guidance) -> bool:
@@ -184,7 +190,21 @@ def combines_two(guidance: Guidance) -> bool:
     return type(guidance).__call__ is ClassifierFree.__call__
 
 
-def without_some(y: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Return labels y [B], each replaced by NO_LABEL with probability `share`."""
-    drop = torch.rand(y.shape, generator=generator, device=y.device) < share
-    return torch.where(drop, NO_LABEL, y)
+def without_some(
+    y: Tensor, share: float, generator: torch.Generator, widths: Sequence[int] = ()
+) -> Tensor:
+    """Return labels y [B], each replaced by NO_LABEL with probability `share`.
+
+    Rows y [B, K] lose all their parts with that probability, and else each part with it. `widths`
+    are the parts' widths.
+    """
+    if y.ndim == 1:
+        drop = torch.rand(y.shape, generator=generator, device=y.device) < share
+        return torch.where(drop, NO_LABEL, y)
+    parts = len(widths) if len(widths) > 1 else 0
+    drop = torch.rand(len(y), 1 + parts, generator=generator, device=y.device) < share
+    each = drop[:, :1].expand(-1, y.shape[1])
+    if parts:
+        sizes = torch.tensor(widths, device=y.device)
+        each = each | drop[:, 1:].repeat_interleave(sizes, dim=1, output_size=y.shape[1])
+    return torch.where(each, nothing_like(y), y)

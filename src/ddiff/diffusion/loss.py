@@ -1,6 +1,6 @@
 """The loss that training minimises: the mean square error of the net's prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,11 +37,12 @@ def loss(
     generator: torch.Generator,
     *,
     p_uncond: float = 0.0,
+    widths: Sequence[int] = (),
     add_noise: AddNoise | None = None,
     shortcuts: Shortcuts | None = None,
     averaged: Net | None = None,
 ) -> Losses:
-    """Return the loss of a batch x_0 [B, C, *S] with labels y [B] or None.
+    """Return the loss of a batch x_0 [B, C, *S] with labels y [B], rows y [B, K] or None.
 
         total = mean over the batch of  weight(t) w(t) |net(x_t, t - 1, y) - target|^2,
 
@@ -49,6 +50,7 @@ def loss(
     `timesteps.copies` of every sample make the batch, one after another.
 
     - `p_uncond`: the probability with which each label is dropped.
+    - `widths`: of the parts of a row, which are dropped one by one too.
     - `add_noise`: a function that noises the batch with its own random numbers; None takes the
       noise from `generator`.
     - `shortcuts`: the last K samples learn long steps, whose targets follow from predictions of
@@ -72,7 +74,7 @@ def loss(
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             x_t, target = noised(x_0, t, eps, schedule, objective)
         if y is not None:
-            y = without_some(y, p_uncond, generator)
+            y = without_some(y, p_uncond, generator, widths)
     told = t - 1
     if shortcuts and steps:
         assert averaged

@@ -311,6 +311,8 @@ def _check_leaves(net: nn.Module, node: Mapping[str, Any]) -> None:
         "net.shape": len(node["shape"]) != 3 and "volumes; UNet2DModel is for pictures",
         "net.num_classes": node.get("num_classes") is not None
         and "labels, which the pipelines of UNet2DModel do not pass on; train with module=ddpm",
+        "net.conditions": node.get("conditions") is not None
+        and "conditions, which the pipelines of UNet2DModel do not pass on; train with module=ddpm",
         "net.patch_size": node.get("patch_size", 1) != 1 and f"{node.get('patch_size')}, not 1",
         "net.input_skip": node.get("input_skip") and "true",
         "net.bounded": node.get("bounded") and "true",

@@ -15,7 +15,9 @@ from ddiff.build import build_guidance, build_plan
 from ddiff.config.options import Evaluation, Pictured, Train
 from ddiff.diffusion import Plan
 from ddiff.memory.tally import Peak, Tally
-from ddiff.sampling.generation import in_training, labels_for
+from ddiff.nets.conditions import Layout
+from ddiff.sampling.conditions import labels_for, layout_of
+from ddiff.sampling.generation import in_training
 from ddiff.training.modules import DDPM, Learner
 from ddiff.training.modules.learner import Batch
 
@@ -130,6 +132,8 @@ def _sample(
     """One batch of samples by the averaged net."""
     assert isinstance(module, DDPM)
     y = labels_for(options.sampling.y, drawn.num_samples, options.net.num_classes)
+    if (layout := layout_of(options)).by_rows:
+        y = _told(layout, drawn.num_samples, device)
     size = min(drawn.batch_size, drawn.num_samples)
     generation = in_training(module, options, plan)
     if device.type == "cpu":  # elsewhere they leave the device
@@ -155,7 +159,14 @@ def plan_of(options: Train, module: Learner) -> Plan | None:
 def _batch(options: Train, device: torch.device) -> Batch:
     size = options.data.batch_size
     x_0 = torch.empty(size, *options.net.shape, device=device)
-    return x_0, torch.zeros(size, dtype=torch.int64, device=device)
+    return x_0, _told(layout_of(options), size, device)
+
+
+def _told(layout: Layout, size: int, device: torch.device) -> Tensor:
+    """What a net is told of so many samples; labels where it is told nothing."""
+    if layout.by_rows:
+        return torch.zeros(size, layout.width, device=device)
+    return torch.zeros(size, dtype=torch.int64, device=device)
 
 
 def _without_content(module: Learner, device: torch.device, fake: FakeTensorMode) -> Learner:

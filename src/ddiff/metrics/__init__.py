@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
+    "by_conditions": ("Conditions",),
     "by_features": ("FID", "KID", "Labels", "PrecisionRecall"),
     "by_pairs": ("Memorisation", "Pairs"),
     "by_volumes": ("Pieces", "Sets", "SolidFit", "SphereLaw"),

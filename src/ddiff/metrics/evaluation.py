@@ -18,7 +18,8 @@ from ddiff.config.trees import flat
 from ddiff.data import Data
 from ddiff.data.opening import Array, Stack, holds_volumes, opened
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
-from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for
+from ddiff.sampling.conditions import conditions_for, layout_of
+from ddiff.sampling.generation import Generation, drawing, generation_of
 from ddiff.sampling.writing import (
     SAMPLING,
     Drawing,
@@ -46,7 +47,7 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     if not options.data and not options.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
     path, made = Path(options.samples or ""), {}
-    trained = draw_now = None
+    trained = draw_now = asked = layout = None
     if options.run:
         trained = Trained.load(options.run, options.weights, options.accelerator)
         generation = generation_of(trained, **drawing(options))
@@ -54,6 +55,8 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
         path = path.with_name(path.name + ".npy")
         made = _made(trained, options, path)
         request = Request(trained, generation, options, path)
+        if generation.layout.by_rows:
+            asked, layout = request.y, generation.layout
         draw_now = None if made else partial(drawn_by, request)
     out = _target(options, trained, path)
     before = _before(out, made) if made and options.out is None else None
@@ -71,6 +74,7 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     stacks = _opened(path, options, data)
     samples, reference = stacks["samples"], stacks.get("reference")
     case = case_for(options, options.cache, options.accelerator, samples, data, reference)
+    case = replace(case, asked=asked, layout=layout)
     read_as = {name: stack.read_as for name, stack in stacks.items() if stack.read_as}
     facts = {"source": str(path), "read_as": read_as, **_facts(made)}
     found = facts | measured(case, options.metrics)
@@ -97,17 +101,20 @@ class Examination:
     def __init__(self, options: Train, data: Data) -> None:
         self.options = options
         drawn = options.evaluation
-        self.y = labels_for(options.sampling.y, drawn.num_samples, options.net.num_classes)
+        self.layout = layout_of(options)
+        self.y = conditions_for(options.sampling.y, drawn.num_samples, self.layout, data.examples)
         stand_in = Stack(data.train, "samples")
         case = case_for(options, drawn.cache, options.trainer.accelerator, stand_in, data, None)
-        self.case = replace(case, make_extractor=cache(case.make_extractor))
+        told = {"asked": self.y, "layout": self.layout} if self.layout.by_rows else {}
+        self.case = replace(case, make_extractor=cache(case.make_extractor), **told)
         suited(options.metrics, self.case)
 
     def __call__(self, generation: Generation) -> dict[str, Any]:
         drawn = self.options.evaluation
         batches = sampled(generation, drawn.num_samples, drawn.batch_size, self.y)
         samples = np.concatenate([batch.cpu().numpy() for batch in batches])
-        stack = Stack(Array(samples, Path("samples"), "signed", self.y), "samples")
+        labels = None if self.layout.by_rows else self.y
+        stack = Stack(Array(samples, Path("samples"), "signed", labels), "samples")
         return measured(replace(self.case, samples=stack), self.options.metrics)
 
 

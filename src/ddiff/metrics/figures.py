@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ddiff.data.base import Data
 from ddiff.data.opening import Stack
 from ddiff.metrics.features import Extractor, Features
+from ddiff.nets.conditions import TEXT, Layout, text_of
 from ddiff.system.errors import DdiffError
 
 Better = Literal["lower", "higher"]
@@ -71,6 +73,8 @@ class Case:
     paired: bool = False
     cache: Path | None = None  # of the features of references
     seed: int = 0
+    asked: Tensor | None = None  # rows [N, K] of what was asked of the samples
+    layout: Layout | None = None  # of these rows
 
     @property
     def reference(self) -> Stack:
@@ -83,8 +87,18 @@ class Case:
 
     @property
     def y(self) -> Tensor | None:
-        """The labels that were asked for, [N]; None without labels."""
-        return self.samples.labels
+        """The labels that were asked for, [N]; None without labels.
+
+        A text asks for the class that the data read in it.
+        """
+        labels, layout = self.samples.labels, self.layout
+        if labels is not None or self.asked is None or layout is None:
+            return labels
+        if (labels := layout.classes(self.asked)) is not None or not layout.length:
+            return labels
+        texts = [text_of(codes) for codes in layout.part(self.asked, TEXT)]
+        known = [self.data.class_in(text) if self.data and text else None for text in texts]
+        return None if None in known else torch.tensor(known)
 
     @cached_property
     def extractor(self) -> Extractor:

@@ -1,7 +1,7 @@
 """The diffusion transformer of Peebles and Xie 2023, in 2D and in 3D, with rotary positions."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ddiff.nets.blocks import Dropout, attended, finished, zeroed
 from ddiff.nets.checks import check_divides, check_input, checked_shape
-from ddiff.nets.embedding import Condition, ExactBuffers
+from ddiff.nets.conditions import Condition
+from ddiff.nets.embedding import ExactBuffers
 from ddiff.nets.patches import depth_to_space, space_to_depth
 from ddiff.system.bounds import At, Count, Positive
 from ddiff.system.errors import ConfigError
@@ -36,6 +37,7 @@ class DiT(nn.Module):
     - `dropout`: probability of dropping an output of an attention or an MLP.
     - `bounded`: applies tanh to the prediction, as in `UNet`.
     - `input_skip`: adds gain(t) x to the prediction, as in `UNet`.
+    - `conditions`: what the net is told besides a class: see `conditions.Layout`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class DiT(nn.Module):
         dropout: Annotated[float, At(least=0, below=1)] = 0.0,
         bounded: bool = False,
         input_skip: bool = False,
+        conditions: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.shape = checked_shape(shape)
@@ -61,10 +64,10 @@ class DiT(nn.Module):
         self.grid = tuple(size // patch_size for size in self.shape[1:])
         self.rotary = Rotary(self.grid, head_dim)
 
-        self.condition = Condition(embedding, num_classes)
+        self.condition = Condition(embedding, self.shape, num_classes, conditions)
         emb_dim = self.condition.out_dim
         values = self.shape[0] * patch_size ** len(self.grid)  # in a patch
-        self.stem = nn.Linear(values, width)
+        self.stem = nn.Linear(self.condition.channels * patch_size ** len(self.grid), width)
         self.blocks = nn.ModuleList(
             TransformerBlock(width, head_dim, emb_dim, mlp_ratio, dropout) for _ in range(depth)
         )
@@ -76,7 +79,8 @@ class DiT(nn.Module):
         """Return the prediction [B, C, *S] for x [B, C, *S], t [B] from 0, and y [B] or None."""
         check_input(x, self.shape)
         emb = F.silu(self.condition(t, y))
-        h = self.stem(space_to_depth(x, self.patch_size).flatten(2).mT)  # [B, N, width]
+        patches = space_to_depth(self.condition.beside(x, y, t), self.patch_size)
+        h = self.stem(patches.flatten(2).mT)  # [B, N, width]
         for block in self.blocks:
             h = block(h, emb, self.rotary)
         h = modulated(h, *self.modulate(emb)[:, None].chunk(2, dim=2))

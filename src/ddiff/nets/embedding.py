@@ -1,4 +1,4 @@
-"""Embeddings: a time (or its noise level) and a label as the vector that conditions every block."""
+"""Embeddings of the time, or of its noise level, as a vector."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,7 +21,8 @@ class HasNoiseLevels(Protocol):
     abar: Tensor  # float64 [T + 1], abar[0] = 1
 
 
-def _mlp(dim: int, out_dim: int) -> nn.Sequential:
+def mlp(dim: int, out_dim: int) -> nn.Sequential:
+    """Return two linear layers with a SiLU between them."""
     return nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
 
 
@@ -58,9 +59,9 @@ class TimeEmbedding(ExactBuffers, ABC):
 
     def add_layers(self) -> None:
         """Make the layers after the features."""
-        self.mlp = _mlp(self.dim, self.out_dim)
+        self.mlp = mlp(self.dim, self.out_dim)
         if self.shortcuts:
-            self.length = _mlp(self.dim, self.out_dim)
+            self.length = mlp(self.dim, self.out_dim)
             for parameter in self.length[-1].parameters():
                 nn.init.zeros_(parameter)
 
@@ -146,32 +147,3 @@ class LogSNR(TimeEmbedding):
     def features(self, t: Tensor) -> Tensor:
         phase = 2 * math.pi * self.level[t + 1][:, None] * self.frequencies.float()
         return torch.cat([phase.sin(), phase.cos()], dim=1)
-
-
-class Condition(nn.Module):
-    """Embedding of the time and, if there are classes, of the label.
-
-    Row 0 of `labels` is "no label".
-    """
-
-    def __init__(self, embedding: nn.Module | None, num_classes: int | None):
-        super().__init__()
-        self.embedding = embedding = embedding or Sinusoidal(64)
-        self.out_dim: int = embedding.out_dim  # pyright: ignore[reportAttributeAccessIssue]
-        self.labels = None
-        if num_classes is not None:
-            self.labels = nn.Embedding(num_classes + 1, self.out_dim)
-
-    def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Embed t [B] and y [B] (-1: no label) or None as [B, out_dim].
-
-        Raises ConfigError for labels if the net has no classes.
-        """
-        emb = self.embedding(t)
-        if self.labels is None:
-            if y is not None:
-                raise ConfigError(
-                    "a label was given to a net without classes (net.num_classes=null)"
-                )
-            return emb
-        return emb + (self.labels.weight[0] if y is None else self.labels(y + 1))

@@ -1,8 +1,8 @@
 """The U-Net of Ho et al. 2020 and Dhariwal and Nichol 2021, in 2D and in 3D."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ddiff.nets.blocks import (
     zeroed,
 )
 from ddiff.nets.checks import check_divides, check_input, check_unet, checked_shape
-from ddiff.nets.embedding import Condition
+from ddiff.nets.conditions import Condition
 from ddiff.nets.norm import NORM_EPS, Norm
 from ddiff.nets.patches import depth_to_space, space_to_depth
 from ddiff.system.bounds import At, Count, Filled, Positive
@@ -49,6 +49,7 @@ class UNet(nn.Module):
     - `norm_eps`: added to the variance in every group norm.
     - `downsample_padding`: where the convolutions that halve the size add zeros: at both ends of
       every axis ("both"), or at the end only ("end").
+    - `conditions`: what the net is told besides a class: see `conditions.Layout`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class UNet(nn.Module):
         bounded: bool = False,
         norm_eps: Positive = NORM_EPS,
         downsample_padding: Padding = "both",
+        conditions: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.shape = checked_shape(shape)
@@ -84,10 +86,10 @@ class UNet(nn.Module):
         if downsample_padding not in ("both", "end"):
             raise ConfigError(f"net.downsample_padding={downsample_padding}; choose from both, end")
 
-        self.condition = Condition(embedding, num_classes)
+        self.condition = Condition(embedding, self.shape, num_classes, conditions)
         emb_dim = self.condition.out_dim
         depth = self.shape[0] * patch_size**dims
-        self.stem = conv(dims, depth, channels[0])
+        self.stem = conv(dims, self.condition.channels * patch_size**dims, channels[0])
         block = partial(
             Block,
             dims=dims,
@@ -115,7 +117,7 @@ class UNet(nn.Module):
         """Return the prediction [B, C, *S] for x [B, C, *S], t [B] from 0, and y [B] or None."""
         check_input(x, self.shape)
         emb = F.silu(self.condition(t, y))
-        h = self.stem(space_to_depth(x, self.patch_size))
+        h = self.stem(space_to_depth(self.condition.beside(x, y, t), self.patch_size))
         skips = [h]
         for layer in self.down:
             h = layer(h, emb) if isinstance(layer, Block) else layer(h)

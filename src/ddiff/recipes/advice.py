@@ -49,10 +49,14 @@ def module(facts: Fingerprint) -> Iterator[Choice]:
         yield Choice(
             "module", "conditional_ddpm", f"{facts.classes} classes: it learns each of them", LOOK
         )
+    elif facts.told:
+        yield Choice(
+            "module", "conditional_ddpm", f"it learns what is told: {', '.join(facts.told)}", LOOK
+        )
     elif facts.dims == 3 and facts.law == "binary":
         yield Choice("module", "voxel_ddpm", "solids: validation also measures overlap", LOOK)
     else:
-        yield Choice("module", "ddpm", "no labels", LOOK)
+        yield Choice("module", "ddpm", "nothing is told of a sample", LOOK)
 
 
 def objective(facts: Fingerprint) -> Iterator[Choice]:
@@ -128,8 +132,8 @@ def solver(facts: Fingerprint) -> Iterator[Choice]:
 
 def guidance(facts: Fingerprint) -> Iterator[Choice]:
     yield Choice("guidance", "none", "none costs recall; say guidance.scale=0.25 when sampling",
-                 "experiments/digits_guidance") if facts.classes else Choice(
-        "guidance", "none", "no labels", LOOK)  # fmt: skip
+                 "experiments/digits_guidance") if facts.classes or facts.told else Choice(
+        "guidance", "none", "nothing is told", LOOK)  # fmt: skip
 
 
 RULES = (module, objective, schedule, timesteps, optimizer, solver, guidance)

@@ -5,6 +5,7 @@ Only what is known before anything is built decides: pictures or volumes, labels
 
 import re
 import sys
+from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ddiff.config.sweeps import values_said
 from ddiff.data.folders import PICTURES, VOLUMES, listing
 from ddiff.system.errors import ConfigError, DdiffError
 
+TOLD = ("conditions", "numbers", "text", "masks")  # options of data that tell of a sample
 FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
 OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
@@ -41,7 +43,8 @@ def choose_recipe(argv: list[str]) -> None:
         known, own = described[name] or ("images", {})
         root = own.get("root") if root is None else root
         labels = own.get("labels") if labels is None else labels
-        recipes.setdefault(tuple(_recipe(known, root, labels, "module" not in said)), name)
+        words = _recipe(known, root, labels, "module" not in said, _tells(said))
+        recipes.setdefault(tuple(words), name)
     if len(recipes) > 1:
         each = ", ".join(f"{' '.join(words)} for {name}" for words, name in recipes.items())
         raise ConfigError(
@@ -70,7 +73,7 @@ def recipe_words(words: list[str]) -> list[str]:
     root, labels = options
     root = own.get("root") if root is None else root
     labels = own.get("labels") if labels is None else labels
-    return _recipe(known, root, labels, "module" not in said)
+    return _recipe(known, root, labels, "module" not in said, _tells(said))
 
 
 def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
@@ -94,10 +97,15 @@ def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
     return (name, {}) if name in KNOWN else None
 
 
-def _recipe(known: str, root: Any, labels: Any, module_is_free: bool) -> list[str]:
+def _tells(said: Mapping[str, list[Any]]) -> bool:
+    """Return True if options say that the data tell more of a sample than its class."""
+    return any(value for name in TOLD for value in said.get(f"data.{name}", ()))
+
+
+def _recipe(known: str, root: Any, labels: Any, module_is_free: bool, told: bool) -> list[str]:
     facts, endings = KNOWN[known], FOLDERS.get(known, ())
     words = ["experiment=pictures" if facts.dims == 2 else "experiment=volumes"]
-    if module_is_free and (facts.labelled or _class_folders(endings, root, labels)):
+    if module_is_free and (told or facts.labelled or _class_folders(endings, root, labels)):
         words.append("module=conditional_ddpm")
     return words
 

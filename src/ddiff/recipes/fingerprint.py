@@ -32,6 +32,7 @@ class Fingerprint:
     copies: int  # samples that equal an earlier one
     near_copies: int  # others whose nearest one is within a tenth of the usual distance
     classes: int | None
+    told: tuple[str, ...] = ()  # what else the data tell of a sample: numbers, text, masks
 
     @property
     def dims(self) -> int:
@@ -71,7 +72,8 @@ def fingerprint(data: Any) -> Fingerprint:
         length=correlation_length(centred),
         copies=copies,
         near_copies=near,
-        classes=data.num_classes,
+        classes=data.classes_told,
+        told=tuple(data.names_told()),
     )
 
 

@@ -31,6 +31,7 @@ def facts_in_words(facts: Fingerprint) -> list[tuple[str, str]]:
         ("correlation", f"over {facts.length:.3g} pixels"),
         ("repeated", repeated),
         ("classes", str(facts.classes or "none")),
+        *([("told", ", ".join(facts.told))] if facts.told else []),
     ]
 
 

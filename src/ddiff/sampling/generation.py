@@ -23,6 +23,8 @@ from ddiff.config.options import Draw, Train
 from ddiff.diffusion import Guidance, Objective, Plan, solve
 from ddiff.diffusion.guidance import Weaker
 from ddiff.kernels import philox
+from ddiff.nets.conditions import Layout
+from ddiff.sampling.conditions import conditions_for, examples_of, layout_of
 from ddiff.sampling.given import Given
 from ddiff.sampling.stepper import Stepper, Work
 from ddiff.sampling.weaker import weaker_net
@@ -51,9 +53,10 @@ class Generation:
     clamp: float | None = 1.0
     backend: Backend = field(default_factory=Eager)
     given: Given | None = None  # what the samples are made from
+    conditions: Mapping[str, Any] | None = None  # that the net is told besides a class
 
     def __post_init__(self) -> None:
-        self.guidance.check(self.num_classes)
+        self.guidance.check(bool(self.layout))
         if self.plan.weight is None:
             object.__setattr__(self, "plan", self.plan.guided_by(self.guidance))
 
@@ -68,7 +71,7 @@ class Generation:
         """Draw `num_samples` samples from number `first` on, in order; yields
         [<= batch_size, C, *S] at a time.
 
-        Another `batch_size` changes a sample by rounding only. `y` holds one label a sample.
+        Another `batch_size` changes a sample by rounding only. `y` holds a label or a row a sample.
         `on_step(samples)` is called after every solver step with the number of samples in the
         batch.
         """
@@ -77,7 +80,8 @@ class Generation:
             size = batch_size if self.execution.static else wanted
             labels = None if y is None else y[row : row + wanted]
             if labels is not None and wanted < size:  # fills the last batch up
-                labels = torch.cat([labels, labels[-1:].expand(size - wanted)])
+                last = labels[-1:].expand(size - wanted, *labels.shape[1:])
+                labels = torch.cat([labels, last])
             indices = range(first + row, first + row + size)
             yield self.batch(indices, labels, lambda _, n=wanted: on_step(n))[:wanted]
 
@@ -135,7 +139,7 @@ class Generation:
 
     def _by_stepper(self, indices: Sequence[int], y: Tensor | None) -> Callable[[], Tensor]:
         """Return a function that makes the next step in fixed buffers."""
-        stepper = self._stepper(len(indices), y is not None)
+        stepper = self._stepper(len(indices), y)
         stepper.start(indices, y)
         return stepper.advance
 
@@ -143,6 +147,11 @@ class Generation:
     def evaluations(self) -> int:
         """Evaluations of the net per sample, averaged over the samples drawn so far."""
         return round(self.counts["asked"] / max(1, self.counts["drawn"]))
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the net is told."""
+        return Layout.of(self.shape, self.num_classes, self.conditions)
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -171,13 +180,14 @@ class Generation:
     def _steppers(self) -> dict[tuple[int, bool], Stepper]:
         return {}
 
-    def _stepper(self, size: int, labelled: bool) -> Stepper:
+    def _stepper(self, size: int, y: Tensor | None) -> Stepper:
+        labelled = y is not None
         if (size, labelled) not in self._steppers:
             noise = key(self.seed, "sample")
             work = Work(self.plan, self.objective, self.shape, self.rule, self.clamp, noise)
             device = device_of(self.net)
             self._steppers[size, labelled] = Stepper(
-                self.execution, work, size, labelled, device, self.counts
+                self.execution, work, size, y, device, self.counts
             )
         return self._steppers[size, labelled]
 
@@ -230,7 +240,7 @@ def generation_by(
 ) -> Generation:
     """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
-    guidance.check(net.num_classes, y)
+    guidance.check(bool(layout_of(trained.options)), y)
     check_shortcuts(plan, trained.options)
     if isinstance(guidance, Weaker) and guidance.weaker is None:
         guidance = replace(guidance, weaker=weaker_net(guidance, trained, plan.shortcuts))
@@ -250,6 +260,7 @@ def generation_by(
         clamp=clamp,
         backend=backend,
         given=given,
+        conditions=net.get("conditions"),
     )
 
 
@@ -312,6 +323,7 @@ def in_training(module: Any, options: Train, plan: Plan) -> Generation:
         precision=module.precision,
         seed=options.seed,
         clamp=options.sampling.clamp,
+        conditions=options.net.get("conditions"),
     )
 
 
@@ -329,49 +341,5 @@ def walk(trained: Trained, samples: int, solver: DictConfig, guidance: DictConfi
         seed=0,
         clamp=trained.options.sampling.clamp,
     )
-    generation.batch(range(samples), labels_for("auto", samples, generation.num_classes))
-
-
-def labels_for(
-    wanted: str | int | Sequence[int] | None,
-    num_samples: int,
-    num_classes: int | None,
-    first: int = 0,
-    period: int | None = None,
-) -> Tensor | None:
-    """Return the labels [num_samples] that the option `y` asks for, or None for no labels.
-
-    `y` is one label, a list to repeat, `each` (equal shares in order, so that a square grid has a
-    class a row), `none`, or `auto` (`each` if there are classes). The label of a sample depends on
-    its number, of which the first is `first`; `each` begins again after `period` samples, or else
-    after `num_samples`.
-    """
-    if wanted == "auto":
-        wanted = None if num_classes is None else "each"
-    if wanted is None or wanted == "none":
-        return None
-    if num_classes is None:
-        raise ConfigError("y: this run was trained without labels; leave y out")
-    numbers = torch.arange(first, first + num_samples)
-    if wanted == "each":
-        period = period or num_samples
-        return numbers % period * num_classes // period
-    labels = list(wanted) if isinstance(wanted, Sequence) else [wanted]
-    wrong = [y for y in labels if type(y) is not int or not 0 <= y < num_classes]
-    if wrong or not labels:
-        raise ConfigError(
-            f"y: {wanted!r} is not a label; choose from 0..{num_classes - 1}, a list, "
-            "each, none or auto"
-        )
-    return torch.tensor(labels)[numbers % len(labels)]
-
-
-def row_length(y: Tensor | None) -> int | None:
-    """Return the samples per class if all classes have equal shares in order, else None.
-
-    A picture then has a class a row.
-    """
-    if y is None:
-        return None
-    shares = y.unique_consecutive(return_counts=True)[1].tolist()
-    return shares[0] if len(shares) > 1 and shares[0] > 1 and len(set(shares)) == 1 else None
+    y = conditions_for("auto", samples, generation.layout, examples_of(trained))
+    generation.batch(range(samples), y)

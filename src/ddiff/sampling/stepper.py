@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddiff.backends.execution import Execution
-from ddiff.diffusion import NO_LABEL, Guidance, Objective, Plan, Step
+from ddiff.diffusion import Guidance, Objective, Plan, Step
 from ddiff.diffusion.guidance import combines_two, doubled
 from ddiff.kernels import philox
 from ddiff.kernels.solver_step import reference
@@ -43,7 +43,7 @@ class Stepper:
         execution: Execution,
         work: Work,
         batch: int,
-        labelled: bool,
+        y: Tensor | None,
         device: torch.device,
         counts: Counter[str],
     ) -> None:
@@ -54,14 +54,14 @@ class Stepper:
         self.called = not combines_two(work.guidance)
         graph = bool(execution.graph) and not self.called
         self.weights, self.number = work.plan.weights.tolist(), 0
-        guided = [labelled and not self.called and weight != 0 for weight in self.weights]
+        guided = [y is not None and not self.called and weight != 0 for weight in self.weights]
         self.doubled = [any(guided)] * len(guided) if graph else guided  # a graph repeats one step
         self.table = table.float().to(device)
         self.told = work.plan.told.to(device)
         self.noisy = work.plan.stochastic
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.samples = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.y = torch.full_like(self.samples, NO_LABEL) if labelled else None
+        self.y = None if y is None else torch.zeros_like(y, device=device)
         self.x = torch.zeros(batch, *work.shape, device=device)
         memory = work.plan.memory
         self.x_0 = torch.zeros_like(self.x) if memory >= 1 else None

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ddiff.build import build
 from ddiff.config.options import Draw, Sample
 from ddiff.data.volume_files import require
 from ddiff.profiling import Off, Profiled, bytes_of
-from ddiff.sampling.generation import Generation, drawing, generation_of, labels_for, row_length
+from ddiff.sampling.conditions import conditions_for, described, examples_of, row_length
+from ddiff.sampling.generation import Generation, drawing, generation_of
 from ddiff.sampling.given import NEEDS_IMAGE, Given
 from ddiff.sampling.volumes import Original, volume_path, volumes_beside, write_volumes
 from ddiff.system.console import console, progress
@@ -56,12 +58,23 @@ class Request:
     def period(self) -> int:
         return self.y_period or self.number
 
-    @property
+    @cached_property
     def y(self) -> Tensor | None:
-        """The labels of the samples, [N]; None without labels."""
-        return labels_for(
-            self.options.y, self.number, self.generation.num_classes, self.first, self.period
+        """What is asked of the samples, labels [N] or rows [N, K]; None if it is nothing."""
+        return conditions_for(
+            self.options.y,
+            self.number,
+            self.generation.layout,
+            examples_of(self.trained),
+            self.first,
+            self.period,
         )
+
+    def asked(self) -> dict[str, Any]:
+        """What is asked of the samples, for the record: labels as `y`, else values by name."""
+        if self.y is None or self.y.ndim == 1:
+            return {"y": None if self.y is None else self.y.tolist()}
+        return {"y": None, "conditions": described(self.y, self.generation.layout)}
 
 
 Drawing = Callable[[Request], dict[str, Any]]  # `draw`, or one that lets other processes draw
@@ -108,7 +121,9 @@ def write_samples(
         console.print(f"volumes     {volume_path(out, 0, options.write)} ...")
     if options.picture:
         samples = np.load(npy, mmap_mode="r")
-        _pictures(samples[: PICTURED[samples.ndim]], out, options.mesh, row_length(request.y))
+        columns = row_length(request.y)
+        _pictures(samples[: PICTURED[samples.ndim]], out, options.mesh, columns)
+        _asked_pictures(request, out)
 
 
 def _subject(generation: Generation, out: Path) -> Profiled:
@@ -144,12 +159,11 @@ def draw(request: Request) -> dict[str, Any]:
 
 def write_record(request: Request, drawn: dict[str, Any]) -> dict[str, Any]:
     """Write how samples were made to the .json beside them, and return that."""
-    y = request.y
     made = {
         **origin_of(request.trained, request.options, request.generation.given),
         "first": request.first,
         "y_period": request.period,
-        "y": None if y is None else y.tolist(),
+        **request.asked(),
         **drawn,
     }
     write_json(request.npy.with_suffix(".json"), made)
@@ -260,6 +274,19 @@ def _reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _asked_pictures(request: Request, out: Path) -> None:
+    """Write the pictures that were asked for, each kind as <out>_<name>.png."""
+    from ddiff.pages.view import picture, save_png
+
+    layout = request.generation.layout
+    for name in layout.pictures if request.y is not None else ():
+        asked = layout.part(request.y, name)
+        asked = asked[: PICTURED[asked.ndim]].nan_to_num(nan=-1.0)
+        path = out.with_name(f"{out.name}_{name}.png")
+        save_png(picture(asked.numpy(), None), path)
+        console.print(f"asked       {path}")
 
 
 def _pictures(samples: np.ndarray, out: Path, mesh: str | None, columns: int | None) -> None:

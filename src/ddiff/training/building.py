@@ -1,5 +1,6 @@
 """Building of a module and a Trainer from checked options."""
 
+import inspect
 import logging
 import warnings
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
+from omegaconf import DictConfig, OmegaConf
 
 from ddiff.build import build_backend, build_net, is_generative, module_class
 from ddiff.config.options import Train
-from ddiff.config.targets import build
+from ddiff.config.targets import GROUPS, build, locate
 from ddiff.config.trees import origin
+from ddiff.nets.conditions import Layout
 from ddiff.profiling.loop import LoopProfiler
 from ddiff.profiling.timeline import Timeline
 from ddiff.system.devices import device_for
@@ -24,25 +27,55 @@ from ddiff.training.modules import DDPM, Learner
 from ddiff.training.modules.plugins import AtomicCheckpointIO, GradientScaling
 
 
-def fill_in_data_facts(options: Train, data: Any, begun: bool = False) -> None:
-    """The net's shape and number of classes come from the data, and stay in the run's config.
+def fill_in_data_facts(
+    options: Train, data: Any, begun: bool = False, kept: DictConfig | None = None
+) -> None:
+    """The net's shape, number of classes and other conditions come from the data, and stay in the
+    run's config.
 
-    `begun`: the options are those of a run, which keeps the module that it was started with.
+    - `begun`: the options are those of a run, which keeps the module that it was started with.
+    - `kept`: net.conditions of that run, which keeps the laws of its numbers.
     """
     module = module_class(options.module)
     options.net.shape = list(data.shape)
-    options.net.num_classes = data.num_classes if module.conditional else None
+    layout = data.layout if module.conditional else None
+    options.net.num_classes = layout.num_classes if layout else None
+    if layout and layout.by_rows:
+        _check_conditions(options, module)
+        options.net.conditions = _kept(kept, layout)
     if module.dims and module.dims != len(data.shape) - 1 and not begun:
         shape = "x".join(map(str, data.shape))
         raise ConfigError(
             f"module: {module.__name__} is for volumes, and the data are pictures of {shape}; "
             "use module=ddpm, or data=... without experiment= for parts that suit the data"
         )
-    if module.conditional and data.num_classes is None:
+    if layout is not None and not layout:
         raise ConfigError(
             f"module: {module.__name__} needs labels and the data has none; "
             "use module=ddpm or module=voxel_ddpm, or labelled data"
         )
+
+
+def _check_conditions(options: Train, module: Any) -> None:
+    """Raise ConfigError if module or net know labels alone."""
+    if not module.generative:
+        raise ConfigError(
+            f"module: {module.__name__} reads classes alone; leave data.conditions out"
+        )
+    net = locate(options.net["_target_"], GROUPS["net"].packages)
+    if "conditions" not in inspect.signature(net).parameters:
+        raise ConfigError(f"net: {net.__name__} is told labels alone; leave data.conditions out")
+
+
+def _kept(before: DictConfig | None, layout: Layout) -> dict[str, Any] | None:
+    """The layout as an option; numbers of the same names keep the laws that a run began with."""
+    found = layout.options()
+    if found and before and set(before.get("numbers") or ()) == set(layout.numbers):
+        kept = OmegaConf.to_container(before)
+        assert isinstance(kept, dict)
+        same = all(kept.get(name) == found.get(name) for name in ("length", "pictures"))
+        return {str(name): value for name, value in kept.items()} if same else found
+    return found
 
 
 def build_module(options: Train, precision: Precision) -> Learner:

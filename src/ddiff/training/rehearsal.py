@@ -167,7 +167,7 @@ def _check_module(options: Train) -> None:
 
 def _check_net(options: Train, begun: bool) -> None:
     """Raises where the net does not fit the data, whose shape the options alone must tell."""
-    from ddiff.sampling.generation import labels_for
+    from ddiff.sampling.conditions import conditions_for, layout_of
     from ddiff.training.building import fill_in_data_facts
 
     if "root" in options.data and "download" not in options.data:
@@ -176,7 +176,7 @@ def _check_net(options: Train, begun: bool) -> None:
         data = build(options.data)
     fill_in_data_facts(options, data, begun)
     if options.schedule:
-        labels_for(options.sampling.y, 1, options.net.num_classes)
+        conditions_for(options.sampling.y, 1, layout_of(options), data.examples)
     import torch
 
     nested = {

@@ -19,13 +19,8 @@ from ddiff.config.resuming import ResumePoint
 from ddiff.config.sweeps import name_of
 from ddiff.config.targets import build
 from ddiff.profiling import Off, Profiled, bytes_of
-from ddiff.sampling.generation import (
-    Generation,
-    check_shortcuts,
-    in_training,
-    labels_for,
-    row_length,
-)
+from ddiff.sampling.conditions import conditions_for, layout_of, row_length
+from ddiff.sampling.generation import Generation, check_shortcuts, in_training
 from ddiff.sampling.writing import sampled
 from ddiff.system.console import console
 from ddiff.system.devices import device_for
@@ -87,7 +82,8 @@ class Run:
         if not self.is_first:
             self.data.prepare_data()
         self.data.setup("fit")
-        fill_in_data_facts(options, self.data, begun=point is not None)
+        kept = point.trained.net.get("conditions") if point else None
+        fill_in_data_facts(options, self.data, begun=point is not None, kept=kept)
         self.tree = tree_of(options)
         self.precision = build_precision(options.precision, self.device)
         self.module = build_module(options, self.precision)
@@ -104,8 +100,11 @@ class Run:
             check_shortcuts(self.plan, options)
             if self.module.shortcuts:
                 self.module.shortcuts.number(self.data.batch_size)  # refuses a batch of one
-            self.y = labels_for(
-                options.sampling.y, options.sampling.num_samples, options.net.num_classes
+            self.y = conditions_for(
+                options.sampling.y,
+                options.sampling.num_samples,
+                layout_of(options),
+                self.data.examples,
             )
             self.examine = self._examination() if options.evaluation.every else None
         self.path, self.made, self.begun, self.lock = path, False, False, None

@@ -92,6 +92,8 @@ def _fit(node: DictConfig, cfg: DictConfig, source: str) -> None:
     levels."""
     before, now = node.get("shape"), _shape(cfg)
     node.shape, node.num_classes = None, None  # filled in from the data
+    if "conditions" in node:
+        node.conditions = None
     if not before or not now:
         return
     if len(before) != len(now):

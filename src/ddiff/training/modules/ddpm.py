@@ -72,6 +72,12 @@ class DDPM(Learner):
         """The labels that the net is told of; None where it knows none."""
         return y if self.conditional else None
 
+    @property
+    def widths(self) -> list[int]:
+        """Widths of the parts of a row y; [] for a net without a layout."""
+        layout = getattr(getattr(self.net, "condition", None), "layout", None)
+        return list(layout.parts.values()) if layout else []
+
     def predictor(self, net: Net) -> Net:
         """`net` under this module's precision."""
         return self.precision.with_autocast(net, self.device)
@@ -91,6 +97,7 @@ class DDPM(Learner):
             self.timesteps,
             g,
             p_uncond=self.p_uncond,
+            widths=self.widths,
             add_noise=add_noise,
             shortcuts=self.shortcuts,
             averaged=self.predictor(self.ema),
@@ -145,7 +152,7 @@ class DDPM(Learner):
         x_0, y = batch
         eps = torch.randn(x_0.shape, generator=g, device=x_0.device)
         y = self.labels(y)
-        labels = None if y is None else without_some(y, self.p_uncond, g)
+        labels = None if y is None else without_some(y, self.p_uncond, g, self.widths)
 
         def losses(predict: Net, t: Tensor) -> Tensor:
             t = t.expand(len(x_0))

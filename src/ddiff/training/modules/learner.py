@@ -19,7 +19,7 @@ from ddiff.system.random import STREAM, generator, seed
 from ddiff.training.ranks import Agreement
 from ddiff.training.updates import average, clip, decay_at
 
-Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B] or None
+Batch = tuple[Tensor, Tensor | None]  # x_0 [B, C, *S] in [-1, 1], y [B], [B, K] or None
 
 
 class Learner(LightningModule):
