@@ -29,7 +29,9 @@ class Samples:
 def of(x: Any, classes: int | None = None) -> Fingerprint:
     x = torch.as_tensor(np.asarray(x), dtype=torch.float32)
     return fingerprint(
-        SimpleNamespace(train=Samples(x), shape=tuple(x.shape[1:]), num_classes=classes)
+        SimpleNamespace(
+            train=Samples(x), shape=tuple(x.shape[1:]), classes_told=classes, names_told=list
+        )
     )
 
 
