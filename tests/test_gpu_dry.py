@@ -65,7 +65,7 @@ def test_the_bodies_of_the_gpu_s_tests_run(measure: ModuleType, tmp_path: Path) 
     command = [sys.executable, "-m", "pytest", *words, *sorted(files)]
     done = subprocess.run(
         command, cwd=ROOT, env=measure.surroundings(dry=True), capture_output=True, text=True,
-        timeout=1200,
+        timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     tests = json.loads(out.read_text())
