@@ -42,9 +42,9 @@ CASES = {  # name -> precision, whether the batch is dynamic
 CPU = torch.device("cpu")
 
 
-def untrained(recipe: str) -> Trained | None:
+def untrained(recipe: str, *words: str) -> Trained | None:
     """The net of a recipe, no layer of which is zero; None for a classifier, which has no file."""
-    options = train_options(f"experiment={recipe}", "trainer=cpu")
+    options = train_options(f"experiment={recipe}", "trainer=cpu", *words)
     if not is_generative(options.module):
         return None
     fill_in_data_facts(options, build(options.data))

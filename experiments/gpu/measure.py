@@ -104,12 +104,17 @@ def command(part: Part, out: Path, dry: bool) -> list[str]:
     return [sys.executable, "-m", *words]
 
 
-def run(words: list[str], limit: float) -> tuple[int | None, str]:
-    """Exit status, None where it was cut, and what it said."""
+def surroundings(dry: bool) -> dict[str, str]:
+    """The environment of a part; the tests of a GPU take stand-ins for one where it is dry."""
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "DDIFF_GPU_DRY": str(int(dry))}
+
+
+def run(words: list[str], limit: float, dry: bool = False) -> tuple[int | None, str]:
+    """Exit status, None where it was cut, and what it said."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=said,
+            words, cwd=ROOT, env=surroundings(dry), stdout=said,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
@@ -135,7 +140,7 @@ def measured(parts: Sequence[Part], out: Path, minutes: float, dry: bool) -> lis
             left = end - started
             limit = left if dry else min(part.limit, left)  # predictions are for a GPU
             print(f"\n$ python {' '.join(words[1:])}", flush=True)
-            status, said = run(words, limit)
+            status, said = run(words, limit, dry)
             print(said, flush=True)
             row |= {"limit": limit, "seconds": time.monotonic() - started, "status": status,
                     "command": ["python", *words[1:]]}  # fmt: skip

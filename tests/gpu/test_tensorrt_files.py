@@ -15,14 +15,17 @@ from ddiff.backends.tensorrt import supports
 from ddiff.system.errors import ConfigError
 from ddiff.system.precision import Precision
 from tests.artifacts.worlds import export_of, make_run, psnr, samples
+from tests.support.gpu import DRY, NAME, needs_gpu, not_dry, run_engines_by_onnx
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    needs_gpu,
     pytest.mark.skipif(
         importlib.util.find_spec("tensorrt_rtx") is None,
         reason="needs TensorRT for RTX: pip install 'ddiff[tensorrt]'",
     ),
 ]
+WITHOUT_ENGINE = "the engine itself is what is tested"
+DRY_CASES = [("2D", "fp32", False), ("3D", "fp16", True)]
 LEAST = {"fp32": 70, "fp16": 40, "bf16": 30, "int8": 20, "fp8": 20}  # dB, of samples
 
 
@@ -30,6 +33,9 @@ LEAST = {"fp32": 70, "fp16": 40, "bf16": 30, "int8": 20, "fp8": 20}  # dB, of sa
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDIFF_CACHE", str(tmp_path / "cache"))
     Precision("float32").prepare()
+    if DRY:
+        run_engines_by_onnx(monkeypatch)
+        return
     gpu = torch.cuda.get_device_capability()
     if not supports(gpu):
         pytest.skip("TensorRT for RTX does not run on compute capability {}.{}".format(*gpu))
@@ -42,17 +48,20 @@ def test_samples_of_an_engine_are_the_run_s(
     kind: str, precision: str, fixed: bool, tmp_path: Path
 ) -> None:
     """Exported on the GPU, so that the engine itself was compared with the net."""
+    if DRY and (kind, precision, fixed) not in DRY_CASES:
+        pytest.skip("not in a dry run: an export takes half a minute, and tests/artifacts has it")
     if precision == "fp8" and torch.cuda.get_device_capability() < FP8_CAPABILITY:
         pytest.skip("this GPU has no fp8")
     run = make_run(tmp_path / "run", kind)
     # guidance sends each of the four samples twice
     batch = {"dynamic_batch": not fixed, "batch_size": 8 if fixed and kind == "2D" else 4}
-    done = export_of(run, "TensorRT", precision, accelerator="gpu", **batch)
+    done = export_of(run, "TensorRT", precision, accelerator=NAME, **batch)
     assert done.facts["verified"]["of"] == "the engine"
-    found, wanted = (Trained.load(str(source), "ema", "gpu") for source in (done.path, run))
+    found, wanted = (Trained.load(str(source), "ema", NAME) for source in (done.path, run))
     assert psnr(samples(found, "dpmpp_2m"), samples(wanted, "dpmpp_2m")) > LEAST[precision]
 
 
+@not_dry(WITHOUT_ENGINE)
 def test_an_engine_of_a_machine_without_a_gpu_runs_here(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "3D")
     done = export_of(run, "TensorRT", "fp16", accelerator="cpu")
@@ -61,6 +70,7 @@ def test_an_engine_of_a_machine_without_a_gpu_runs_here(tmp_path: Path) -> None:
     assert psnr(samples(found, "ddpm"), samples(wanted, "ddpm")) > LEAST["fp16"]
 
 
+@not_dry(WITHOUT_ENGINE)
 def test_every_call_replays_a_graph_and_returns_memory_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
