@@ -1,4 +1,4 @@
-"""What samples are asked to be: the option `y` as labels, or as rows of numbers."""
+"""The option `y`, which says what samples shall be, as labels or as rows of numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
