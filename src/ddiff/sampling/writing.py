@@ -71,7 +71,7 @@ class Request:
         )
 
     def asked(self) -> dict[str, Any]:
-        """Return the conditions of the samples, for the record: labels as `y`, else values by name."""
+        """Return what the record says of the conditions: labels as `y`, else values by name."""
         if self.y is None or self.y.ndim == 1:
             return {"y": None if self.y is None else self.y.tolist()}
         return {"y": None, "conditions": described(self.y, self.generation.layout)}
