@@ -118,8 +118,8 @@ def test_the_verbs_know_conditions(tmp_path):
     assert "told no size" in done[-1].err
     a, b, c, d = (np.load(tmp_path / f"{name}.npy") for name in "abcd")
     assert np.abs(a - b).max() < 1e-5
-    assert np.abs(a - d).max() < 1e-4  # by the exported file
-    assert np.abs(a - c).max() > 1e-3
+    assert np.abs(a - d).max() < 2e-5  # by the exported file
+    assert np.abs(a - c).max() > 2e-4  # of a net of two steps
     made = json.loads((tmp_path / "a.json").read_text())
     assert made["conditions"] == {"class": [0, 2, 5, 7], "text": ["a three"] * 4}
     assert (tmp_path / "c_mask.png").is_file()
