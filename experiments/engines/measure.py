@@ -23,6 +23,7 @@ from ddiff.artifacts.writing import example, export
 from ddiff.build import build_net, is_generative
 from ddiff.config.targets import build
 from ddiff.config.validation import train_options
+from ddiff.nets.conditions import Layout
 from ddiff.system.environment import environment
 from ddiff.system.errors import DdiffError
 from ddiff.training.building import fill_in_data_facts
@@ -59,9 +60,9 @@ def untrained(recipe: str, *words: str) -> Trained | None:
 def meet_noise(trained: Trained, samples: int) -> None:
     """Call the net with noise at several times, which is what 8-bit ranges are taken from."""
     net = trained.options.net
+    layout = Layout.of(net.shape, net.num_classes, None)
     for first in range(4):
-        shape = tuple(net.shape)
-        trained.net(*example(shape, trained.schedule.T, net.num_classes, CPU, samples, first))
+        trained.net(*example(layout, trained.schedule.T, CPU, samples, first))
 
 
 def measured(trained: Trained, precision: str, dynamic: bool, batch: int = BATCH) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_what_is_left_out_is_not_given():
     assert MANY.classes(y).tolist() == [0, 1, 2]
     told = described(y, MANY)
     assert told == {"class": [0, 1, 2], "radius": [None] * 3, "text": ["one", "two", "one"]}
+    assert text_of(MANY.part(asked({"text": 5}, MANY), "text")[0]) == "5"
     assert torch.equal(asked(1, MANY).nan_to_num(), asked({"class": 1}, MANY).nan_to_num())
 
 
@@ -76,7 +77,7 @@ def test_pictures_come_from_arrays_and_files(tmp_path):
         ({"radius": "big"}, RADIUS, "radius is 'big', but must be a number"),
         ({"radius": math.nan}, RADIUS, "must be a number"),
         (3, RADIUS, "3 is a class, and this net is told radius; say y="),
-        ({"text": 3}, MANY, "must be a text or a list of texts"),
+        ({"text": True}, MANY, "must be a text or a list of texts"),
         ({"text": "a long caption"}, MANY, "has 14 bytes, and this net reads 8 at most"),
         ({"class": 7}, MANY, "7 is not a label"),
         ({"mask": np.zeros((2, 2))}, MANY, r"must be \[N, \*\[1, 2, 2\]\]"),
@@ -117,8 +118,8 @@ def test_the_verbs_know_conditions(tmp_path):
     assert "told no size" in done[-1].err
     a, b, c, d = (np.load(tmp_path / f"{name}.npy") for name in "abcd")
     assert np.abs(a - b).max() < 1e-5
-    assert np.abs(a - d).max() < 1e-4  # by the exported file
-    assert np.abs(a - c).max() > 1e-3
+    assert np.abs(a - d).max() < 2e-5  # by the exported file
+    assert np.abs(a - c).max() > 2e-4  # of a net of two steps
     made = json.loads((tmp_path / "a.json").read_text())
     assert made["conditions"] == {"class": [0, 2, 5, 7], "text": ["a three"] * 4}
     assert (tmp_path / "c_mask.png").is_file()

@@ -24,6 +24,8 @@ MOVED = {
     "ddiff.optimizers": "ddiff.training.optimizers",
     "ddiff.precision": "ddiff.system.precision",
 }
+# options of data that say what is told of a sample, not what it is
+TELLING = ("conditions", "numbers", "text", "masks")
 # Options that later versions added -> what nets, samplers and data without them did. A value that
 # says the same is left out of what is compared. `CIFAR10.size` is data.size of that class.
 ADDED = {
@@ -185,9 +187,9 @@ def origin(cfg: Any) -> dict[str, Any]:
 
 
 def identity(options: dict[str, Any]) -> dict[str, Any]:
-    """Flat options without those that say how data are split and loaded, not what they are, and
-    without those of `ADDED`."""
-    free = ("batch_size", "num_workers", "num_val", "seed", "download", "conditions")
+    """Flat options without those that say how data are split, loaded and described, not what they
+    are, and without those of `ADDED`."""
+    free = ("batch_size", "num_workers", "num_val", "seed", "download", *TELLING)
     kept = {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
     return {k: v for k, v in kept.items() if not is_as_before(k, v, options)}
 

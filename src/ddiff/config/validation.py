@@ -28,7 +28,7 @@ MANY = ("metrics", "logger", "callbacks")  # several are chosen at once: names -
 REQUIRED = {"net", "optimizer", "lr_schedule", "data", "module", "trainer"}  # of a training
 REQUIRED |= {"precision", "backend", "profiler", "format"}
 # where supplied arguments come from
-SOURCES = dict.fromkeys(("shape", "num_classes", "conditions"), "the data")
+SOURCES = {name: "the data" for name in ("shape", "num_classes", "conditions")}
 
 
 Bounded = Callable[[str], bool]  # whether the bounds of the option of this name count

@@ -143,13 +143,13 @@ class Data(LightningDataModule, ABC):
 
     @cached_property
     def _told(self) -> list[dict[str, Values | Picture]]:
-        """What is told of the training and of the validation set, by name."""
+        """Values and pictures that are told of the training and of the validation set, by name."""
         sets = (self.train, self.val)
         return [{name: self.told(name, one) for name in self.names_told()} for one in sets]
 
     @cached_property
     def tellers(self) -> list[Teller | None]:
-        """What makes rows of the training and of the validation set; None: labels alone do."""
+        """Makers of the rows of the training and of the validation set; None: labels alone do."""
         if not self.layout.by_rows:
             return [None, None]
         self.setup("fit")

@@ -22,7 +22,7 @@ Picture = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, *S], indices [B]) -> [
 
 @dataclass(eq=False)
 class Teller:
-    """What the net is told of the samples of one source.
+    """Maker of the rows that a net is told of the samples of one source.
 
     - `layout`: of the rows.
     - `values`: numbers [N], or the bytes of texts [N, L], by the name of a part.

@@ -163,7 +163,7 @@ def _batch(options: Train, device: torch.device) -> Batch:
 
 
 def _told(layout: Layout, size: int, device: torch.device) -> Tensor:
-    """What a net is told of so many samples; labels where it is told nothing."""
+    """Return conditions of so many samples; labels where a net is told nothing."""
     if layout.by_rows:
         return torch.zeros(size, layout.width, device=device)
     return torch.zeros(size, dtype=torch.int64, device=device)

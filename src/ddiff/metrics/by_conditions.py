@@ -1,5 +1,6 @@
 """Metrics of what was asked of samples: whether they are it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,7 @@ class Conditions:
         assert case.asked is not None
         how = {"got": "measured in the sample"}
         got = measured(case, name, case.samples)
+        assert case.data
         known = case.train is not None and name in case.data.names_told()
         if got is None and not known:
             why = "nothing measures it in a sample, and data= tells none; say data.numbers="
@@ -120,6 +122,7 @@ def measured(case: Case, name: str, stack: Stack) -> Tensor | None:
 
 def small(stack: Stack, most: int | None = None) -> Tensor:
     """Return samples as small pictures, [N, D]."""
+    pool: Callable[..., Tensor]
     pool = adaptive_avg_pool2d if len(stack.shape) == 3 else adaptive_avg_pool3d
     sides = [min(SIDE, side) for side in stack.shape[1:]]
     return torch.cat([pool(x, sides).flatten(1) for x, _ in stack.chunks(most)])

@@ -104,7 +104,7 @@ class Layout:
 
     @cached_property
     def parts(self) -> dict[str, int]:
-        """How many numbers of a row every part takes, by name, in order."""
+        """Numbers of a row that every part takes, by name, in order."""
         found = {} if self.num_classes is None else {CLASS: 1}
         found |= dict.fromkeys(self.numbers, 1)
         if self.length:
@@ -114,7 +114,7 @@ class Layout:
 
     @cached_property
     def places(self) -> dict[str, slice]:
-        """Where every part lies in a row."""
+        """Places of the parts in a row."""
         found, start = {}, 0
         for name, width in self.parts.items():
             found[name] = slice(start, start + width)
@@ -123,7 +123,7 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """How many numbers a row has."""
+        """Numbers in a row."""
         return sum(self.parts.values())
 
     def __bool__(self) -> bool:

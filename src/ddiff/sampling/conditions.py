@@ -1,4 +1,4 @@
-"""What samples are asked to be: the option `y` as labels, or as rows of numbers."""
+"""The option `y`, which says what samples shall be, as labels or as rows of numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -218,6 +218,7 @@ def _texts(values: Any, layout: Layout) -> Tensor:
         some = list(dict.fromkeys(layout.examples.get(TEXT, ())))
     else:
         some = list(values) if _is_list(values) else [values]
+        some = [str(v) if type(v) in (int, float) else v for v in some]  # "5" on a command line
     if not some or not all(isinstance(text, str) for text in some):
         raise ConfigError(f"y: text is {_shown(values)}, but must be a text or a list of texts")
     return bytes_of(some, layout.length)

@@ -150,7 +150,7 @@ class Generation:
 
     @cached_property
     def layout(self) -> Layout:
-        """What the net is told."""
+        """Layout of what the net is told."""
         return Layout.of(self.shape, self.num_classes, self.conditions)
 
     @cached_property

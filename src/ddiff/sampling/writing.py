@@ -60,7 +60,7 @@ class Request:
 
     @cached_property
     def y(self) -> Tensor | None:
-        """What is asked of the samples, labels [N] or rows [N, K]; None if it is nothing."""
+        """Conditions of the samples, labels [N] or rows [N, K]; None if it is nothing."""
         return conditions_for(
             self.options.y,
             self.number,
@@ -71,7 +71,7 @@ class Request:
         )
 
     def asked(self) -> dict[str, Any]:
-        """What is asked of the samples, for the record: labels as `y`, else values by name."""
+        """Return what the record says of the conditions: labels as `y`, else values by name."""
         if self.y is None or self.y.ndim == 1:
             return {"y": None if self.y is None else self.y.tolist()}
         return {"y": None, "conditions": described(self.y, self.generation.layout)}
@@ -280,9 +280,10 @@ def _asked_pictures(request: Request, out: Path) -> None:
     """Write the pictures that were asked for, each kind as <out>_<name>.png."""
     from ddiff.pages.view import picture, save_png
 
-    layout = request.generation.layout
-    for name in layout.pictures if request.y is not None else ():
-        asked = layout.part(request.y, name)
+    layout, y = request.generation.layout, request.y
+    for name in layout.pictures if y is not None else ():
+        assert y is not None
+        asked = layout.part(y, name)
         asked = asked[: PICTURED[asked.ndim]].nan_to_num(nan=-1.0)
         path = out.with_name(f"{out.name}_{name}.png")
         save_png(picture(asked.numpy(), None), path)
