@@ -25,11 +25,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         np.save(cwd / f"solids/{i}.npy", random.integers(0, 2, (8, 8, 4), np.uint8))
     np.save(cwd / "solids/copy.npy", np.load(cwd / "solids/0.npy"))
     jobs = {
-        "made": job("recipe", *SOLIDS, "budget=2s", "memory=1GB"),
+        "made": job("recipe", *SOLIDS, "budget=1h", "memory=1GB"),
         "again": job("recipe", *SOLIDS, "budget=2s"),
         "time": job("recipe", *SOLIDS, "budget=2 fortnights"),
         "memory": job("recipe", *SOLIDS, "memory=4"),
-        "little": job("recipe", *SOLIDS, "memory=1MB", "name=little"),
+        "little": job("recipe", *SOLIDS, "budget=1h", "memory=1MB", "name=little"),
         "taken": job("recipe", *SOLIDS, "name=digits_cfg"),
         "no data": job("recipe", "budget=2s"),
         "wrong": job("recipe", *SOLIDS, "budgt=2s"),

@@ -13,7 +13,8 @@ from ddiff.config.resolvers import LARGEST, PIXELS, NetFit, fit, nearest_sides
 from ddiff.recipes.fingerprint import Fingerprint
 from ddiff.system.errors import ConfigError
 
-ENOUGH = 1000  # steps: with fewer, a smaller batch and then a cheaper net is looked for
+ENOUGH = 100  # steps: with fewer, a smaller batch and then a cheaper net is looked for
+UNFINISHED = 1000  # steps: with fewer, samples may be unfinished
 FEW = 1000  # samples: with fewer, a net of these sizes may learn them by heart
 LOOK = "the fingerprint"  # evidence: what was seen of the data themselves
 SPEED = "measured on this device"
@@ -155,7 +156,8 @@ def nets(facts: Fingerprint) -> list[list[Choice]]:
             f"data.size= of {would or 'other sides'} would do"
         )
     nets = [_net(facts, found, f"{'x'.join(map(str, sides))}", "docs/data.md")]
-    coarse = NetFit(2 * found.patch_size, found.channels[:-1], found.num_blocks)
+    widths = [*found.channels[:-2], found.channels[-1]]  # a level less
+    coarse = NetFit(2 * found.patch_size, widths, found.num_blocks)
     fits = all(side % (coarse.patch_size * 2 ** len(coarse.channels)) == 0 for side in sides)
     fits = fits and math.prod(sides) // found.patch_size**facts.dims > LARGEST
     if facts.dims == 3 and fits:
@@ -173,6 +175,10 @@ def _net(facts: Fingerprint, found: NetFit, because: str, evidence: str) -> list
         Choice("net.num_blocks", found.num_blocks, f"{facts.dims}D", "docs/data.md"),
         Choice("net.groups", 8, "divides every width", "docs/nets.md"),
     ]
+    if found.channels[-1] % 32:
+        choices.append(
+            Choice("net.head_dim", 16, "heads of attention divide the last width", "docs/nets.md")
+        )
     if found.patch_size > 1:
         choices += [
             Choice("net.patch_size", found.patch_size,
@@ -226,7 +232,7 @@ def expectations(facts: Fingerprint, steps: int, batch: int) -> list[str]:
             f"{facts.near_copies} of {facts.looked_at} samples are nearly copies: a held-out one "
             "may not be new"
         )
-    if steps < ENOUGH:
+    if steps < UNFINISHED:
         found.append(f"{steps} steps are few: expect unfinished samples; a longer budget= helps")
     if facts.classes and facts.number / facts.classes < FEW / 10:
         found.append(f"about {facts.number // facts.classes} samples a class: few for each")

@@ -91,7 +91,8 @@ def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
             if known not in KNOWN:
                 raise ConfigError(
                     f"data={name}: what suits a class of your own is yours to say; add "
-                    "experiment=pictures or experiment=volumes, with net= and schedule="
+                    "experiment=pictures or experiment=volumes, with net= and schedule=, or let "
+                    "ddiff.recipe look at the data and write an experiment"
                 )
             return known, own
     return (name, {}) if name in KNOWN else None
