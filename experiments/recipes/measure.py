@@ -28,7 +28,8 @@ from ddiff.config.targets import build
 from ddiff.config.validation import train_options
 from ddiff.memory import within
 from ddiff.recipes.fingerprint import fingerprint
-from ddiff.sampling.generation import in_training, labels_for
+from ddiff.sampling.conditions import labels_for
+from ddiff.sampling.generation import in_training
 from ddiff.training.modules import DDPM
 from ddiff.training.turns import Turns
 

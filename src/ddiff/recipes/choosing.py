@@ -16,10 +16,10 @@ from yaml import YAMLError
 
 from ddiff.config.resolvers import KNOWN, data_name
 from ddiff.config.sweeps import values_said
+from ddiff.config.trees import TELLING
 from ddiff.data.folders import PICTURES, VOLUMES, listing
 from ddiff.system.errors import ConfigError, DdiffError
 
-TOLD = ("conditions", "numbers", "text", "masks")  # options of data that tell of a sample
 FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
 OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
@@ -100,7 +100,7 @@ def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
 
 def _tells(said: Mapping[str, list[Any]]) -> bool:
     """Return True if options say that the data tell more of a sample than its class."""
-    return any(value for name in TOLD for value in said.get(f"data.{name}", ()))
+    return any(value for name in TELLING for value in said.get(f"data.{name}", ()))
 
 
 def _recipe(known: str, root: Any, labels: Any, module_is_free: bool, told: bool) -> list[str]:
