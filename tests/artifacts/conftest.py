@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="package")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
-    return {kind: make_run(folder / kind, kind) for kind in ("2D", "3D", "dit", "few")}
+    return {kind: make_run(folder / kind, kind) for kind in ("2D", "3D", "dit", "few", "told")}
 
 
 @pytest.fixture(scope="package")

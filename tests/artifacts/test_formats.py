@@ -14,6 +14,7 @@ from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.seal import unseal
 from ddiff.artifacts.trained import Trained
 from ddiff.nets.blocks import Upsample
+from ddiff.nets.conditions import Layout
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import SOLVERS, Make, psnr, samples
 
@@ -25,8 +26,12 @@ QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
     "3D onnx": ("3D", "Onnx", "fp32", {}, 100),
     "dit onnx": ("dit", "Onnx", "fp32", {}, 100),
     "few onnx": ("few", "Onnx", "fp32", {}, 100),
+    "told torchscript": ("told", "TorchScript", "fp32", {}, 100),
 }
 SLOW = {
+    "told onnx": ("told", "Onnx", "fp32", {}, 100),
+    "told pt2": ("told", "Pt2", "fp32", {}, 100),
+    "told aoti": ("told", "Aoti", "fp32", {}, 100),
     "dit pt2": ("dit", "Pt2", "fp32", {}, 100),
     "few pt2": ("few", "Pt2", "fp32", {}, 100),
     "3D torchscript bf16": ("3D", "TorchScript", "bf16", {}, 30),
@@ -67,6 +72,8 @@ def test_samples_are_the_run_s(name: str, exported: Make, runs: dict[str, Path])
         "2D pt2",
         "3D onnx",
         "dit onnx",
+        "told torchscript",
+        pytest.param("told onnx", marks=pytest.mark.slow),
         pytest.param("dit pt2", marks=pytest.mark.slow),
         pytest.param("3D aoti", marks=pytest.mark.slow),
     ],
@@ -86,7 +93,7 @@ def test_the_averaged_weights_unless_asked(exported: Make, runs: dict[str, Path]
     raw = Trained.load(str(runs["3D"]), "net", "cpu").net
     path = exported("3D", "TorchScript", weights="net", out=str(runs["3D"] / "raw.ts")).path
     found = Trained.load(str(path), "net", "cpu").net
-    x, t = writing.example((1, 16, 16, 16), 1000, None, torch.device("cpu"), 2)
+    x, t = writing.example(Layout((1, 16, 16, 16)), 1000, torch.device("cpu"), 2)
     assert torch.allclose(found(x, t), raw(x, t), atol=1e-4)
     with pytest.raises(ConfigError, match=r"raw\.ts holds weights=net, not ema"):
         Trained.load(str(path), "ema", "cpu")
@@ -169,7 +176,8 @@ def test_the_check_is_the_textbook_s_psnr() -> None:
 
 
 def test_the_check_meets_first_and_last_time_and_label() -> None:
-    met = [writing.example((1, 2, 2), 1000, 10, torch.device("cpu"), 1, k) for k in range(4)]
+    layout, cpu = Layout((1, 2, 2), 10), torch.device("cpu")
+    met = [writing.example(layout, 1000, cpu, 1, k) for k in range(4)]
     assert {int(t) for _, t, _ in met} == {0, 999, 499, 249}
     assert {int(y) for *_, y in met} == {-1, 0, 9}
 

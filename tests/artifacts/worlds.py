@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
-from ddiff.artifacts.writing import Exported, export
+from ddiff.artifacts.writing import Exported, example, export
 from ddiff.build import build_net
 from ddiff.config.trees import resolved
 from ddiff.sampling.conditions import labels_for
@@ -35,6 +35,7 @@ KINDS = {
         ("net=dit_tiny", "net.width=32", "net.depth=2", "net.head_dim=16", *SHORT),
     ),
     "few": ("digits_cfg", [1, 8, 8], 10, (*TINY, "module.shortcuts=0.25")),
+    "told": ("digits_text", [1, 8, 8], 10, (*TINY, "guidance.scale=1.5")),
     "classifier": ("classifier", [1, 8, 8], 10, ()),
     "plain": (  # can leave for diffusers
         "digits_ddpm",
@@ -42,6 +43,12 @@ KINDS = {
         None,
         ("net.channels=[8,16]", "net.num_blocks=1", "net.attention=[8]", "net.head_dim=8"),
     ),
+}
+TOLD = {  # besides the class
+    "numbers": {"age": {"mean": 50.0, "std": 20.0, "low": 10.0, "high": 90.0}},
+    "length": 12,
+    "pictures": {"mask": 1},
+    "examples": {"text": ["a three"], "age": [30.0]},
 }
 Make = Callable[..., Exported]
 SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde", "heun", "unipc")
@@ -53,6 +60,8 @@ def make_run(folder: Path, kind: str) -> Path:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         cfg = compose("train", chosen)
     cfg.net.shape, cfg.net.num_classes = shape, num_classes
+    if kind == "told":
+        cfg.net.conditions = TOLD
     cfg = resolved(cfg)
     torch.manual_seed(0)
     net = build_net(cfg.net)
@@ -104,7 +113,11 @@ def samples(trained: Trained, solver: str, size: int = 4) -> Tensor:
         seed=3,
         clamp=1.0,
     )
-    return generation.batch(range(size), labels_for("auto", size, generation.num_classes))
+    if generation.layout.by_rows:
+        y = example(generation.layout, 1000, torch.device("cpu"), size)[2]
+    else:
+        y = labels_for("auto", size, generation.num_classes)
+    return generation.batch(range(size), y)
 
 
 def psnr(found: Tensor, wanted: Tensor) -> float:

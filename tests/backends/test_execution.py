@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ class Fixed(nn.Module):
 
 def test_a_net_of_one_batch_size_makes_any_number() -> None:
     free = generation("3D", "dpmpp_2m", Eager())
-    fixed = Generation(**{**vars(free), "net": Fixed(free.net)})
+    fixed = replace(free, net=Fixed(free.net))
     steps: list[int] = []
     a = torch.cat(list(free.batches(6, 4)))
     b = torch.cat(list(fixed.batches(6, 4, on_step=steps.append)))
