@@ -201,7 +201,14 @@ def test_auto_leaves_out_what_does_not_suit(bench: tuple[Path, dict[str, Done]])
     names = {f["name"] for f in found["figures"]}
     assert {"fid", "recall", "class_variation", "nearest_ssim", "nearest_train"} <= names
     assert "accuracy" not in names
-    assert set(found["omitted"]) == {"pairs", "sphere_law", "solid_fit", "sets", "pieces"}
+    assert set(found["omitted"]) == {
+        "conditions",
+        "pairs",
+        "pieces",
+        "sets",
+        "solid_fit",
+        "sphere_law",
+    }
     assert "left out" in done["unlabelled"].out
 
 
