@@ -201,7 +201,7 @@ TRAIN: dict[str, list[str]] = {
     "timesteps=online_topk timesteps.k=99": ["timesteps.k", "1..50"],
     "timesteps=online_topk timesteps.refresh_every=0": ["timesteps.refresh_every", "less than 1"],
     "timesteps=loss_second_moment timesteps.history=0": ["timesteps.history", "less than 1"],
-    "timesteps=all": ["timesteps=all", "schedule.T is 1000", "schedule.T=100"],
+    "timesteps=all": ["timesteps=all", "1000 timesteps", "schedule.T=100"],
     "timesteps=logit_normal timesteps.std=0": ["timesteps.std", "not above 0"],
     "timesteps=logit_normal timesteps.mean=inf": ["timesteps.mean", "inf"],
     "timesteps=log_normal timesteps.std=0": ["timesteps.std", "not above 0"],

@@ -64,6 +64,8 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         overrides += ["optimizer=adamw"]  # the default, muon, is for convolutions
     if option == "precomputed_topk":
         overrides += [f"timesteps.path={tmp_path / 'scores.json'}"]
+    if (group, option) == ("timesteps", "all"):
+        overrides += ["schedule=cosine", "schedule.T=100"]
     if option == "few":
         overrides += ["solver.num_steps=2"]  # the recipe of the default has 40
     if option == "learned":

@@ -87,7 +87,14 @@ PAUSED = ((*DIGITS, "timesteps=online_topk", "timesteps.bins=4"), (5, 8, 11))
 SCORES = ("min_batches=2", "relative_error=10", "score=proxy", "out=scores.json")
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("digits", "volumes", "a transformer", "told a class, a text and a mask",
+         "online_topk exact", "shortcuts of a conditional flow", "stratified_importance with accumulation")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_kills_change_nothing(case: str, tmp_path: Path) -> None:
     options, kills = CASES[case]
     seed = random.randrange(10**6)

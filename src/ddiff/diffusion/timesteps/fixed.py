@@ -39,8 +39,8 @@ class All(TimestepSampler):
         super().__init__(schedule)
         if self.T > MOST:
             raise ConfigError(
-                f"timesteps=all takes every one of T timesteps for every sample of a batch, and "
-                f"schedule.T is {self.T}; say schedule.T={MOST} or less"
+                f"timesteps=all takes each of the schedule's {self.T} timesteps for every sample; "
+                f"give it {MOST} or fewer: schedule.T={MOST}, of a shifted one schedule.schedule.T"
             )
         self.copies = self.T
 
