@@ -182,7 +182,6 @@ def test_all_takes_every_timestep_once_a_sample_and_refuses_many():
     assert counts(t, 7).tolist() == [3] * 7
     assert weights.tolist() == [1] * 21
     assert sampler.copies == 7
-    with pytest.raises(ConfigError, match=r"schedule's 101 timesteps .* or fewer: schedule.T=100"):
-        ConfigError, match=r"schedule's 101 timesteps .* 100 or fewer: schedule.T=100"
-    ):
+    words = r"schedule's 101 timesteps .* 100 or fewer: schedule.T=100"
+    with pytest.raises(ConfigError, match=words):
         All(constant(101, 0.01))

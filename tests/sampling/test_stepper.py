@@ -1,6 +1,7 @@
 """The stepper's buffers and graphs."""
 
 import gc
+import math
 import weakref
 from collections import Counter
 from typing import Literal
@@ -19,17 +20,20 @@ from tests.support.graphs import Cuda
 
 
 def stepper(
-    graph: bool | Literal["try"] = False, plan: Plan | None = None, guidance: float = 0.0
+    graph: bool | Literal["try"] = False,
+    plan: Plan | None = None,
+    guidance: float = 0.0,
+    y: Tensor | None = None,
 ) -> Stepper:
     plan, rule = plan or ddpm(cosine(T=20), num_steps=4), ClassifierFree(guidance)
     work = Work(plan.guided_by(rule), V(), (1, 4, 4), rule, 1.0, key=7)
     execution = Execution(predict, graph=graph)
-    return Stepper(execution, work, 3, guidance != 0, torch.device("cpu"), Counter())
+    return Stepper(execution, work, 3, y, torch.device("cpu"), Counter())
 
 
 def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-    """A net that looks at the time and the label."""
-    told = t / 20 if y is None else t / 20 + y
+    """A net that looks at the time, and at the label or the row of numbers."""
+    told = t / 20 if y is None else t / 20 + (y if y.ndim == 1 else y.nan_to_num(nan=-1.0).sum(1))
     return (x + told.view(-1, 1, 1, 1)).tanh()
 
 
@@ -59,17 +63,26 @@ def test_a_capture_lets_other_threads_use_cuda(monkeypatch: pytest.MonkeyPatch) 
     assert made.counts["asked"] == 0  # warming up is no sampling
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.5])
+TOLD = {
+    "nothing": None,
+    "labels": torch.tensor([0, 1, 2]),
+    "rows": torch.tensor([[0.1, 0.2], [0.5, math.nan], [math.nan, math.nan]]),
+}
+
+
+@pytest.mark.parametrize("told", TOLD)
 @pytest.mark.parametrize("solver", [ddim, dpmpp_2m, heun, unipc])
-def test_replays_go_through_the_plan(monkeypatch, solver, guidance) -> None:
+def test_replays_go_through_the_plan(monkeypatch, solver, told) -> None:
     """A replay repeats one step's operations, which find their row of the table by themselves."""
     plan = solver(cosine(T=20), num_steps=4)
-    plain = stepper(plan=plan, guidance=guidance)
+    y = TOLD[told]
+    guidance = 0.0 if y is None else 1.5
+    plain = stepper(plan=plan, guidance=guidance, y=y)
     Cuda(monkeypatch)
-    replayed = stepper(graph=True, plan=plan, guidance=guidance)
+    replayed = stepper(graph=True, plan=plan, guidance=guidance, y=y)
     for _ in range(2):  # the second batch starts anew
         for one in (plain, replayed):
-            one.start([4, 5, 6], torch.tensor([0, 1, 2]) if guidance else None)
+            one.start([4, 5, 6], y)
         for _ in range(len(plan)):
             torch.testing.assert_close(replayed.advance(), plain.advance())
 
