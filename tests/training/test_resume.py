@@ -88,7 +88,8 @@ SCORES = ("min_batches=2", "relative_error=10", "score=proxy", "out=scores.json"
 
 
 QUICK = ("digits", "volumes", "a transformer", "told a class, a text and a mask",
-         "online_topk exact", "shortcuts of a conditional flow", "stratified_importance with accumulation")  # fmt: skip
+         "online_topk exact", "shortcuts of a conditional flow",
+         "stratified_importance with accumulation")  # fmt: skip
 
 
 @pytest.mark.parametrize(
