@@ -73,7 +73,7 @@ def main(cfg: "DictConfig") -> None:
     cost = f"{found.step * 1e3:.3g} ms a step on {found.device}: {found.steps} steps"
     console.print(f"budget      {duration(seconds)}, {cost}")
     for line in expected:
-        console.print(f"expect      {line}")
+        console.print(f"expect      {line}", markup=False)
     about = [f"{key}: {value}" for key, value in facts_in_words(facts)]
     about += [f"budget: {duration(seconds)}, {cost}", *(f"expect: {line}" for line in expected)]
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def optimizer(facts: Fingerprint) -> Iterator[Choice]:
         yield Choice(
             "optimizer", "muon", "FID -32% at equal time on digits", "experiments/techniques"
         )
-    yield Choice("optimizer.lr", 3e-3, "the rate of both studies", "experiments/techniques")
+    yield Choice("optimizer.lr", 3e-3, "the rate of these studies", "experiments/techniques")
 
 
 def solver(facts: Fingerprint) -> Iterator[Choice]:
