@@ -1,8 +1,10 @@
 """Installing: the wheel, from an empty directory without the checkout; and an editable install,
 from a directory that holds a folder named ddiff."""
 
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -93,3 +95,14 @@ def test_this_environment_beside_an_empty_folder_of_its_name(tmp_path: Path) -> 
     done = command("train", *DIGITS, "run_dir=run", cwd=tmp_path)
     assert done.status == 0, done.err
     assert checkpoint(tmp_path / "run")["ddiff"]["version"] == ddiff.__version__
+
+
+def test_every_package_is_listed() -> None:
+    """Packages that pyproject.toml leaves out are missing from the wheel alone."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        Path(folder).relative_to(ROOT / "src").as_posix().replace("/", ".")
+        for folder, _, names in os.walk(ROOT / "src/ddiff", followlinks=True)
+        if "__init__.py" in names
+    }
+    assert found == set(listed)

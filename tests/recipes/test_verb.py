@@ -42,6 +42,7 @@ def test_it_says_what_it_saw_and_writes_it(world: SimpleNamespace) -> None:
     done = world.done["made"]
     assert (done.status, done.err) == (0, "")
     assert "12 cases: expect copies" in done.out or "11 cases: expect copies" in done.out
+    assert "metrics=[memorisation]" in done.out
     text = (world.cwd / "recipes/experiment/voxels_solids.yaml").read_text()
     cfg = OmegaConf.create(text)
     assert cfg.memory_budget_gb == 1
