@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 test: types ## set up, check types, test every room on the CPU, in a process a core (minutes)
 	$(PYTEST) -m "not slow"
 
-test-slow: .venv/dev.stamp ## the tests of clusters, compilers, engines and kills (as long again; CI runs both)
+test-slow: .venv/dev.stamp ## the long tests: clusters, compilers, engines, kills; CI runs both
 	$(PYTEST) -m slow
 
 types: .venv/dev.stamp ## check types

@@ -26,7 +26,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.slow
 def test_every_part_runs(measure: ModuleType, tmp_path: Path) -> None:
-    """As `measure.py --dry` runs them, but verbs in forks, which saves their imports."""
+    """Every part of `make gpu` that is a verb runs on the CPU, in a fork, and has its rows."""
     for part in measure.PARTS:
         _, _, name, *words = measure.command(part, tmp_path, dry=True)
         if name == "pytest":

@@ -60,7 +60,7 @@ def untrained(recipe: str, *words: str) -> Trained | None:
 def meet_noise(trained: Trained, samples: int) -> None:
     """Call the net with noise at several times, which is what 8-bit ranges are taken from."""
     net = trained.options.net
-    layout = Layout.of(net.shape, net.num_classes, net.get("conditions"))
+    layout = Layout.of_net(net)
     for first in range(4):
         trained.net(*example(layout, trained.schedule.T, CPU, samples, first))
 

@@ -26,7 +26,7 @@ from ddiff.build import build_guidance, build_plan
 from ddiff.config.options import Train
 from ddiff.config.targets import build
 from ddiff.config.validation import train_options
-from ddiff.memory import within
+from ddiff.recipes import budget
 from ddiff.recipes.fingerprint import fingerprint
 from ddiff.sampling.conditions import labels_for
 from ddiff.sampling.generation import in_training
@@ -67,8 +67,8 @@ def recipe(words: list[str], seconds: float) -> list[str]:
     data = build(train_options("experiment=pictures", "module=ddpm", *words).data)
     data.prepare_data()
     data.setup("fit")
-    within.CLOCK = time.process_time
-    found = within.within(seconds, None, words, fingerprint(data), data)
+    budget.CLOCK = time.process_time
+    found = budget.within_budget(seconds, None, words, fingerprint(data), data)
     chosen = [choice.word for choice in found.choices]
     return ["~experiment", "name=recipe", *words, *chosen, f"budget.batch_size={found.batch}"]
 

@@ -37,7 +37,7 @@ def main(cfg: "DictConfig") -> None:
     validate(cfg, "recipe")
     options = typed(Recipe, cfg)
     seconds = amount(options.budget, "time")
-    memory = bytes_of(options.memory)
+    memory = number_of_bytes(options.memory)
     folder = Path(options.out or config_dir(sys.argv[1:]) or "recipes")
     name = options.name or name_for(choice, given)
     file = folder / f"experiment/{name}.yaml"
@@ -50,8 +50,8 @@ def main(cfg: "DictConfig") -> None:
         raise ConfigError(f"name: ddiff has an experiment {name} of its own; say another name=")
 
     from ddiff.build import build
-    from ddiff.memory.within import within
     from ddiff.recipes.advice import expectations, lengths
+    from ddiff.recipes.budget import within_budget
     from ddiff.recipes.fingerprint import fingerprint
     from ddiff.recipes.writing import as_yaml, facts_in_words, show
     from ddiff.system.console import console, duration, show_table
@@ -66,7 +66,7 @@ def main(cfg: "DictConfig") -> None:
     words = [word for word in overrides_of_command() if re.match(r"\+*data[=.]", word)]
     words.append(f"trainer.accelerator={options.accelerator}")
     with threads(options.threads, options.accelerator):
-        found = within(seconds, memory, words, facts, data)
+        found = within_budget(seconds, memory, words, facts, data)
     choices = [*found.choices, *lengths(found.steps, found.batch)]
     expected = expectations(facts, found.steps, found.batch * found.parts)
     show(choices)
@@ -84,7 +84,7 @@ def main(cfg: "DictConfig") -> None:
     console.print(f"train by    python -m ddiff.train --config-dir {place} experiment={name}")
 
 
-def bytes_of(memory: str | None) -> float | None:
+def number_of_bytes(memory: str | None) -> float | None:
     """`4GB` -> 4e9."""
     if memory is None:
         return None

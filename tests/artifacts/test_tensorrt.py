@@ -146,7 +146,7 @@ def test_every_recipe_s_net_is_built(recipe: str, experiment: Any) -> None:
     row = experiment.measured(trained, precision, dynamic, batch=2)
     assert "refused" not in row, row
     net, rows = trained.options.net, -1 if dynamic else 2
-    layout = Layout.of(net.shape, net.num_classes, net.get("conditions"))
+    layout = Layout.of_net(net)
     assert (len(net.shape) - 1, bool(layout)) == (rank, labels)
     y = ["float", rows, layout.width] if layout.by_rows else ["int64", rows]
     told = y if labels else None

@@ -101,7 +101,7 @@ def broken(root: Path) -> dict[str, str]:
         "half": "cut short|unexpected end",
         "zipped": "compressed",
         "empty": "empty",
-        "noise": "invalid header|cannot read",
+        "noise": "invalid header|bad checksum|truncated",
         "folder": "no .png, .jpg",
         "above": "outside",
         "absolute": "outside",

@@ -1,4 +1,4 @@
-"""What data tell of their samples: numbers, texts, masks, by options and by tables."""
+"""Tests of conditions in data: numbers, texts and masks, by options and by tables."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ddiff.data import Digits, Images, Shapes, Spheres
-from ddiff.nets.conditions import text_of
+from ddiff.nets.conditions import decode_text
 from ddiff.system.errors import ConfigError, DdiffError
 
 
@@ -66,7 +66,7 @@ def test_captions_of_digits_name_the_digit():
     data = Digits(batch_size=64, seed=0, conditions=["text", "class"])
     data.setup("fit")
     _, y, layout = batch(data)
-    texts = [text_of(codes) for codes in layout.part(y, "text")]
+    texts = [decode_text(codes) for codes in layout.part(y, "text")]
     assert [data.class_in(text) for text in texts] == layout.classes(y).tolist()
     assert len(set(texts)) > 20
     assert data.class_in("a three and a 5") is None
@@ -125,7 +125,7 @@ def test_a_table_and_a_folder_of_masks_tell_of_files(folder):
             assert data.layout.part(told, "porosity").item() == pytest.approx(i / 10)
             age = data.layout.part(told, "age").item()
             assert math.isnan(age) if i == 2 else age == 20 + i
-            assert text_of(data.layout.part(told, "text")[0]) == f"a picture number {i}"
+            assert decode_text(data.layout.part(told, "text")[0]) == f"a picture number {i}"
             mask = torch.full((8, 8), -1.0)
             mask[:, :i] = 1
             mask = mask.flip(-1) if mirrored[row] else mask

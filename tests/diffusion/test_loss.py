@@ -87,7 +87,7 @@ def test_errors_are_float32_under_a_half_precision_net():
 
 
 def test_all_timesteps_of_every_sample_are_the_objective_itself():
-    """For a net that does nothing: mean over t of the mean square of the target, of each sample."""
+    """The loss of a net that answers 0 is the mean square of the samples, at every timestep."""
     schedule, x_0 = cosine(10), torch.randn(3, 2, generator=drawn(6))
     found = loss(lambda x, t, y: 0 * x, x_0, None, schedule, X0(), All(schedule), drawn(7))
     assert found.t.tolist() == [*range(1, 11)] * 3

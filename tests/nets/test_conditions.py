@@ -1,4 +1,4 @@
-"""What a net is told: rows of numbers, what is not given, and where pictures go."""
+"""Tests of conditions in nets: rows of numbers, parts that are not given, pictures."""
 
 import math
 
@@ -13,8 +13,8 @@ from ddiff.nets.conditions import (
     Number,
     NumberEmbedding,
     TextEncoder,
-    bytes_of,
-    text_of,
+    decode_text,
+    encode_text,
 )
 from ddiff.system.errors import ConfigError
 
@@ -31,7 +31,7 @@ def rows(of):
         {
             "class": torch.tensor([0.0, 2.0]),
             "age": torch.tensor([61.0, NAN]),
-            "text": bytes_of(["a ball", "a café"], 16),
+            "text": encode_text(["a ball", "a café"], 16),
             "mask": torch.ones(2, 1, *of.shape[1:]),
         },
         2,
@@ -57,7 +57,7 @@ def test_a_row_holds_its_parts_at_their_places():
     assert y.shape == (2, of.width) == (2, 23)
     assert of.part(y, "age")[0].item() == 61
     assert of.part(y, "porosity").isnan().all()  # not given
-    assert [text_of(codes) for codes in of.part(y, "text")] == ["a ball", "a café"]
+    assert [decode_text(codes) for codes in of.part(y, "text")] == ["a ball", "a café"]
     assert of.part(y, "mask").shape == (2, 1, 2, 2)
     assert of.classes(y).tolist() == [0, 2]
     assert Layout.of(of.shape, 3, of.options()) == of  # as a checkpoint keeps it
@@ -109,13 +109,13 @@ def test_a_number_that_is_not_given_has_no_features():
 def test_text_after_the_end_and_text_that_is_not_given_count_nothing():
     torch.manual_seed(0)
     encoder = TextEncoder(16, 8).eval()
-    short = encoder(bytes_of(["a ball"], 16))
-    other = bytes_of(["a ball"], 16)
+    short = encoder(encode_text(["a ball"], 16))
+    other = encode_text(["a ball"], 16)
     with torch.no_grad():
         encoder.bytes.weight[0] += 100  # of what stands after the end
     torch.testing.assert_close(encoder(other), short, atol=1e-5, rtol=1e-5)
     assert torch.equal(encoder(torch.full((1, 16), NAN)), torch.zeros(1, 8))
-    assert (encoder(bytes_of(["a bell"], 16)) - short).abs().max() > 1e-4
+    assert (encoder(encode_text(["a bell"], 16)) - short).abs().max() > 1e-4
 
 
 def test_dropping_takes_all_parts_together_and_each_alone():
@@ -146,8 +146,8 @@ def test_guidance_compares_with_nothing_given():
         (lambda: Layout.of((1, 4, 4), None, {"numbers": {"a": {"mean": 1}}}), "no layout"),
         (lambda: Layout.of((1, 4, 4), None, {"zzz": 1}), "no layout"),
         (lambda: Layout.of((1, 4, 4), None, {"length": 10_000}), "no layout"),
-        (lambda: bytes_of(["a long text"], 4), "has 11 bytes, and this net reads 4 at most"),
-        (lambda: bytes_of([" "], 4), "a text is empty"),
+        (lambda: encode_text(["a long text"], 4), "has 11 bytes, and this net reads 4 at most"),
+        (lambda: encode_text([" "], 4), "a text is empty"),
         (
             lambda: nets((1, 8, 8))[0](
                 torch.zeros(1, 1, 8, 8), torch.tensor([1]), torch.tensor([1])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from ddiff.memory.within import OF_STEPS, steps_in
-from ddiff.recipe import bytes_of, name_for
+from ddiff.recipe import name_for, number_of_bytes
+from ddiff.recipes.budget import OF_STEPS, steps_in
 from tests.support.runs import checkpoint, ddiff_many, job
 
 SMOKE = ("trainer=smoke", "solver.num_steps=2", "sampling.num_samples=2")
@@ -84,7 +84,11 @@ def test_what_is_wrong_is_a_line(name: str, message: str, world: SimpleNamespace
 
 
 def test_numbers_of_the_command_line() -> None:
-    assert (bytes_of(None), bytes_of("4GB"), bytes_of("1.5MB")) == (None, 4e9, 1.5e6)
+    assert (number_of_bytes(None), number_of_bytes("4GB"), number_of_bytes("1.5MB")) == (
+        None,
+        4e9,
+        1.5e6,
+    )
     assert steps_in(60, 0.05) == OF_STEPS * 1200
     assert steps_in(0.001, 0.05) == 1
     assert name_for("images", {"root": "/data/my photos/", "size": 8}) == "images_my_photos"

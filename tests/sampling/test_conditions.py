@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddiff.nets.conditions import Layout, Number, text_of
+from ddiff.nets.conditions import Layout, Number, decode_text
 from ddiff.sampling.conditions import conditions_for, described
 from ddiff.system.errors import ConfigError
 from tests.support.runs import TINY, ddiff_many, job
@@ -47,11 +47,11 @@ def test_what_is_left_out_is_not_given():
     y = asked({"text": ["one", "two"], "class": "each"}, MANY, number=3)
     assert MANY.part(y, "radius").isnan().all()
     assert MANY.part(y, "mask").isnan().all()
-    assert [text_of(codes) for codes in MANY.part(y, "text")] == ["one", "two", "one"]
+    assert [decode_text(codes) for codes in MANY.part(y, "text")] == ["one", "two", "one"]
     assert MANY.classes(y).tolist() == [0, 1, 2]
     told = described(y, MANY)
     assert told == {"class": [0, 1, 2], "radius": [None] * 3, "text": ["one", "two", "one"]}
-    assert text_of(MANY.part(asked({"text": 5}, MANY), "text")[0]) == "5"
+    assert decode_text(MANY.part(asked({"text": 5}, MANY), "text")[0]) == "5"
     assert torch.equal(asked(1, MANY).nan_to_num(), asked({"class": 1}, MANY).nan_to_num())
 
 

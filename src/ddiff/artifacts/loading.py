@@ -143,7 +143,7 @@ class ArtifactNet(nn.Module):
         self.run = run
         self.shape = tuple(options.net.shape)
         net = options.net
-        self.layout = Layout.of(net.shape, net.num_classes, net.get("conditions"))
+        self.layout = Layout.of_net(net)
         self.batch: int | None = facts["batch"]
         self.largest: int | None = facts.get("largest")
         self.dtype: str = options.precision.dtype

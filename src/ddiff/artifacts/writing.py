@@ -52,7 +52,7 @@ def export(
     kind: Format | Weights = build(options.format)
     guidance = build_guidance(options.guidance)
     net = trained.options.net
-    layout = Layout.of(net.shape, net.num_classes, net.get("conditions"))
+    layout = Layout.of_net(net)
     guidance.check(bool(layout))
     if not guidance.alone:
         raise ConfigError("guidance=auto: a file holds one net, and this guides by another one")

@@ -15,7 +15,8 @@ from ddiff.benchmarking.racing import Choice, Contest, Contestant, Fidelity, Row
 from ddiff.benchmarking.subject import NetUnderTest
 from ddiff.diffusion import solve
 from ddiff.metrics.pairs import pooled_psnr, psnr
-from ddiff.sampling.conditions import conditions_for, examples_of, layout_of
+from ddiff.nets.conditions import Layout
+from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.generation import EAGER as EAGER_NODE
 from ddiff.sampling.generation import FLOAT32, Generation, generation_of
 from ddiff.system.errors import DdiffError
@@ -32,7 +33,7 @@ class Sampling:
     def __init__(self, subject: NetUnderTest, solver: Choice, batch_size: int) -> None:
         self.subject, self.solver, self.batch_size = subject, solver, batch_size
         self.y = conditions_for(
-            "auto", batch_size, layout_of(subject.options), examples_of(subject.trained)
+            "auto", batch_size, Layout.of_net(subject.options.net), examples_of(subject.trained)
         )
         self.first = _held(subject.trained) if subject.exported else FP32
 

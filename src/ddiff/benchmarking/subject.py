@@ -14,7 +14,7 @@ from ddiff.build import build, build_guidance, build_net, check_guidance, is_gen
 from ddiff.config.options import Benchmark, Train, own_options, tree_of, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
-from ddiff.sampling.conditions import layout_of
+from ddiff.nets.conditions import Layout
 from ddiff.system.checkpoints import short_digest
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
@@ -65,7 +65,7 @@ def _from_run(options: Benchmark, given: Collection[str]) -> NetUnderTest:
     own = replace(trained.options, seed=options.seed, **chosen)
     validate(DictConfig(tree_of(own)), bounds=False)
     if options.mode == "sample":
-        build_guidance(own.guidance).check(bool(layout_of(own)))
+        build_guidance(own.guidance).check(bool(Layout.of_net(own.net)))
     return NetUnderTest(trained, own, options.weights)
 
 

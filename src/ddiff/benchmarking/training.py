@@ -16,7 +16,7 @@ from ddiff.benchmarking.subject import NetUnderTest
 from ddiff.build import build_precision
 from ddiff.diffusion.loss import noised
 from ddiff.kernels import philox
-from ddiff.sampling.conditions import layout_of
+from ddiff.nets.conditions import Layout
 from ddiff.system.errors import ConfigError
 from ddiff.system.random import generator, key
 from ddiff.training.building import build_module
@@ -104,7 +104,7 @@ class Training:
         own, device = self.subject.options, device_of(self.subject.trained.net)
         g = generator("cpu", own.seed, "benchmark")
         x_0 = torch.rand(self.batch_size, *own.net.shape, generator=g) * 2 - 1
-        layout = layout_of(own)
+        layout = Layout.of_net(own.net)
         y = torch.arange(self.batch_size) % layout.num_classes if layout.num_classes else None
         if layout.by_rows:
             y = torch.zeros(self.batch_size, layout.width)

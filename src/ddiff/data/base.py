@@ -15,13 +15,13 @@ from torch import Tensor
 from ddiff.data.conditions import (
     DERIVED,
     EXAMPLES,
+    Column,
     Decoded,
     Picture,
     Teller,
-    Values,
     check_names,
     derived,
-    layout_of,
+    layout_from,
 )
 from ddiff.data.folders import listing
 from ddiff.data.loading import (
@@ -86,7 +86,7 @@ class Data(LightningDataModule, ABC):
         """Return the names that `conditions` may hold."""
         return [*([CLASS] if self.num_classes else []), *DERIVED]
 
-    def told(self, name: str, source: Source) -> Values | Picture:
+    def told(self, name: str, source: Source) -> Column | Picture:
         """Return what is told of the samples of a source under a name of `offered`.
 
         That is a number for each [N], a text for each, or a function that makes a picture.
@@ -139,11 +139,11 @@ class Data(LightningDataModule, ABC):
             assert labels is not None
             held_out[CLASS] = labels
         channels = {name: self.channels_of(name) for name in pictures}
-        return layout_of(self.shape, self.classes_told, values, held_out, channels)
+        return layout_from(self.shape, self.classes_told, values, held_out, channels)
 
     @cached_property
-    def _told(self) -> list[dict[str, Values | Picture]]:
-        """Values and pictures that are told of the training and of the validation set, by name."""
+    def _told(self) -> list[dict[str, Column | Picture]]:
+        """Columns and pictures of the training and of the validation set, by name."""
         sets = (self.train, self.val)
         return [{name: self.told(name, one) for name in self.names_told()} for one in sets]
 
@@ -305,7 +305,7 @@ class FolderData(Data):
         more = [*self._numbers, *([TEXT] if self._texts else []), *(["mask"] if self.masks else [])]
         return more + super().names_told()
 
-    def told(self, name: str, source: Source) -> Values | Picture:
+    def told(self, name: str, source: Source) -> Column | Picture:
         assert isinstance(source, FolderSource)
         files = [file.relative_to(self.listing.root).as_posix() for file in source.files]
         if name in self._numbers:

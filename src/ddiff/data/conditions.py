@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from ddiff.data.source import to_unit
-from ddiff.nets.conditions import CLASS, LONGEST_TEXT, Layout, Number, bytes_of
+from ddiff.nets.conditions import CLASS, LONGEST_TEXT, Layout, Number, encode_text
 from ddiff.system.errors import ConfigError, DdiffError
 
 BLOCK = 4  # pixels or voxels a side whose mean `coarse` tells
 EXAMPLES = 16  # samples of the validation set whose conditions a net keeps
 DERIVED = ("mask", "coarse")  # pictures that are made of the sample itself
 
-Values = Tensor | list[str]  # numbers [N], NaN where not given, or texts
+Column = Tensor | list[str]  # numbers [N], NaN where not given, or texts
 Picture = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, *S], indices [B]) -> [B, C', *S]
 
 
@@ -34,7 +34,7 @@ class Teller:
     pictures: Mapping[str, Picture]
 
     @classmethod
-    def of(cls, layout: Layout, told: Mapping[str, Values | Picture]) -> "Teller":
+    def of(cls, layout: Layout, told: Mapping[str, Column | Picture]) -> "Teller":
         """Return the teller of what is told by name."""
         values, pictures = {}, {}
         for name, found in told.items():
@@ -66,7 +66,7 @@ class Teller:
 def codes(texts: list[str], layout: Layout) -> Tensor:
     """Return the bytes of texts [N, L], most of which occur more than once."""
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    return bytes_of(list(places), layout.length)[[places[text] for text in texts]]
+    return encode_text(list(places), layout.length)[[places[text] for text in texts]]
 
 
 def solid(x: Tensor, _: Tensor) -> Tensor:
@@ -105,11 +105,11 @@ def derived(name: str) -> Picture:
     return solid if name == "mask" else coarse
 
 
-def layout_of(
+def layout_from(
     shape: tuple[int, ...],
     num_classes: int | None,
-    values: Mapping[str, Values],
-    held_out: Mapping[str, Values],
+    values: Mapping[str, Column],
+    held_out: Mapping[str, Column],
     pictures: Mapping[str, int],
 ) -> Layout:
     """Return the layout of rows.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddiff.data.base import Data, PictureSize, sides_of
-from ddiff.data.conditions import Picture, Values
+from ddiff.data.conditions import Column, Picture
 from ddiff.data.source import Source, Stored, as_shape
 from ddiff.nets.conditions import TEXT
 from ddiff.system.random import generator
@@ -31,7 +31,7 @@ class Digits(Data):
     def offered(self) -> list[str]:
         return [TEXT, *super().offered()]
 
-    def told(self, name: str, source: Source) -> Values | Picture:
+    def told(self, name: str, source: Source) -> Column | Picture:
         """A caption that names the digit, in one of some forms drawn from the seed."""
         if name != TEXT:
             return super().told(name, source)

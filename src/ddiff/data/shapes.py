@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ddiff.data.conditions import Picture, Values
+from ddiff.data.conditions import Column, Picture
 from ddiff.data.source import Source
 from ddiff.data.spheres import SolidData
 from ddiff.nets.conditions import TEXT
@@ -159,7 +159,7 @@ class Shapes(SolidData):
     def offered(self) -> list[str]:
         return ["radius", TEXT, *super().offered()]
 
-    def told(self, name: str, source: Source) -> Values | Picture:
+    def told(self, name: str, source: Source) -> Column | Picture:
         """The radius of the ball around a shape as a part of the size; or its kind and size in
         words, such as "a large torus" or "a small cube joined with a cone"."""
         if name not in ("radius", TEXT):

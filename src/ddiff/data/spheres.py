@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddiff.data.base import Data, VoxelCount, at_least
-from ddiff.data.conditions import DERIVED, Picture, Values
+from ddiff.data.conditions import DERIVED, Column, Picture
 from ddiff.data.source import Source
 from ddiff.system.bounds import Count, Positive
 from ddiff.system.errors import ConfigError, nearest
@@ -104,7 +104,7 @@ class Spheres(SolidData):
         free = CENTRES if self.centre == "random" else ()
         return ["radius", *free, *super().offered()]
 
-    def told(self, name: str, source: Source) -> Values | Picture:
+    def told(self, name: str, source: Source) -> Column | Picture:
         """Radius and centre are told as parts of the size, as `radius_min` is."""
         if name in DERIVED:
             return super().told(name, source)

@@ -16,7 +16,7 @@ from ddiff.config.options import Evaluation, Pictured, Train
 from ddiff.diffusion import Plan
 from ddiff.memory.tally import Peak, Tally
 from ddiff.nets.conditions import Layout
-from ddiff.sampling.conditions import labels_for, layout_of
+from ddiff.sampling.conditions import labels_for
 from ddiff.sampling.generation import in_training
 from ddiff.training.modules import DDPM, Learner
 from ddiff.training.modules.learner import Batch
@@ -132,7 +132,7 @@ def _sample(
     """One batch of samples by the averaged net."""
     assert isinstance(module, DDPM)
     y = labels_for(options.sampling.y, drawn.num_samples, options.net.num_classes)
-    if (layout := layout_of(options)).by_rows:
+    if (layout := Layout.of_net(options.net)).by_rows:
         y = _told(layout, drawn.num_samples, device)
     size = min(drawn.batch_size, drawn.num_samples)
     generation = in_training(module, options, plan)
@@ -159,7 +159,7 @@ def plan_of(options: Train, module: Learner) -> Plan | None:
 def _batch(options: Train, device: torch.device) -> Batch:
     size = options.data.batch_size
     x_0 = torch.empty(size, *options.net.shape, device=device)
-    return x_0, _told(layout_of(options), size, device)
+    return x_0, _told(Layout.of_net(options.net), size, device)
 
 
 def _told(layout: Layout, size: int, device: torch.device) -> Tensor:

@@ -18,7 +18,8 @@ from ddiff.config.trees import flat
 from ddiff.data import Data
 from ddiff.data.opening import Array, Stack, holds_volumes, opened
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
-from ddiff.sampling.conditions import conditions_for, layout_of
+from ddiff.nets.conditions import Layout
+from ddiff.sampling.conditions import conditions_for
 from ddiff.sampling.generation import Generation, drawing, generation_of
 from ddiff.sampling.writing import (
     SAMPLING,
@@ -101,7 +102,7 @@ class Examination:
     def __init__(self, options: Train, data: Data) -> None:
         self.options = options
         drawn = options.evaluation
-        self.layout = layout_of(options)
+        self.layout = Layout.of_net(options.net)
         self.y = conditions_for(options.sampling.y, drawn.num_samples, self.layout, data.examples)
         stand_in = Stack(data.train, "samples")
         case = case_for(options, drawn.cache, options.trainer.accelerator, stand_in, data, None)

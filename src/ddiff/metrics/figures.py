@@ -18,7 +18,7 @@ from torch import Tensor
 from ddiff.data.base import Data
 from ddiff.data.opening import Stack
 from ddiff.metrics.features import Extractor, Features
-from ddiff.nets.conditions import TEXT, Layout, text_of
+from ddiff.nets.conditions import TEXT, Layout, decode_text
 from ddiff.system.errors import DdiffError
 
 Better = Literal["lower", "higher"]
@@ -96,7 +96,7 @@ class Case:
             return labels
         if (labels := layout.classes(self.asked)) is not None or not layout.length:
             return labels
-        texts = [text_of(codes) for codes in layout.part(self.asked, TEXT)]
+        texts = [decode_text(codes) for codes in layout.part(self.asked, TEXT)]
         known = [self.data.class_in(text) if self.data and text else None for text in texts]
         return None if None in known else torch.tensor(known)
 

@@ -82,6 +82,11 @@ class Layout:
             )
         return cls(sides, num_classes, found, length, pictures, examples)
 
+    @classmethod
+    def of_net(cls, net: Mapping[str, Any]) -> "Layout":
+        """Return the layout of a net, by its options: shape, num_classes and conditions."""
+        return cls.of(net["shape"], net["num_classes"], net.get("conditions"))
+
     def options(self) -> dict[str, Any] | None:
         """Return the layout without shape and classes as plain values, as a net's option.
 
@@ -168,7 +173,7 @@ class Layout:
         return None if bool(labels.isnan().any()) else labels.long()
 
 
-def bytes_of(texts: Sequence[str], length: int) -> Tensor:
+def encode_text(texts: Sequence[str], length: int) -> Tensor:
     """Return the bytes of texts in UTF-8, [N, length] float32, with 0 after the end.
 
     Raises ConfigError for a text that is longer, and for one without letters.
@@ -186,8 +191,8 @@ def bytes_of(texts: Sequence[str], length: int) -> Tensor:
     return found
 
 
-def text_of(codes: Tensor) -> str | None:
-    """Return the text that `bytes_of` made these numbers [L] of; None if it is not given."""
+def decode_text(codes: Tensor) -> str | None:
+    """Return the text that `encode_text` made these numbers [L] of; None if it is not given."""
     if bool(codes.isnan().any()):
         return None
     return bytes(codes.to(torch.uint8).tolist()).rstrip(b"\0").decode(errors="replace")

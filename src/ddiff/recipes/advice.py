@@ -138,9 +138,13 @@ def solver(facts: Fingerprint) -> Iterator[Choice]:
 
 
 def guidance(facts: Fingerprint) -> Iterator[Choice]:
-    yield Choice("guidance", "none", "none costs recall; say guidance.scale=0.25 when sampling",
-                 "experiments/digits_guidance") if facts.classes or facts.told else Choice(
-        "guidance", "none", "nothing is told", LOOK)  # fmt: skip
+    if facts.classes or facts.told:
+        yield Choice(
+            "guidance", "none", "none costs recall; say guidance.scale=0.25 when sampling",
+            "experiments/digits_guidance",
+        )  # fmt: skip
+    else:
+        yield Choice("guidance", "none", "nothing is told", LOOK)
 
 
 RULES = (module, objective, schedule, timesteps, optimizer, solver, guidance)

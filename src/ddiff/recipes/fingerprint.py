@@ -47,12 +47,6 @@ class Fingerprint:
         """Number of different training samples, as far as was looked."""
         return round(self.number * (1 - self.copies / self.looked_at))
 
-    @property
-    def varying(self) -> float:
-        """Number of pixels that vary, each weighed by its variance in units of 0.25, which values
-        of pictures often have."""
-        return self.pixels * self.spread**2 / 0.25
-
 
 def fingerprint(data: Any) -> Fingerprint:
     """Return the fingerprint of a `ddiff.data.Data` that is set up."""

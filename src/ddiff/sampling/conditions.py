@@ -17,17 +17,11 @@ from ddiff.data.folders import PICTURES
 from ddiff.data.images import read_image
 from ddiff.data.opening import opened
 from ddiff.data.source import to_unit
-from ddiff.nets.conditions import CLASS, TEXT, Layout, bytes_of, text_of
+from ddiff.nets.conditions import CLASS, TEXT, Layout, decode_text, encode_text
 from ddiff.system.console import say_once
 from ddiff.system.errors import ConfigError, DdiffError, nearest
 
 Examples = Callable[[int], Tensor | None]  # number -> what the data tell of so many samples
-
-
-def layout_of(options: Train) -> Layout:
-    """Return what the net of a run is told."""
-    net = options.net
-    return Layout.of(net.shape, net.num_classes, net.get("conditions"))
 
 
 def examples_of(trained: Trained) -> Examples:
@@ -159,7 +153,7 @@ def described(y: Tensor, layout: Layout) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for name in layout.parts:
         if name == TEXT:
-            found[name] = [text_of(codes) for codes in layout.part(y, name)]
+            found[name] = [decode_text(codes) for codes in layout.part(y, name)]
         elif name not in layout.pictures:
             values = layout.part(y, name)[:, 0].tolist()
             kind = int if name == CLASS else float
@@ -185,7 +179,7 @@ def _together(layout: Layout, examples: Examples, number: int) -> Tensor:
     parts: dict[str, Tensor] = {}
     for name, some in layout.examples.items():
         if name == TEXT:
-            parts[name] = bytes_of(list(some[:size]), layout.length)
+            parts[name] = encode_text(list(some[:size]), layout.length)
         else:
             kept = [math.nan if value is None else value for value in some[:size]]
             parts[name] = torch.tensor(kept, dtype=torch.float32)
@@ -221,7 +215,7 @@ def _texts(values: Any, layout: Layout) -> Tensor:
         some = [str(v) if type(v) in (int, float) else v for v in some]  # "5" on a command line
     if not some or not all(isinstance(text, str) for text in some):
         raise ConfigError(f"y: text is {_shown(values)}, but must be a text or a list of texts")
-    return bytes_of(some, layout.length)
+    return encode_text(some, layout.length)
 
 
 def _pictures(name: str, values: Any, layout: Layout) -> Tensor:

@@ -32,7 +32,8 @@ from ddiff.diffusion.guidance import Net
 from ddiff.diffusion.plans import written
 from ddiff.diffusion.solvers import Named, ddim, dpmpp_2m, heun
 from ddiff.kernels import philox
-from ddiff.sampling.conditions import conditions_for, examples_of, layout_of
+from ddiff.nets.conditions import Layout
+from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.generation import FLOAT32, fitted_to
 from ddiff.system.console import console, progress, show_table
 from ddiff.system.errors import ConfigError, DdiffError
@@ -256,7 +257,7 @@ def _problem(trained: Trained, options: Options) -> tuple[Problem, Plan]:
     if isinstance(net, ArtifactNet):
         raise ConfigError(f"run: {options.run} is an artifact, which has no gradients; give a run")
     guidance = build_guidance(options.guidance)
-    guidance.check(bool(layout_of(trained.options)), options.y)
+    guidance.check(bool(Layout.of_net(trained.options.net)), options.y)
     long = build_plan(options.solver, trained.schedule)
     if long.stochastic:
         raise ConfigError("solver: the long solution must add no noise; say solver=dpmpp_2m")
@@ -280,6 +281,6 @@ def _pairs(
     device = device_of(trained.net)
     samples = torch.arange(number, device=device)
     x = philox.normal(key(options.seed, purpose), samples, 0, tuple(trained.options.net.shape))
-    y = conditions_for(options.y, number, layout_of(trained.options), examples_of(trained))
+    y = conditions_for(options.y, number, Layout.of_net(trained.options.net), examples_of(trained))
     y = None if y is None else y.to(device)
     return Pairs(x, y, problem.run(long, x, y))

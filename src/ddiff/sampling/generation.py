@@ -24,7 +24,7 @@ from ddiff.diffusion import Guidance, Objective, Plan, solve
 from ddiff.diffusion.guidance import Weaker
 from ddiff.kernels import philox
 from ddiff.nets.conditions import Layout
-from ddiff.sampling.conditions import conditions_for, examples_of, layout_of
+from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.given import Given
 from ddiff.sampling.stepper import Stepper, Work
 from ddiff.sampling.weaker import weaker_net
@@ -240,7 +240,7 @@ def generation_by(
 ) -> Generation:
     """Build the Generation of a trained net from parts that are built already."""
     net = trained.options.net
-    guidance.check(bool(layout_of(trained.options)), y)
+    guidance.check(bool(Layout.of_net(trained.options.net)), y)
     check_shortcuts(plan, trained.options)
     if isinstance(guidance, Weaker) and guidance.weaker is None:
         guidance = replace(guidance, weaker=weaker_net(guidance, trained, plan.shortcuts))

@@ -15,6 +15,7 @@ from ddiff.build import module_class
 from ddiff.config.options import Train, typed
 from ddiff.config.targets import build, locate
 from ddiff.config.validation import validate
+from ddiff.nets.conditions import Layout
 from ddiff.system.devices import cpu_count, device_for
 from ddiff.system.errors import ConfigError, DdiffError
 
@@ -167,7 +168,7 @@ def _check_module(options: Train) -> None:
 
 def _check_net(options: Train, begun: bool) -> None:
     """Raises where the net does not fit the data, whose shape the options alone must tell."""
-    from ddiff.sampling.conditions import conditions_for, layout_of
+    from ddiff.sampling.conditions import conditions_for
     from ddiff.training.building import fill_in_data_facts
 
     if "root" in options.data and "download" not in options.data:
@@ -176,7 +177,7 @@ def _check_net(options: Train, begun: bool) -> None:
         data = build(options.data)
     fill_in_data_facts(options, data, begun)
     if options.schedule:
-        conditions_for(options.sampling.y, 1, layout_of(options), data.examples)
+        conditions_for(options.sampling.y, 1, Layout.of_net(options.net), data.examples)
     import torch
 
     nested = {

@@ -18,8 +18,9 @@ from ddiff.config.options import Train, tree_of
 from ddiff.config.resuming import ResumePoint
 from ddiff.config.sweeps import name_of
 from ddiff.config.targets import build
+from ddiff.nets.conditions import Layout
 from ddiff.profiling import Off, Profiled, bytes_of
-from ddiff.sampling.conditions import conditions_for, layout_of, row_length
+from ddiff.sampling.conditions import conditions_for, row_length
 from ddiff.sampling.generation import Generation, check_shortcuts, in_training
 from ddiff.sampling.writing import sampled
 from ddiff.system.console import console
@@ -103,7 +104,7 @@ class Run:
             self.y = conditions_for(
                 options.sampling.y,
                 options.sampling.num_samples,
-                layout_of(options),
+                Layout.of_net(options.net),
                 self.data.examples,
             )
             self.examine = self._examination() if options.evaluation.every else None

@@ -26,7 +26,7 @@ CLOCK = time.perf_counter  # a busy device is slow: what a training will find th
 
 
 @dataclass(frozen=True)
-class Fit:
+class Training:
     """A net and a batch that fit; the lengths follow from the number of steps."""
 
     choices: list[Choice]
@@ -37,9 +37,9 @@ class Fit:
     device: torch.device
 
 
-def within(
+def within_budget(
     seconds: float, memory: float | None, words: Sequence[str], facts: Fingerprint, data: Any
-) -> Fit:
+) -> Training:
     """Return the first net that has enough steps in the budget, and its batch; where there is none,
     those with the most steps.
 
@@ -60,14 +60,14 @@ def within(
 
 def _of_net(
     choices: list[Choice], seconds: float, memory: float | None, words: Sequence[str], data: Any
-) -> Fit | None:
+) -> Training | None:
     """The largest batch with enough steps; None where the net does not fit into the memory."""
     device = device_for(_options(choices, words, 1).trainer.accelerator)
     sizes, fit = batches(len(data.train), len(data.shape) - 1, device.type == "cuda"), None
     while sizes:
         batch, *sizes = sizes
         step = step_seconds(_options(choices, words, batch), data)
-        fit = Fit(choices, steps_in(seconds, step), batch, 1, step, device)
+        fit = Training(choices, steps_in(seconds, step), batch, 1, step, device)
         if fit.steps >= ENOUGH:
             break
         if sizes and fit.steps * batch / sizes[-1] < ENOUGH:
@@ -88,7 +88,7 @@ def _of_net(
     choices = [*(c for c in choices if c.option not in named), *levers, limit]
     batch, times = setting.setting.get(BATCH, fit.batch), setting.setting.get(ACCUMULATE, 1)
     step = step_seconds(_options(choices, words, batch), data) if levers else fit.step
-    return Fit(choices, steps_in(seconds, step), batch, times, step, device)
+    return Training(choices, steps_in(seconds, step), batch, times, step, device)
 
 
 def steps_in(seconds: float, step: float) -> int:
