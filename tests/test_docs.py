@@ -41,9 +41,11 @@ def commands() -> list:
                 line = re.sub(r"\s+#.*", "", line).removeprefix("$ ")
                 if match := re.match(r"(?:python -m ddiff\.|ddiff )(\w+)( .*)?$", line):
                     found.setdefault((match[1], match[2] or ""), page.name)
-    return [
-        pytest.param(*words, id=f"{page}: {words[0]}{words[1]}") for words, page in found.items()
-    ]
+    return [  # of a study every variant is composed
+        pytest.param(*words, id=f"{page}: {words[0]}{words[1]}",
+                     marks=[pytest.mark.slow] if "study=" in words[1] else [])
+        for words, page in found.items()
+    ]  # fmt: skip
 
 
 def first_of_a_sweep(word: str) -> str:

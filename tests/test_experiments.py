@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
+from tests.support.runs import TINY, checkpoint, chosen, ddiff_many, differences, job, scalars
 
 CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+QUICK = {"digits_ddpm", "digits_cfg", "digits_mask", "voxel_baseline", "voxel_adaptive",
+         "spheres_radius", "classifier"}  # fmt: skip
 
 
 def write_idx(folder: Path, count: int = 24) -> None:
@@ -41,8 +43,8 @@ def write_cifar10(folder: Path, count: int = 8) -> None:
 
 
 @pytest.fixture(scope="module")
-def smoked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every experiment's run of two steps, nets as they are, in folders of their names."""
+def smoked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Every chosen experiment's run of two steps, nets as they are, in folders of their names."""
     cwd = tmp_path_factory.mktemp("experiments")
     for name in ("mnist", "fashion_mnist"):
         write_idx(cwd / "data" / name)
@@ -52,14 +54,16 @@ def smoked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [
         job("train", f"experiment={name}", "trainer=smoke", *small, f"run_dir={name}",
             *([] if name == "classifier" else samples))
-        for name in EXPERIMENTS
+        for name in sorted(chosen(request, "name") | {"voxel_baseline"})
     ]  # fmt: skip
     done = ddiff_many(jobs, cwd)
     assert [(d.status, d.err) for d in done] == [(0, "")] * len(done)
     return cwd
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in EXPERIMENTS]
+)
 def test_experiment_runs_two_steps(name: str, smoked: Path) -> None:
     run = smoked / name
     metrics = json.loads((run / "metrics.json").read_text())

@@ -24,11 +24,11 @@ QUICK = {  # kind, format, precision, options, least PSNR of the samples in dB
     "2D pt2": ("2D", "Pt2", "fp32", {}, 100),
     "2D torchscript fixed": ("2D", "TorchScript", "fp32", FIXED, 100),
     "3D onnx": ("3D", "Onnx", "fp32", {}, 100),
-    "dit onnx": ("dit", "Onnx", "fp32", {}, 100),
-    "few onnx": ("few", "Onnx", "fp32", {}, 100),
     "told torchscript": ("told", "TorchScript", "fp32", {}, 100),
 }
 SLOW = {
+    "few onnx": ("few", "Onnx", "fp32", {}, 100),
+    "dit onnx": ("dit", "Onnx", "fp32", {}, 100),
     "told onnx": ("told", "Onnx", "fp32", {}, 100),
     "told pt2": ("told", "Pt2", "fp32", {}, 100),
     "told aoti": ("told", "Aoti", "fp32", {}, 100),
@@ -71,8 +71,8 @@ def test_samples_are_the_run_s(name: str, exported: Make, runs: dict[str, Path])
         "2D torchscript",
         "2D pt2",
         "3D onnx",
-        "dit onnx",
         "told torchscript",
+        pytest.param("dit onnx", marks=pytest.mark.slow),
         pytest.param("told onnx", marks=pytest.mark.slow),
         pytest.param("dit pt2", marks=pytest.mark.slow),
         pytest.param("3D aoti", marks=pytest.mark.slow),

@@ -4,8 +4,6 @@ What needs a trained run is in test_mistakes.py. All commands run in forks of on
 imported everything, so that a case takes a fraction of a second.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from ddiff.config.trees import flat, resolved
 from ddiff.config.validation import check_given, known_options
 from ddiff.sampling.from_run import offer_run
 from ddiff.training.rehearsal import rehearse
-from tests.support.runs import Done, Forks, job
+from tests.support.runs import Done, chosen, ddiff_many, job
 
 # words of a command: words that its line must hold. The exit status is 2
 TRAIN: dict[str, list[str]] = {
@@ -470,7 +468,7 @@ WORLD: dict[str, dict[str, list[str]]] = {
     "benchmark": {"run=nowhere": ["nowhere"]},
 }
 CASES = [
-    (verb, words, status, holds)
+    (f"{verb} {words}", status, holds)
     for status, tables in ((2, {"train": TRAIN, **OTHERS}), (1, WORLD))
     for verb, table in tables.items()
     for words, holds in table.items()
@@ -508,7 +506,9 @@ def argv(words: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], Done]]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Path, dict[str, Done]]:
     """A directory with some pictures, samples and configs, and what every case answered in it."""
     cwd = tmp_path_factory.mktemp("world")
     (cwd / "photos").mkdir()
@@ -539,30 +539,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[st
     (cwd / "bomb/experiment").mkdir(parents=True)
     text = f"# @package _global_\n{experiments['laughs']}\n"
     (cwd / "bomb/experiment/laughs.yaml").write_text(text)
-    jobs = [job(verb, *argv(words.replace("=own experiment=laughs", "=bomb experiment=laughs")),
-                seconds=60) for verb, words, *_ in CASES]  # fmt: skip
-
-    def in_a_process(part: list[dict]) -> list[Done]:
-        with closing(Forks()) as forks:
-            return forks.run(part, cwd)
-
-    half = len(jobs) // 2
-    with ThreadPoolExecutor(2) as pool:  # a process each
-        parts = pool.map(in_a_process, (jobs[:half], jobs[half:]))
-        done = [one for part in parts for one in part]
-    return cwd, {(verb, words): one for (verb, words, *_), one in zip(CASES, done, strict=True)}
+    commands = sorted(chosen(request, "command"))
+    jobs = []
+    for command in commands:
+        verb, words = command.split(" ", 1)
+        words = words.replace("=own experiment=laughs", "=bomb experiment=laughs")
+        jobs.append(job(verb, *argv(words), seconds=60))
+    return cwd, dict(zip(commands, ddiff_many(jobs, cwd), strict=True))
 
 
+# a command takes half a second, most of it Hydra's: three of four are left to the slow half
 @pytest.mark.parametrize(
-    ("verb", "words", "status", "holds"),
-    CASES,
-    ids=[f"{verb} {words}" for verb, words, *_ in CASES],
+    ("command", "status", "holds"),
+    [
+        pytest.param(*case, id=case[0], marks=[pytest.mark.slow] if i % 4 else [])
+        for i, case in enumerate(CASES)
+    ],
 )
 def test_one_line_says_it(
-    verb: str, words: str, status: int, holds: list[str],
-    world: tuple[Path, dict[tuple[str, str], Done]],
-) -> None:  # fmt: skip
-    done = world[1][verb, words]
+    command: str, status: int, holds: list[str], world: tuple[Path, dict[str, Done]]
+) -> None:
+    done = world[1][command]
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err or done.out
     assert lines[0].startswith("ddiff: ")
@@ -572,15 +569,16 @@ def test_one_line_says_it(
     assert done.status == status, lines[0]
 
 
-def test_nothing_is_left(world: tuple[Path, dict[tuple[str, str], Done]]) -> None:
+def test_nothing_is_left(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, _ = world
     expected = {"photos", "samples.npy", "model.onnx", "own", "ours", "bomb", "run"}
     assert {path.name for path in cwd.iterdir()} == expected
 
 
-def test_there_are_cases_of_every_verb() -> None:
-    assert len(CASES) > 200
-    assert {verb for verb, *_ in CASES} == {
+@pytest.mark.parametrize("cases", [CASES, CASES[::4]], ids=["all", "quick"])
+def test_there_are_cases_of_every_verb(cases: list[tuple[str, int, list[str]]]) -> None:
+    assert len(cases) > 50
+    assert {command.split()[0] for command, *_ in cases} == {
         "train", "sample", "evaluate", "export", "report", "view", "data", "importance", "plan",
         "benchmark",
     }  # fmt: skip

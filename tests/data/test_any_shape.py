@@ -67,6 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_every_verb_takes_the_shape(world: Path) -> None:
     for name, steps in {"scans": 6, "photos": 6, "flows": 4, "ct": 4}.items():
         content = checkpoint(world / f"{name}_run")
@@ -82,6 +83,7 @@ def test_every_verb_takes_the_shape(world: Path) -> None:
     assert (world / "again_0002.stl").is_file()
 
 
+@pytest.mark.slow
 def test_samples_are_like_the_files_that_were_trained_on(world: Path) -> None:
     """Padding, window and orientation are undone, also for a net in an exported file."""
     file = nibabel.as_closest_canonical(nibabel.load(world / "ct/0.nii.gz"))

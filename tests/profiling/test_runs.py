@@ -13,6 +13,7 @@ from ddiff.profiling import Simple, Torch
 from ddiff.system.errors import ConfigError
 from tests.support.runs import TINY, checkpoint, ddiff_many, differences, job, scalars
 
+pytestmark = pytest.mark.slow  # a dozen commands
 STEPS = 12
 VOLUMES = ("experiment=voxel_adaptive", "data.size=16", "data.num=24", "net.patch_size=2",
            "optimizer=adamw", "precision=bf16", "trainer.accumulate_grad_batches=2",

@@ -12,6 +12,7 @@ from ddiff.recipe import name_for, number_of_bytes
 from ddiff.recipes.budget import OF_STEPS, steps_in
 from tests.support.runs import checkpoint, ddiff_many, job
 
+pytestmark = pytest.mark.slow  # a dozen commands
 SMOKE = ("trainer=smoke", "solver.num_steps=2", "sampling.num_samples=2")
 SOLIDS = ("data=voxels", "data.root=solids", "data.size=[8,8,4]", "accelerator=cpu")
 

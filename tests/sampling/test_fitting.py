@@ -99,6 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Done]]:
     return cwd, ddiff_many(jobs, cwd)
 
 
+@pytest.mark.slow
 def test_the_verb_fits_and_says_what_it_gained(world):
     cwd, (done, again, *_) = world
     assert (done.status, done.err) == (0, "")

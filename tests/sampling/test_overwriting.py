@@ -11,6 +11,7 @@ from ddiff.system.files import check_outputs
 from tests.artifacts.worlds import make_run
 from tests.support.runs import Done, ddiff_many, job
 
+pytestmark = pytest.mark.slow  # a dozen commands
 QUICK = ("num_samples=4", "batch_size=4", "solver.num_steps=2")
 FEW = ("bins=4", "min_batches=2", "max_batches=2", "batch_size=2", "score=proxy",
        "accelerator=cpu")  # fmt: skip

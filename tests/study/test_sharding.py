@@ -39,6 +39,7 @@ def record(file: Path) -> dict:
     return {name: found[name] for name in SAME}
 
 
+@pytest.mark.slow
 def test_two_slots_draw_what_one_process_draws(place: Path) -> None:
     sample(place, *MANY, "out=whole")
     sample(place, *MANY, "out=joined", *TWO)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -100,6 +101,12 @@ def ddiff_many(jobs: list[dict[str, Any]], cwd: Path) -> list[Done]:
 def forked(verb: str, *options: str, cwd: Path, **env: str) -> Done:
     """Like `ddiff`, in a fork."""
     return ddiff_many([job(verb, *options, **env)], cwd)[0]
+
+
+def chosen(request: pytest.FixtureRequest, parameter: str) -> set[Any]:
+    """What the tests of the module that are run, not left out by `-m`, take as `parameter`."""
+    mine = (i for i in request.session.items if i.path == request.path and hasattr(i, "callspec"))
+    return {i.callspec.params[parameter] for i in mine if parameter in i.callspec.params}
 
 
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:

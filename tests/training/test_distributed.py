@@ -167,6 +167,7 @@ def test_sums_of_four_differ_by_rounding(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_torchrun(world: Path) -> None:
     """The real one: both ranks compose the config, and the directory is that of rank 0."""
     program = Path(sys.executable).with_name("torchrun")
@@ -185,6 +186,7 @@ def test_torchrun(world: Path) -> None:
     assert [d for part in PARTS for d in differences(two[part], launched[part], part)] == []
 
 
+@pytest.mark.slow
 def test_slurm(world: Path) -> None:
     """Two processes with the variables of srun; no cluster was at hand."""
     done = two_ranks(*LABELS, "name=in_slurm", cwd=world, launcher=by_slurm)

@@ -183,6 +183,7 @@ def test_a_run_keeps_the_options_it_was_trained_with(tmp_path: Path) -> None:
     assert fork["module"]["p_uncond"] == 0.3
 
 
+@pytest.mark.slow
 def test_pauses_change_nothing_and_are_validated(tmp_path: Path) -> None:
     """5 and 11 are no steps at which a validation is due; 8 is."""
     options, moments = PAUSED

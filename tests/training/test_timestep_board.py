@@ -77,6 +77,7 @@ def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text())["timesteps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_law_and_what_weighting_leaves(name: str, runs: Path) -> None:
     sampler, shown = sampler_of(runs / name), summary(runs / name)
@@ -101,6 +102,7 @@ def test_the_law_and_what_weighting_leaves(name: str, runs: Path) -> None:
     assert scalars(runs / name, "timesteps/exploration")[16] == pytest.approx(explored[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_scores_are_shown_where_there_are_any(name: str, runs: Path) -> None:
     scores = sampler_of(runs / name).scores()
@@ -126,6 +128,7 @@ def weighted_mean(values: list[float | None], counts: Tensor) -> float:
     return float((filled * counts).sum() / counts.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_validation_by_tenth_averages_to_the_validation_loss(name: str, runs: Path) -> None:
     sampler = Stratified(constant(1000, 0.01))
@@ -140,6 +143,7 @@ def test_validation_by_tenth_averages_to_the_validation_loss(name: str, runs: Pa
     assert summary(runs / name)["tenths"]["val_loss"] == pytest.approx(tenths)
 
 
+@pytest.mark.slow
 def test_training_by_tenth_averages_to_the_training_losses_since_validation(runs: Path) -> None:
     logged = scalars(runs / "uniform", "train/loss")  # under uniform all weights are 1
     sampler = Uniform(constant(1000, 0.01))
