@@ -41,8 +41,7 @@ SLOW = {  # 8-bit ranges by the sampling plan
     "2D int8": ("2D", "int8", {}, 35),
     "3D fp8 fixed": ("3D", "fp8", FIXED, 28),
 }
-# An export takes half a minute, so not every combination is built here, but every pair of
-# precision, batch, rank and labels is; experiments/engines has more of them.
+# Every pair of precision, batch, rank and labels; fp32 and fp16 of every net follow below.
 RECIPE_CASES = {  # precision, whether the batch is dynamic, 2D or 3D, whether it is told anything
     "cifar10_cfg": ("fp16", False, 2, True),
     "cifar10_ddpm": ("int8", True, 2, False),
@@ -62,6 +61,11 @@ RECIPE_CASES = {  # precision, whether the batch is dynamic, 2D or 3D, whether i
 }
 # the net of cifar10_cfg without labels: built whole there, with thinner maps here
 THINNER = {"cifar10_ddpm": ("net.channels=[32,64,64,64]", "net.num_blocks=1", "net.groups=8")}
+GRID = [  # every net in fp32 and fp16, with a dynamic and a fixed batch
+    (recipe, precision, dynamic)
+    for recipe, precision, dynamic in product(RECIPE_CASES, ("fp32", "fp16"), (True, False))
+    if recipe not in ("pictures", "voxel_adaptive")  # the nets of digits_ddpm and voxel_baseline
+]
 LEAST_PSNR = {"fp32": 120, "fp16": 65, "bf16": 50, "int8": 35, "fp8": 30}
 # the type of the layers that multiply weights
 TYPES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
@@ -141,15 +145,30 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPE_CASES)
 def test_every_recipe_s_net_is_built(recipe: str, experiment: Any) -> None:
-    precision, dynamic, rank, labels = RECIPE_CASES[recipe]
-    trained = experiment.untrained(recipe, *THINNER.get(recipe, ()))
+    check_recipe(experiment, recipe, *RECIPE_CASES[recipe][:2], *THINNER.get(recipe, ()))
+
+
+@needs_tensorrt
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "precision", "dynamic"), GRID)
+def test_fp32_and_fp16_of_every_net(
+    recipe: str, precision: str, dynamic: bool, experiment: Any
+) -> None:
+    if (precision, dynamic) == RECIPE_CASES[recipe][:2] and recipe not in THINNER:
+        pytest.skip("built above")
+    check_recipe(experiment, recipe, precision, dynamic)
+
+
+def check_recipe(experiment: Any, recipe: str, precision: str, dynamic: bool, *words: str) -> None:
+    """The engine of a recipe's net is built, and has the inputs, layers and types of the net."""
+    trained = experiment.untrained(recipe, *words)
     row = experiment.measured(trained, precision, dynamic, batch=2)
     assert "refused" not in row, row
     net, rows = trained.options.net, -1 if dynamic else 2
     layout = Layout.of_net(net)
-    assert (len(net.shape) - 1, bool(layout)) == (rank, labels)
+    assert (len(net.shape) - 1, bool(layout)) == RECIPE_CASES[recipe][2:]
     y = ["float", rows, layout.width] if layout.by_rows else ["int64", rows]
-    told = y if labels else None
+    told = y if RECIPE_CASES[recipe][3] else None
     check_facts(row, precision, None if dynamic else 2, list(net.shape), told, 2)
     assert row["verified"]["psnr"] > LEAST_PSNR[precision]
 
