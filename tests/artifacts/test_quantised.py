@@ -13,14 +13,14 @@ from ddiff.artifacts.onnx import opened, write_onnx
 from ddiff.artifacts.quantised import LEAST_SCALE, NUMBERS, Quantised, quantise, rounded
 from ddiff.nets import DiT
 from tests.artifacts.worlds import psnr
-from tests.support.sampling import labels, unet
+from tests.support.sampling import labels, small_net
 
 CPU = torch.device("cpu")
 
 
 def inputs(kind: str, seed: int) -> Inputs:
     random = torch.Generator().manual_seed(seed)
-    x = torch.randn(4, *unet(kind).shape, generator=random)
+    x = torch.randn(4, *small_net(kind).shape, generator=random)
     t = torch.randint(0, 200, (4,), generator=random)
     y = labels(kind, 4)
     return (x, t) if y is None else (x, t, y)
@@ -46,7 +46,7 @@ def test_a_scale_for_each_row() -> None:
 @pytest.mark.parametrize(("name", "least"), [("int8", 40), ("fp8", 28)])
 @pytest.mark.parametrize("kind", ["2D", "3D"])
 def test_the_net_stays_the_net(kind: str, name: str, least: float) -> None:
-    net = ExportWrapper(unet(kind).cpu(), torch.float32)
+    net = ExportWrapper(small_net(kind).cpu(), torch.float32)
     wanted = net(*inputs(kind, 9))
     before = len([m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)])
     count = quantise(net, name, (inputs(kind, seed) for seed in range(4)))
@@ -88,7 +88,7 @@ def test_the_scales_are_those_met() -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_onnx_file_rounds_inputs_and_weights(name: str, tmp_path: Path) -> None:
     """ONNX Runtime rounds as torch does, at the scales that were found."""
-    net = ExportWrapper(unet("2D").cpu(), torch.float32)
+    net = ExportWrapper(small_net("2D").cpu(), torch.float32)
     calls = []
 
     def calibration() -> Iterator[Inputs]:

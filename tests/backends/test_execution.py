@@ -17,7 +17,7 @@ from ddiff.sampling.generation import Generation
 from ddiff.system.errors import DdiffError
 from ddiff.system.precision import Precision
 from ddiff.system.random import key
-from tests.support.sampling import DEVICE, PLANS, STEPS, generation, labels, psnr, unet
+from tests.support.sampling import DEVICE, PLANS, STEPS, generation, labels, psnr, small_net
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -59,7 +59,7 @@ def test_native_in_bf16_is_as_near_as_eager_in_bf16(kind) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "regional"), [("2D", False), ("3D", True)])
+@pytest.mark.parametrize(("kind", "regional"), [("2D", False), ("3D", True), ("dit", True)])
 def test_compiled_samples_are_the_eager_ones(kind: str, regional: bool) -> None:
     a = generation(kind, "dpmpp_2m_sde", Eager()).batch(range(3), labels(kind, 3))
     compiled = generation(kind, "dpmpp_2m_sde", Compiled(regional=regional))
@@ -102,7 +102,7 @@ def test_a_second_batch_starts_anew() -> None:
 def trained(net: str, backend: Backend, precision: Precision) -> list[Tensor]:
     """The gradients of one step."""
     torch.manual_seed(0)
-    own = Simple2d((3, 16, 16), 5, Sinusoidal(16)) if net == "simple2d" else unet(net).cpu()
+    own = Simple2d((3, 16, 16), 5, Sinusoidal(16)) if net == "simple2d" else small_net(net).cpu()
     keys = list(own.state_dict())
     backend.prepare(own.requires_grad_(True).train())
     assert list(own.state_dict()) == keys
@@ -137,7 +137,7 @@ def test_timesteps_score_alike_under_native(kind: str, score: Callable[..., Tens
 
     found = []
     for backend in (Eager(), Native()):
-        own = unet(kind).cpu().requires_grad_(True)
+        own = small_net(kind).cpu().requires_grad_(True)
         backend.prepare(own)
         found.append(score(own, loss, torch.tensor([3, 90, 150]), chunk=3))
     assert found[0].std() > 0
@@ -201,4 +201,4 @@ def test_what_cannot_run_says_what_is_missing() -> None:
     with pytest.raises(DdiffError, match=r"torch-tensorrt .*or torch-tensorrt-rtx"):
         generation("3D", "ddim", TensorRT()).batch([0])
     with pytest.raises(DdiffError, match="cannot train"):
-        TensorRT().prepare(unet("3D"))
+        TensorRT().prepare(small_net("3D"))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddiff.backends import Backend
 from ddiff.diffusion import ClassifierFree, Interval, Plan, objectives, schedules, solvers
-from ddiff.nets import Sinusoidal, UNet
+from ddiff.nets import DiT, Sinusoidal, UNet
 from ddiff.sampling.generation import Generation
 from ddiff.system.precision import Precision
 
@@ -29,12 +29,14 @@ OBJECTIVES = {"ddpm": objectives.Eps(), "ddim": objectives.V(), "heun": objectiv
 GUIDANCE = {"heun": Interval}
 
 
-def unet(kind: str, shortcuts: bool = False) -> nn.Module:
-    """A small U-Net without zero layers, and tame: errors do not grow from step to step."""
+def small_net(kind: str, shortcuts: bool = False) -> nn.Module:
+    """A small net without zero layers, and tame: errors do not grow from step to step."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_blocks": 1, "groups": 8, "head_dim": 16}
     told = Sinusoidal(16, shortcuts=shortcuts)
-    if kind == "2D":
+    if kind == "dit":
+        net = DiT((3, 16, 16), 5, 32, 2, 16, 4, told)
+    elif kind == "2D":
         net = UNet((3, 16, 16), 5, [32, 48], told, attention=[8], **options)
         net = net.to(memory_format=torch.channels_last)
     else:
@@ -47,25 +49,25 @@ def unet(kind: str, shortcuts: bool = False) -> nn.Module:
 
 
 def generation(kind: str, plan: str, backend: Backend, **options: Any) -> Generation:
-    net = unet(kind, shortcuts=plan == "few")
+    net = small_net(kind, shortcuts=plan == "few")
     return Generation(
         net=net,
         shape=net.shape,
-        num_classes=5 if kind == "2D" else None,
+        num_classes=None if kind == "3D" else 5,
         objective=OBJECTIVES.get(plan, objectives.X0()),
         plan=PLANS[plan](SCHEDULES.get(plan, schedules.cosine(200)), num_steps=STEPS),
         backend=backend,
         **{
             "precision": Precision("float32"),
             "seed": 11,
-            "guidance": GUIDANCE.get(plan, ClassifierFree)(1.5 if kind == "2D" else 0.0),
+            "guidance": GUIDANCE.get(plan, ClassifierFree)(0.0 if kind == "3D" else 1.5),
             **options,
         },
     )
 
 
 def labels(kind: str, n: int) -> Tensor | None:
-    return torch.arange(n) % 5 if kind == "2D" else None
+    return None if kind == "3D" else torch.arange(n) % 5
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

@@ -124,6 +124,18 @@ def test_other_channels_are_told() -> None:
     assert net.state_dict()["stem.weight"].shape == (4, 3, 3, 3)
 
 
+def test_a_transformer_begins_at_another_size_with_all_that_it_learned(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "dit")
+    net, start = started(*DIGITS, f"init={run}", shape=(1, 16, 16), labels=10)
+    assert (start.anew, start.left) == ({}, [])
+    learned = ddiff.load(run, accelerator="cpu").net.state_dict()
+    assert {*learned} == {*net.state_dict()}
+    assert all(torch.equal(value, learned[name]) for name, value in net.state_dict().items())
+    same, _ = started(*DIGITS, f"init={run}", labels=10)
+    expected = predictions(ddiff.load(run, accelerator="cpu").net, [-1, 0, 9])
+    torch.testing.assert_close(predictions(same, [-1, 0, 9]), expected)
+
+
 def test_a_bundle_takes_its_size_from_the_data() -> None:
     words = ("experiment=volumes", "data=spheres", "data.size=16", f"init={BUNDLE}")
     assert composed(*words).net.attention == [8]
