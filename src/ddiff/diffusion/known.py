@@ -123,7 +123,7 @@ class Posterior(Guidance):
 
     @cached_property
     def _affine(self) -> list[list[float]]:
-        """For each row p and q of x_0 = p x + q pred, and noise^2 / (sigma^2 / alpha)."""
+        """Rows of p and q, of x_0 = p x + q pred, and noise^2 / (sigma^2 / alpha)."""
         abar = self.plan.schedule.abar[self.plan.times[:-1]]
         ratio = self.noise**2 * abar.sqrt() / (1 - abar)
         return torch.cat([self.plan.table(self.objective)[:, :2], ratio[:, None]], 1).tolist()
