@@ -264,9 +264,9 @@ def text(results: dict) -> str:
         f"{results['step']:,} steps, without",
         "labels. A classifier reads them; *covered* is the share of truths between the lowest and "
         "the highest of nine",
-        "samples along 16 random directions within blocks (80% is right). The classifier's shares are "
-        "certain to about 10",
-        "points.",
+        "samples along 16 random directions within blocks (80% is right). Shares of the classifier "
+        "are certain to",
+        "about 15 points.",
         "",
         "| | passes | read as the true digit | RMS distance of a sample | of the mean of ten | "
         "covered | s/sample |",
