@@ -117,7 +117,10 @@ class Model:
         strength: float | None = None,
         inpaint: np.ndarray | None = None,
         upscale: int = 1,
+        slices: int = 1,
         jumps: int = 0,
+        posterior: int = 0,
+        known_noise: float = 0.0,
     ) -> np.ndarray:
         """Draw samples, float32 [num_samples, C, *S] in [-1, 1].
 
@@ -138,13 +141,27 @@ class Model:
         - `from_image`: what the samples are made from, [N, C, *S] in [-1, 1]: sample i from number
           i, again from the first after the last.
         - `strength`: how much of it is made anew, from 0 to 1, which is pure noise; None: 0.5, and
-          1 with `inpaint` or `upscale`.
+          1 with `inpaint`, `upscale` or `slices`.
         - `inpaint`: a mask [*S]; `from_image` is kept where it is 0.
         - `upscale`: `from_image` is [N, C, *S / upscale], and samples have its means.
+        - `slices`: of volumes, `from_image` has every so-manieth slice alone, along one axis.
         - `jumps`: times that each step is made again, so that what is new agrees better with what
           is kept.
+        - `posterior`: iterations of posterior guidance in each step, 5 or so, which serve the same
+          purpose at a smaller cost.
+        - `known_noise`: standard deviation of the noise in what is known; needs `posterior`.
         """
-        given = given_arrays(from_image, strength, inpaint, upscale, jumps, self.shape)
+        given = given_arrays(
+            from_image,
+            inpaint,
+            self.shape,
+            strength=strength,
+            upscale=upscale,
+            slices=slices,
+            jumps=jumps,
+            posterior=posterior,
+            known_noise=known_noise,
+        )
         device = device_of(self.net)
         exported = isinstance(self.net, ArtifactNet)  # takes no backend: it runs as exported
         generation = generation_by(

@@ -58,7 +58,14 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         overrides += ["data.root=somewhere", "data.size=16"]
     if group == "data":
         overrides += ["experiment=volumes" if KNOWN[option].dims == 3 else "experiment=pictures"]
-    if option in ("simple2d", "unet_tiny", "unet_small", "unet_ddpm_cifar10", "dit_tiny"):
+    if option in (
+        "simple2d",
+        "rawtime2d",
+        "unet_tiny",
+        "unet_small",
+        "unet_ddpm_cifar10",
+        "dit_tiny",
+    ):
         overrides += ["experiment=pictures", "data.size=32"]
     if group == "net" and option.startswith("dit"):
         overrides += ["optimizer=adamw"]  # the default, muon, is for convolutions

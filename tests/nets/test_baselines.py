@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 
-from ddiff.nets import LogSNR, Plain3d, Simple2d, Sinusoidal, UNet
+from ddiff.nets import LogSNR, Plain3d, RawTime2d, Simple2d, Sinusoidal, UNet, Untimed3d
 from ddiff.system.errors import ConfigError
 
 ABAR = torch.linspace(1, 0.02, 11, dtype=torch.float64)
@@ -27,6 +29,40 @@ NETS = {
     "simple2d": (Simple2d, (1, 8, 8), 0.15),
     "plain3d": (Plain3d, (1, 8, 8, 8), 0.2),
 }
+EQUAL = {  # preset: a shape, and the parameters of the net that it is as large as
+    "untimed3d": ((1, 8, 8, 8), 28_609),
+    "rawtime2d": ((1, 8, 8), 2_522_561),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_nets_of_equal_weights(name):
+    shape, count = EQUAL[name]
+    with initialize_config_module("ddiff.conf", version_base="1.3"):
+        cfg = compose(overrides=[f"+net={name}"]).net
+    cfg.shape = list(shape)
+    net = instantiate(cfg)
+    assert sum(p.numel() for p in net.parameters()) == count
+    x, t = torch.randn(2, *shape), torch.tensor([1, 500])
+    assert net(x, t).shape == x.shape
+    changed = (net(x, t + 1) - net(x, t)).abs().max().item()
+    assert (changed > 1e-5) == (name == "rawtime2d")
+    with pytest.raises(ConfigError, match=f"net={name} is told neither .* module=ddpm"):
+        type(net)(shape, 3)
+
+
+def test_the_raw_time_is_a_line_at_the_bottom():
+    """The bottom's map moves by 3 w for 3 more steps, at every place alike."""
+    net = RawTime2d((1, 8, 8), channels=4)
+    seen = []
+    net.up_2.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0, 700])
+    net(x, t), net(x, t + 3)
+    moved = (3 * net.time.weight[:, 0])[None, :, None, None].expand(2, -1, 2, 2)
+    torch.testing.assert_close(seen[1] - seen[0], moved, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ConfigError, match="size 6 does not divide by 4"):
+        RawTime2d((1, 8, 6))
+    assert Untimed3d((2, 4, 6, 5), channels=3)(torch.zeros(1, 2, 4, 6, 5), t[:1]).shape[1] == 2
 
 
 @pytest.mark.parametrize("name", ["simple2d", "plain3d"])

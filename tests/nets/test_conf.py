@@ -2,6 +2,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
+from ddiff.config import resolvers  # noqa: F401  # the YAML of nets uses them
 from ddiff.nets import LogSNR, Sinusoidal
 
 # preset: (a shape it is made for, its parameters there without classes)

@@ -13,7 +13,7 @@ from PIL import Image
 import ddiff
 from ddiff.data import Voxels
 from ddiff.data.source import to_bytes
-from ddiff.sampling.given import given_of
+from ddiff.sampling.given import between_slices, given_of
 from ddiff.system.errors import ConfigError
 from tests.artifacts.worlds import make_run
 from tests.support.runs import Done, ddiff_many, job
@@ -41,6 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
     np.save(cwd / "coarse.npy", pictures[:, :, ::2, ::2].numpy())
     solid = tuple(ddiff.load(cwd / "solid").shape)
     np.save(cwd / "scan.npy", np.where(np.arange(solid[-1]) < 3, 1.0, -1.0) * np.ones(solid[1:]))
+    np.save(cwd / "every_second.npy", np.load(cwd / "scan.npy")[..., ::2])
     np.save(cwd / "gaps.npy", np.broadcast_to(np.arange(solid[-1]) % 2, solid[1:]))
     given = "from_image=pictures.npy"
     jobs = {
@@ -62,6 +63,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
                       "precision=fp32", "out=guided"),
         "refined": job("sample", "run=run", *DRAW, "from_image=coarse.npy", "upscale=2",
                        "clamp=null", "out=refined"),
+        "posterior": job("sample", "run=run", *DRAW, "from_image=coarse.npy", "upscale=2",
+                         "posterior=3", "guidance=cfg", "solver=dpmpp_2m", "backend=native",
+                         "clamp=null", "out=posterior"),
+        "noisy": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "posterior=2",
+                     "known_noise=0.2", "batch_size=2", "out=noisy"),
+        "posterior file": job("sample", "run=run.pt2", *DRAW, given, "inpaint=mask.npy",
+                              "posterior=2", "out=none"),
+        "posterior of": job("sample", "run=run", *DRAW, given, "posterior=2", "out=none"),
+        "noise of": job("sample", "run=run", *DRAW, given, "inpaint=mask.npy", "known_noise=0.1",
+                        "out=none"),
+        "thin": job("sample", "run=solid", *DRAW, "from_image=every_second.npy", "slices=2",
+                    "posterior=1", "value_range=signed", "out=thin"),
+        "whole": job("sample", "run=solid", *DRAW, "from_image=scan.npy", "slices=2",
+                     "posterior=1", "value_range=signed", "out=whole"),
+        "slices of": job("sample", "run=run", *DRAW, given, "slices=2", "out=none"),
+        "slices and": job("sample", "run=solid", *DRAW, "from_image=scan.npy", "slices=2",
+                          "inpaint=gaps.npy", "value_range=signed", "out=none"),
         "slices": job("sample", "run=solid", *DRAW, "from_image=scan.npy", "inpaint=gaps.npy",
                       "value_range=signed", "out=slices"),
         "alone": job("sample", "run=run", *DRAW, "strength=0.5", "out=none"),
@@ -147,12 +165,55 @@ def test_missing_slices(world):
     assert np.array_equal(drawn(world, "slices")[:, 0, :, :, ::2], np.stack([scan[..., ::2]] * 4))
 
 
+def test_slices_alone_or_of_whole_volumes(world):
+    """Both ways to give every second slice are one, and they are kept to the bit."""
+    scan, thin = np.load(world[0] / "scan.npy"), drawn(world, "thin")
+    assert np.array_equal(thin[:, 0, :, :, ::2], np.stack([scan[..., ::2]] * 4))
+    assert np.abs(thin[:, 0, :, :, 1::2] - scan[..., 1::2]).mean() > 0.01
+    assert np.array_equal(thin, drawn(world, "whole"))
+
+
+def test_slices_are_put_along_the_axis_that_is_thin():
+    thin = torch.arange(2 * 3 * 4 * 5.0).view(2, 1, 3, 4, 5)
+    values, anew = between_slices(thin, (1, 3, 4, 10), 2)
+    assert torch.equal(values[..., ::2], thin)
+    assert torch.equal(anew[0, 0], torch.arange(10) % 2 == 1)
+    values, anew = between_slices(thin, (1, 7, 4, 5), 3)  # of 7: 0, 3 and 6
+    assert torch.equal(values[:, :, ::3], thin)
+    assert anew[:, 0, 0].tolist() == [False, True, True, False, True, True, False]
+
+
+def test_posterior_guidance_keeps_means_and_counts_its_passes(world):
+    """3 passes back for each forward one, of both predictions of guidance."""
+    found, coarse = drawn(world, "posterior"), np.load(world[0] / "coarse.npy")[[0, 1, 2, 0]]
+    n, c, h, w = coarse.shape
+    means = found.reshape(n, c, h, 2, w, 2).mean((3, 5))
+    np.testing.assert_allclose(means, coarse, atol=1e-4)
+    assert np.isfinite(found).all()
+    record = json.loads((world[0] / "posterior.json").read_text())
+    assert record["evaluations"] == 6 * 2 * 4
+    assert record["backend"] == "eager"
+    assert record["options"]["posterior"] == 3
+
+
+def test_what_is_known_with_noise_is_not_kept_to_the_bit(world):
+    found, pictures = drawn(world, "noisy"), np.load(world[0] / "pictures.npy")[[0, 1, 2, 0]]
+    kept = np.load(world[0] / "mask.npy") == 0
+    off = found[..., kept] - pictures[..., kept]
+    assert 0.01 < np.sqrt(np.square(off).mean()) < 1
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     {
+        "posterior file": "posterior: takes the net's derivatives, which exported files",
+        "posterior of": "posterior: needs inpaint=, slices= or upscale=",
+        "noise of": "known_noise: needs posterior=",
+        "slices of": "slices: are those of volumes, and this run makes pictures",
+        "slices and": "slices: do not go with inpaint",
         "alone": "strength: needs from_image=",
         "both": "inpaint: does not go with upscale; do one after the other",
-        "jumps": "jumps: need inpaint= or upscale=",
+        "jumps": "jumps: needs inpaint=, slices= or upscale=",
         "jumps of": "jumps: take a solver of single steps, solver=ddpm or solver=ddim",
         "little": "strength: so little noise lies below the last step of this solver",
         "nothing": "inpaint: marks nothing to be made anew (it is 0 everywhere)",
@@ -187,13 +248,21 @@ def test_a_scan_is_prepared_as_the_training_files_were(tmp_path):
         data=data.facts(),
     )
     said = {"from_image": str(tmp_path / "scans/one.nii"), "inpaint": str(tmp_path / "mask.nii.gz"),
-            "strength": None, "upscale": 1, "jumps": 0, "value_range": "auto"}  # fmt: skip
+            "strength": None, "upscale": 1, "slices": 1, "jumps": 0, "posterior": 0,
+            "known_noise": 0.0, "value_range": "auto"}  # fmt: skip
     given = given_of(SimpleNamespace(**said), trained)
     sample, _ = data.train.batch(torch.tensor([0]))
     assert torch.equal(given.values, sample)
     assert given.anew.any()
     inside = (sample > -1)[0, 0]
     assert 0.4 < given.anew[inside].float().mean() < 0.65  # 4 of 7 slices
+
+    nibabel.save(nibabel.Nifti1Image(numbers[::2], np.diag([-2, 2, 1, 1])), tmp_path / "thin.nii")
+    said |= {"from_image": str(tmp_path / "thin.nii"), "inpaint": None, "slices": 2}
+    given = given_of(SimpleNamespace(**said), trained)
+    assert given.values.shape == (1, 1, 8, 8, 8)
+    assert (~given.anew[:, 0, 0]).tolist() == [True, False] * 4
+    assert given.values[:, :, ::2].amax() > -1  # the three slices, in the middle of four
 
 
 def test_python_draws_the_same(world):
@@ -212,6 +281,9 @@ def test_python_draws_the_same(world):
         ({"from_image": 255 * pictures}, "from_image: has values outside"),
         ({"from_image": pictures, "strength": 0}, "strength: 0 is not above 0"),
         ({"from_image": pictures, "upscale": 0}, "upscale: at least 1"),
+        ({"from_image": pictures, "posterior": -1}, "posterior: at least 0"),
+        ({"from_image": pictures, "inpaint": mask, "known_noise": 0.1}, "known_noise: needs"),
+        ({"from_image": pictures, "slices": 2}, "slices: are those of volumes"),
         ({"from_image": pictures, "inpaint": [1]}, r"inpaint: has shape \[1\]"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -160,7 +160,10 @@ class Sample(Draw):
     strength: Annotated[float, At(above=0, most=1)] | None
     inpaint: Place | None
     upscale: Annotated[int, At(least=1, most=64)]
+    slices: Annotated[int, At(least=1, most=64)]
     jumps: Annotated[int, At(least=0, most=1000)]
+    posterior: Annotated[int, At(least=0, most=1000)]
+    known_noise: NotNegative
     value_range: Values
 
 

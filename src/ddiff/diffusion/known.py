@@ -8,18 +8,22 @@ Each estimate of x_0 is replaced by the nearest one that agrees with what is kno
 A takes a part or the means of blocks, and A^+ fills up with zeros or repeats. No other part of a
 step changes: at every t the known part of x_t is alpha y + sigma noise, and in the sample it is y.
 
-A step looks at what is known only through x_t, so the new part can disagree with it. With jumps
-(RePaint, Lugmayr et al. 2022, Algorithm 1) noise is added again after each step, and the step is
-made again: the two parts then agree better, and each jump costs an evaluation.
+A step looks at what is known only through x_t, so the new part can disagree with it. There are two
+remedies. With jumps (RePaint, Lugmayr et al. 2022, Algorithm 1) noise is added again after each
+step, and the step is made again: the two parts then agree better, and each jump costs an
+evaluation. With `Posterior` the estimate itself is conditioned on y, by the net's derivative.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
+from ddiff.diffusion.guidance import Guidance, Net, Step
+from ddiff.diffusion.objectives import Objective
 from ddiff.diffusion.solvers import Plan
 from ddiff.system.errors import ConfigError
 
@@ -34,6 +38,14 @@ class Known(Protocol):
 
     def __call__(self, x_0: Tensor) -> Tensor:
         """Return the nearest x_0 that agrees with what is known, [B, C, *S]."""
+        ...
+
+    def measured(self, x_0: Tensor) -> Tensor:
+        """Return A x_0, in the shape of y."""
+        ...
+
+    def spread(self, u: Tensor) -> Tensor:
+        """Return A^T u, [B, C, *S], for u in the shape of y."""
         ...
 
 
@@ -51,6 +63,12 @@ class Part:
     def __call__(self, x_0: Tensor) -> Tensor:
         return torch.where(self.mask, self.values, x_0)
 
+    def measured(self, x_0: Tensor) -> Tensor:
+        return torch.where(self.mask, x_0, 0)  # in the shape of x_0, 0 where nothing is known
+
+    def spread(self, u: Tensor) -> Tensor:
+        return torch.where(self.mask, u, 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Coarse:
@@ -64,13 +82,82 @@ class Coarse:
         return self._repeated(self.values)
 
     def __call__(self, x_0: Tensor) -> Tensor:
-        means = (avg_pool2d if x_0.ndim == 4 else avg_pool3d)(x_0, self.factor)
-        return x_0 + self._repeated(self.values - means)
+        return x_0 + self._repeated(self.values - self.measured(x_0))
+
+    def measured(self, x_0: Tensor) -> Tensor:
+        return (avg_pool2d if x_0.ndim == 4 else avg_pool3d)(x_0, self.factor)
+
+    def spread(self, u: Tensor) -> Tensor:
+        return self._repeated(u) / self.factor ** (u.ndim - 2)
 
     def _repeated(self, values: Tensor) -> Tensor:
         for axis in range(2, values.ndim):
             values = values.repeat_interleave(self.factor, axis)
         return values
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior(Guidance):
+    """Posterior guidance: the mean of x_0 given x_t and y = A x_0 + noise, not given x_t alone.
+
+    With J = d x_0 / d x_t of the guided net, x_0 given x_t has the covariance V = (sigma^2 / alpha)
+    J (Tweedie), and with a normal law of that covariance the mean is
+
+        x_0' = x_0 + V A^T (A V A^T + noise^2 I)^-1 (y - A x_0)
+
+    (Boys et al. 2023; Rozet et al. 2024). On normal data this is exact. The inverse is never made:
+    each of the `iterations` of conjugate gradients costs one backward pass through the net.
+
+    - `guidance`: the guidance that the net's predictions are combined by.
+    - `noise`: the standard deviation of the noise in y, in units of x_0.
+    - `clamp`: bound on the absolute value of the estimate that is corrected; None: no bound.
+    """
+
+    known: Known
+    plan: Plan
+    objective: Objective
+    guidance: Guidance
+    iterations: int
+    noise: float = 0.0
+    clamp: float | None = None
+
+    @cached_property
+    def _affine(self) -> list[list[float]]:
+        """Rows of p and q, of x_0 = p x + q pred, and noise^2 / (sigma^2 / alpha)."""
+        abar = self.plan.schedule.abar[self.plan.times[:-1]]
+        ratio = self.noise**2 * abar.sqrt() / (1 - abar)
+        return torch.cat([self.plan.table(self.objective)[:, :2], ratio[:, None]], 1).tolist()
+
+    def __call__(self, net: Net, x: Tensor, t: Tensor, y: Tensor | None, step: Step) -> Tensor:
+        p, q, noise = self._affine[step.number]
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            estimate = p * x + q * self.guidance(net, x, t, y, step).to(x.dtype)
+        x_0 = estimate.detach()
+        if self.clamp is not None:
+            x_0 = x_0.clamp(-self.clamp, self.clamp)
+        # conjugate gradients for (A J A^T + noise I) u = rest, each sample for itself
+        rest = self.known.measured(self.known.guess - x_0)
+        towards, size = rest, _dot(rest, rest)
+        least = 1e-12 * size
+        for _ in range(self.iterations):
+            change = self.known.spread(towards)
+            (change,) = torch.autograd.grad(estimate, x, change, retain_graph=True)
+            image = self.known.measured(change) + noise * towards
+            curvature = _dot(towards, image)
+            # a trained net's J is not quite a covariance: a direction it cannot explain ends this
+            goes = (curvature > 0) & (size > least)
+            length = torch.where(goes, size / curvature.where(goes, 1), 0)
+            x_0 = x_0 + length * change
+            rest = rest - length * image
+            before, size = size, _dot(rest, rest).where(goes, 0)
+            towards = rest + size / before.where(goes, 1) * towards
+        return (x_0 - p * x.detach()) / q
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each pair of samples, [B, 1, ..]."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
 
 
 def with_jumps(plan: Plan, jumps: int) -> Plan:

@@ -9,7 +9,7 @@ from typing import Any
 _NAMES = {
     "by_conditions": ("Conditions",),
     "by_features": ("FID", "KID", "Labels", "PrecisionRecall"),
-    "by_pairs": ("Memorisation", "Pairs"),
+    "by_pairs": ("LPIPS", "Memorisation", "Pairs"),
     "by_volumes": ("Pieces", "Sets", "SolidFit", "SphereLaw"),
     "features": ("classifier", "inception"),
 }

@@ -1,8 +1,10 @@
 """Metrics that compare each sample with one other."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,25 +14,32 @@ from ddiff.data.opening import Stack
 from ddiff.metrics.figures import Case, Figure, Omitted, bootstrap, mean_figure, share_figure
 from ddiff.metrics.pairs import nearest as nearest_pixels
 from ddiff.metrics.pairs import pooled_psnr, psnr, ssim, window_for
+from ddiff.metrics.perceptual import BACKBONES, Backbone, Perceptual, load_perceptual
 from ddiff.metrics.sets import iou_distances, packed
 from ddiff.system.bounds import Count
+from ddiff.system.checkpoints import short_digest
+from ddiff.system.errors import DdiffError
 
+AT_ONCE = 32  # pictures through the net of LPIPS
 MOST_COPIES = 0.1  # of the held-out samples; below it, a model that copies scores 0.95 or more
 
 
+By = Literal["index", "nearest"]
+
+
 @dataclass(frozen=True)
-class Pairs:
-    """PSNR and SSIM of sample i and reference i, or of each sample and its nearest reference.
+class ByPairs:
+    """Base class of metrics of sample i and reference i, or of each sample and its nearest
+    reference among the first `most`.
 
     Pairs by index are what early tools measured.
     """
 
-    by: Literal["index", "nearest"] = "index"
+    any_numbers: ClassVar[str] = "metrics=nearest_pairs"
+    by: By = "index"
     most: Count = 1000
 
     def obstacle(self, case: Case) -> str | None:
-        if min(case.samples.shape[1:]) < 3:
-            return "needs 3 points or more along each axis"
         if self.by == "nearest":
             return None
         if not case.paired:
@@ -39,32 +48,97 @@ class Pairs:
         if n == m:
             return None
         return (
-            f"needs as many samples ({n}) as references ({m}); "
-            "metrics=nearest_pairs takes any numbers"
+            f"needs as many samples ({n}) as references ({m}); {self.any_numbers} takes any numbers"
         )
 
-    def __call__(self, case: Case) -> list[Figure]:
-        n, prefix = len(case.samples), ""
+    @property
+    def prefix(self) -> str:
+        """Beginning of the figures' names."""
+        return "" if self.by == "index" else "nearest_"
+
+    def pairs(self, case: Case) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield samples and their partners, [B, C, *S] each, in order."""
+        n = len(case.samples)
         others = torch.arange(n)
         if self.by == "nearest":
-            n, prefix = min(n, self.most), "nearest_"
+            n = min(n, self.most)
             others = nearest_in(case.samples, case.held_out, n, self.most)[0]
-        signal, similar = [], []
         done = 0
         for x, _ in case.samples.chunks(n):
-            beside = case.held_out.source.batch(others[done : done + len(x)])[0]
+            yield x, case.held_out.source.batch(others[done : done + len(x)])[0]
+            done += len(x)
+
+
+@dataclass(frozen=True)
+class Pairs(ByPairs):
+    """PSNR and SSIM of pairs."""
+
+    def obstacle(self, case: Case) -> str | None:
+        if min(case.samples.shape[1:]) < 3:
+            return "needs 3 points or more along each axis"
+        return super().obstacle(case)
+
+    def __call__(self, case: Case) -> list[Figure]:
+        signal, similar = [], []
+        for x, beside in self.pairs(case):
             signal.append(psnr(x, beside))
             similar.append(ssim(x, beside))
-            done += len(x)
         decibels, similarity = torch.cat(signal).numpy(), torch.cat(similar).numpy()
         how = {"reference": str(case.held_out), "pairs": self.by, "intensities": "0..1"}
         pooled, averaged = how | {"mean": "of the square error"}, how | {"mean": "of decibels"}
-        window = how | {"window": window_for(case.samples.shape[1:])}
+        window, n = how | {"window": window_for(case.samples.shape[1:])}, len(decibels)
         return [
-            Figure(f"{prefix}psnr", pooled_psnr(decibels), n, pooled, better="higher"),
-            mean_figure(f"{prefix}psnr_mean", decibels, averaged, "higher", case.seed),
-            mean_figure(f"{prefix}ssim", similarity, window, "higher", case.seed),
+            Figure(f"{self.prefix}psnr", pooled_psnr(decibels), n, pooled, better="higher"),
+            mean_figure(f"{self.prefix}psnr_mean", decibels, averaged, "higher", case.seed),
+            mean_figure(f"{self.prefix}ssim", similarity, window, "higher", case.seed),
         ]
+
+
+@dataclass(frozen=True)
+class LPIPS(ByPairs):
+    """LPIPS of pairs of pictures (Zhang et al. 2018): 0 for equal ones, more where they look
+    different.
+
+    - `net`: the classifier whose features are compared.
+    - `weights`, `heads`: files of its weights and of those of LPIPS; see `load_perceptual`.
+    """
+
+    any_numbers: ClassVar[str] = "metrics.lpips.by=nearest"
+    net: Backbone = "alex"
+    weights: str | None = None
+    heads: str | None = None
+
+    def obstacle(self, case: Case) -> str | None:
+        channels, *sides = case.samples.shape
+        if case.volumes or channels not in (1, 3):
+            return "needs pictures, grey or in colours"
+        least = BACKBONES[self.net].least
+        if min(sides) < least:
+            return f"needs pictures of {least} pixels or more a side with net={self.net}"
+        try:
+            _ = self._distance
+        except DdiffError as error:
+            return str(error).removeprefix("lpips: ")
+        return super().obstacle(case)
+
+    @cached_property
+    def _distance(self) -> Perceptual:
+        return load_perceptual(self.net, self.weights, self.heads)
+
+    def __call__(self, case: Case) -> list[Figure]:
+        distance = self._distance
+        found = [
+            distance(a, b)
+            for x, beside in self.pairs(case)
+            for a, b in zip(x.split(AT_ONCE), beside.split(AT_ONCE), strict=True)
+        ]
+        how = {
+            "reference": str(case.held_out),
+            "pairs": self.by,
+            "net": f"{self.net} {short_digest(distance)}",
+        }
+        values = torch.cat(found).double().numpy()
+        return [mean_figure(f"{self.prefix}lpips", values, how, "lower", case.seed)]
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,18 @@ class Generation:
         y = None if y is None else y.to(device)
 
         def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-            self.counts["asked"] += len(x)
+            self.counts["asked"] += self._passes * len(x)
             return self.execution.predict(x, t, y).float().contiguous()
 
         def noise(number: int) -> Tensor:
             return philox.normal(noise_key, samples, number + 1, self.shape)
 
-        x, known = noise(-1), None
+        x, known, rule = noise(-1), None, self.rule
         if self.given is not None:
             x, known = self.given.begin(x, samples, self.plan)
-        states = solve(net, self.plan, self.objective, x, noise, self.clamp, y, self.rule, known)
+            rule = self.given.guidance(known, rule, self.plan, self.objective, self.clamp)
+            known = None if self.given.noise else known  # what is noisy is not put in as it is
+        states = solve(net, self.plan, self.objective, x, noise, self.clamp, y, rule, known)
 
         @torch.no_grad()
         def advance() -> Tensor:
@@ -158,6 +160,12 @@ class Generation:
         """Counters: `asked`, rows that went through the net; `drawn`, samples."""
         return Counter()
 
+    @property
+    def _passes(self) -> int:
+        """Passes through the net that an evaluation counts for: posterior guidance takes it back
+        by a pass for each iteration."""
+        return 1 + (self.given.posterior if self.given else 0)
+
     @cached_property
     def rule(self) -> Guidance:
         """The guidance; its weaker net, if there is one, is run and counted as the net is."""
@@ -167,7 +175,7 @@ class Generation:
         predict = self.backend.execution(self.guidance.weaker, self.precision).predict
 
         def weaker(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-            self.counts["asked"] += len(x)
+            self.counts["asked"] += self._passes * len(x)
             return predict(x, t, y).float()
 
         return replace(self.guidance, weaker=weaker)
@@ -248,6 +256,13 @@ def generation_by(
         plan.table(trained.objective)  # refuses another objective
         tell_differences(plan.fitted, trained, guidance, clamp)
     plan = given.plan(plan) if given else plan
+    if given and given.posterior:
+        if isinstance(trained.net, ArtifactNet):
+            raise ConfigError(
+                "posterior: takes the net's derivatives, which exported files do not have; "
+                "sample from the run"
+            )
+        backend = Eager()  # others run the net without derivatives
     return Generation(
         net=trained.net,
         shape=tuple(net.shape),

@@ -17,15 +17,24 @@ from ddiff.data.images import read_image
 from ddiff.data.opening import opened
 from ddiff.data.preparing import Preparation
 from ddiff.data.source import to_unit
-from ddiff.data.volume_files import ending_of
-from ddiff.diffusion import Plan
-from ddiff.diffusion.known import Coarse, Known, Part, begun_at, with_jumps
+from ddiff.data.volume_files import ending_of, volume_header
+from ddiff.diffusion import Guidance, Objective, Plan
+from ddiff.diffusion.known import Coarse, Known, Part, Posterior, begun_at, with_jumps
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
-from ddiff.system.readers import read_array
+from ddiff.system.readers import read_array, read_header
 from ddiff.system.value_range import RANGES
 
-NEEDS_IMAGE = {"strength": None, "inpaint": None, "upscale": 1, "jumps": 0, "value_range": "auto"}
+NEEDS_IMAGE = {  # options that say something of from_image, as they are if it is not given
+    "strength": None,
+    "inpaint": None,
+    "upscale": 1,
+    "slices": 1,
+    "jumps": 0,
+    "posterior": 0,
+    "known_noise": 0.0,
+    "value_range": "auto",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +47,8 @@ class Given:
     - `anew`: bool [*S], True where samples are made anew and not kept; None: nothing is kept.
     - `upscale`: `values` are the means of so many pixels a side; 1: they are the pixels.
     - `jumps`: times that every step is taken back and made again.
+    - `posterior`: iterations of posterior guidance in every step; 0: none.
+    - `noise`: the standard deviation of the noise in what is known, in units of [-1, 1].
     """
 
     values: Tensor
@@ -45,9 +56,13 @@ class Given:
     anew: Tensor | None = None
     upscale: int = 1
     jumps: int = 0
+    posterior: int = 0
+    noise: float = 0.0
 
     def plan(self, plan: Plan) -> Plan:
         """Return the plan that these samples are made by."""
+        if self.posterior and plan.shortcuts:
+            raise ConfigError("posterior: not with solver=few, whose net estimates no x_0")
         t = round(self.strength * plan.schedule.T)
         return with_jumps(begun_at(plan, t) if self.strength < 1 else plan, self.jumps)
 
@@ -57,6 +72,19 @@ class Given:
         if self.upscale > 1:
             return Coarse(values, self.upscale)
         return None if self.anew is None else Part(values, ~self.anew.to(samples.device))
+
+    def guidance(
+        self,
+        known: Known | None,
+        guidance: Guidance,
+        plan: Plan,
+        objective: Objective,
+        clamp: float | None,
+    ) -> Guidance:
+        """Return the guidance, with posterior guidance around it where that was asked for."""
+        if not self.posterior or known is None:
+            return guidance
+        return Posterior(known, plan, objective, guidance, self.posterior, self.noise, clamp)
 
     def begin(self, noise: Tensor, samples: Tensor, plan: Plan) -> tuple[Tensor, Known | None]:
         """Return x at the first time of the plan, and what is known of the samples.
@@ -87,66 +115,118 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
 
     Raises ConfigError for options that need another one, DdiffError for files that do not fit.
     """
+    asked = {name: getattr(options, name) for name in NEEDS_IMAGE}
     if options.from_image is None:
-        _refuse({name: getattr(options, name) for name in NEEDS_IMAGE})
+        _refuse(asked)
         return None
-    shape, factor = tuple(trained.options.net.shape), options.upscale
-    coarse = _coarse(shape, factor)
-    path, mask = Path(options.from_image), options.inpaint and Path(options.inpaint)
-    if is_volume_file(path, shape):
+    shape, path = tuple(trained.options.net.shape), Path(options.from_image)
+    single = is_volume_file(path, shape)
+    axis = _axis(path, shape, options.slices, trained if single else None)
+    wanted, steps = _wanted(shape, options.upscale, options.slices, axis)
+    if single:
         window = trained.data.get("values")
         if options.value_range != "auto":
             window = RANGES[options.value_range]
-        values = to_unit(_prepared(trained, coarse, window, factor)(path))[None]
+        values = to_unit(_prepared(trained, wanted, window, steps)(path))[None]
     else:
-        values = _values(path, coarse, options.value_range)
+        values = _values(path, wanted, options.value_range)
+    mask = options.inpaint and Path(options.inpaint)
     if mask and is_volume_file(mask, shape):
         anew = _prepared(trained, (1, *shape[1:]), (0, 1))(mask)[0] > -1
     else:
         anew = _mask(mask, shape) if mask else None
-    given = _given(values, options.strength, anew, factor, options.jumps)
-    kept = "" if anew is None else f", {anew.float().mean():.0%} of each made anew"
+    given = _given(values, anew, shape, asked)
+    kept = "" if given.anew is None else f", {given.anew.float().mean():.0%} of each made anew"
     console.print(f"from        {options.from_image}  {list(values.shape)}{kept}")
     return given
 
 
 def given_arrays(
     from_image: np.ndarray | None,
-    strength: float | None,
     inpaint: np.ndarray | None,
-    upscale: int,
-    jumps: int,
     shape: tuple[int, ...],
+    **options: Any,
 ) -> Given | None:
     """Return what samples of `shape` [C, *S] are made from; None without `from_image`.
 
-    Raises ConfigError for arrays that do not fit and options that exclude others.
+    `options`: the others of NEEDS_IMAGE, without `value_range`. Raises ConfigError for arrays that
+    do not fit and options that exclude others.
     """
     if from_image is None:
-        masked = None if inpaint is None else "a mask"
-        _refuse({"strength": strength, "inpaint": masked, "upscale": upscale, "jumps": jumps})
+        _refuse(options | {"inpaint": None if inpaint is None else "a mask"})
         return None
+    strength, upscale, slices = (options[name] for name in ("strength", "upscale", "slices"))
     if strength is not None and not 0 < strength <= 1:
         raise ConfigError(f"strength: {strength} is not above 0 and at most 1")
-    if upscale < 1 or jumps < 0:
-        raise ConfigError(f"upscale: at least 1, and jumps at least 0; not {upscale} and {jumps}")
+    for name, least in (("upscale", 1), ("slices", 1), ("jumps", 0), ("posterior", 0)):
+        if options[name] < least:
+            raise ConfigError(f"{name}: at least {least}, not {options[name]}")
+    if not 0 <= options["known_noise"] < float("inf"):
+        raise ConfigError(f"known_noise: {options['known_noise']} is not 0 or more")
     values = torch.as_tensor(np.asarray(from_image, dtype=np.float32))
     mask = None if inpaint is None else torch.as_tensor(np.asarray(inpaint) != 0)
-    wanted = _coarse(shape, upscale)
+    axis = _thin(values.shape[-len(shape) + 1 :], shape, slices)
+    wanted, _ = _wanted(shape, upscale, slices, axis)
     if values.shape[1:] != wanted or not len(values):
         raise ConfigError(f"from_image: has shape {list(values.shape)}, not [N, *{list(wanted)}]")
     if not bool((values.abs() <= 1).all()):  # also where one is not a number
         raise ConfigError("from_image: has values outside -1..1")
     if mask is not None and mask.shape != shape[1:]:
         raise ConfigError(f"inpaint: has shape {list(mask.shape)}, not {list(shape[1:])}")
-    return _given(values, strength, mask, upscale, jumps)
+    return _given(values, mask, shape, options)
 
 
-def _coarse(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
-    """Return [C, *S / factor]. Raises ConfigError where it does not divide a side."""
-    if any(side % factor for side in shape[1:]):
-        raise ConfigError(f"upscale: {factor} does not divide the sides {list(shape[1:])}")
-    return (shape[0], *(side // factor for side in shape[1:]))
+def _axis(path: Path, shape: tuple[int, ...], slices: int, trained: Trained | None) -> int | None:
+    """Return the axis of S along which a file has every so-manieth slice alone; None if it has all.
+
+    `trained` is given for a file of one volume.
+    """
+    if slices == 1:
+        return None
+    if trained is None:
+        if path.is_dir():
+            raise ConfigError("slices: take a volume or a .npy, not a folder")
+        return _thin(read_header(path, "the volumes").shape[1 - len(shape) :], shape, slices)
+    header, spacing = volume_header(path, shape[1:]), trained.options.data.get("spacing")
+    if not (spacing and header.spacing):
+        return _thin(header.shape[-3:], shape, slices)
+    pairs = zip(header.spacing, spacing, strict=True)
+    return _thickest([there / here for there, here in pairs], slices)
+
+
+def _thin(sides: Sequence[int], shape: tuple[int, ...], slices: int) -> int | None:
+    """Return the axis of S along which `sides` are so many times fewer; None if none is."""
+    if slices == 1 or len(sides) != len(shape) - 1 or not all(sides):
+        return None
+    return _thickest([n / side for n, side in zip(shape[1:], sides, strict=True)], slices)
+
+
+def _thickest(ratios: Sequence[float], slices: int) -> int | None:
+    """Return the axis with the largest ratio, if that is nearer to `slices` than to 1."""
+    largest = max(ratios)
+    return ratios.index(largest) if largest > slices**0.5 else None
+
+
+def _wanted(
+    shape: tuple[int, ...], factor: int, slices: int, axis: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape [C, *S] that from_image must have, and how many times fewer its sides are.
+
+    Raises ConfigError for options that exclude each other.
+    """
+    sides = shape[1:]
+    if slices == 1:
+        if any(side % factor for side in sides):
+            raise ConfigError(f"upscale: {factor} does not divide the sides {list(sides)}")
+        return (shape[0], *(side // factor for side in sides)), (factor,) * len(sides)
+    if factor > 1:
+        raise ConfigError("slices: do not go with upscale; do one after the other")
+    if len(sides) != 3:
+        raise ConfigError("slices: are those of volumes, and this run makes pictures")
+    if slices > min(sides):
+        raise ConfigError(f"slices: {slices} is more than a side of {list(sides)}")
+    steps = tuple(slices if i == axis else 1 for i in range(3))
+    return (shape[0], *(-(-n // step) for n, step in zip(sides, steps, strict=True))), steps
 
 
 def _refuse(options: Mapping[str, Any]) -> None:
@@ -157,17 +237,47 @@ def _refuse(options: Mapping[str, Any]) -> None:
 
 
 def _given(
-    values: Tensor, strength: float | None, anew: Tensor | None, upscale: int, jumps: int
+    values: Tensor, anew: Tensor | None, shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> Given:
+    """Return what samples of `shape` are made from, of values [N, C, ..] and the options of
+    NEEDS_IMAGE. Raises ConfigError for options that exclude each other."""
+    upscale, slices, strength = options["upscale"], options["slices"], options["strength"]
     if anew is not None and not anew.any():
         raise ConfigError("inpaint: marks nothing to be made anew (it is 0 everywhere)")
     if upscale > 1 and anew is not None:
         raise ConfigError("inpaint: does not go with upscale; do one after the other")
+    if slices > 1:
+        if anew is not None:
+            raise ConfigError("slices: do not go with inpaint")
+        values, anew = between_slices(values, shape, slices)
     something_known = upscale > 1 or anew is not None
-    if jumps and not something_known:
-        raise ConfigError("jumps: need inpaint= or upscale=")
-    default = 1.0 if something_known else 0.5
-    return Given(values, default if strength is None else strength, anew, upscale, jumps)
+    for name in ("jumps", "posterior"):
+        if options[name] and not something_known:
+            raise ConfigError(f"{name}: needs inpaint=, slices= or upscale=")
+    if options["known_noise"] and not options["posterior"]:
+        raise ConfigError("known_noise: needs posterior=5 or so")
+    return Given(
+        values,
+        (1.0 if something_known else 0.5) if strength is None else strength,
+        anew,
+        upscale,
+        options["jumps"],
+        options["posterior"],
+        options["known_noise"],
+    )
+
+
+def between_slices(values: Tensor, shape: tuple[int, ...], slices: int) -> tuple[Tensor, Tensor]:
+    """Return values [N, C, *S] and where they are made anew [*S], of volumes that have every
+    so-manieth slice alone, or of whole ones, of which those along the last axis are kept."""
+    axes = [i for i in range(3) if values.shape[2 + i] != shape[1 + i]]
+    axis = axes[0] if axes else 2
+    known = torch.arange(0, shape[1 + axis], slices)
+    anew = torch.ones(shape[1:], dtype=torch.bool).index_fill_(axis, known, False)
+    if axes:
+        whole = values.new_zeros(len(values), *shape)
+        values = whole.index_copy_(2 + axis, known, values)
+    return values, anew
 
 
 def is_volume_file(path: Path, shape: tuple[int, ...]) -> bool:
@@ -180,10 +290,13 @@ def is_volume_file(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _prepared(
-    trained: Trained, shape: tuple[int, ...], window: Sequence[float] | None, coarser: int = 1
+    trained: Trained,
+    shape: tuple[int, ...],
+    window: Sequence[float] | None,
+    steps: Sequence[int] = (1, 1, 1),
 ) -> Preparation:
     """Return what reads a volume as the training data were read, or one of so many times fewer
-    voxels a side."""
+    voxels along each axis."""
     data = trained.options.data
     fit, spacing = data.get("fit", "exact"), data.get("spacing")
     return Preparation(
@@ -192,7 +305,7 @@ def _prepared(
         values="unit",
         window=window,
         percentiles=None if window else data.get("percentiles"),
-        spacing=spacing and [coarser * one for one in spacing],
+        spacing=spacing and [step * one for step, one in zip(steps, spacing, strict=True)],
     )
 
 

@@ -200,7 +200,10 @@ def _made_from(options: Sample) -> str:
         f"strength{options.strength}": options.strength is not None,
         f"inpaint_{Path(options.inpaint or '').stem}": options.inpaint is not None,
         f"x{options.upscale}": options.upscale > 1,
+        f"slices{options.slices}": options.slices > 1,
         f"jumps{options.jumps}": options.jumps > 0,
+        f"posterior{options.posterior}": options.posterior > 0,
+        f"noise{options.known_noise:g}": options.known_noise > 0,
     }
     return "".join(f"_{part}" for part, said in parts.items() if said)
 

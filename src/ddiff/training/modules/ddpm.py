@@ -57,7 +57,8 @@ class DDPM(Learner):
         if shortcuts:
             self.shortcuts = Shortcuts(schedule, objective, shortcuts, shortcuts_steps)
         embedding = getattr(getattr(self.net, "condition", None), "embedding", None)
-        if shortcuts and not getattr(embedding, "shortcuts", embedding is None):
+        told = self.net if embedding is None else embedding
+        if shortcuts and not getattr(told, "shortcuts", embedding is None):
             raise ConfigError(
                 "module.shortcuts: the net is not told how far a step goes; say "
                 "net.embedding.shortcuts=true"
