@@ -18,7 +18,7 @@ from ddiff.diffusion.guidance import guidance_from
 from ddiff.diffusion.plans import learned
 from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.generation import generation_by
-from ddiff.sampling.given import given_arrays
+from ddiff.sampling.given import given_arrays, refuse_latents
 from ddiff.system.errors import ConfigError, nearest
 
 # what samples are asked to be
@@ -76,7 +76,7 @@ class Model:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a sample, [C, *S]."""
-        return tuple(self._trained.options.net.shape)
+        return self._trained.shape
 
     @property
     def num_classes(self) -> int | None:
@@ -144,6 +144,8 @@ class Model:
         - `jumps`: times that each step is made again, so that what is new agrees better with what
           is kept.
         """
+        if from_image is not None:
+            refuse_latents(self._trained)
         given = given_arrays(from_image, strength, inpaint, upscale, jumps, self.shape)
         device = device_of(self.net)
         exported = isinstance(self.net, ArtifactNet)  # takes no backend: it runs as exported

@@ -54,6 +54,8 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         overrides = [f"+{overrides[0]}"]  # not of a training
     if option in ("reader", "classifier"):
         overrides += ["experiment=classifier"]
+    if option == "autoencoder":
+        overrides += ["experiment=autoencoder"]
     if option in ("images", "voxels"):
         overrides += ["data.root=somewhere", "data.size=16"]
     if group == "data":

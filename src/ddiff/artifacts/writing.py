@@ -56,6 +56,12 @@ def export(
     guidance.check(bool(layout))
     if not guidance.alone:
         raise ConfigError("guidance=auto: a file holds one net, and this guides by another one")
+    if trained.decoder and not (isinstance(kind, Weights) and kind.decodes):
+        name = type(kind).__name__.lower()
+        raise ConfigError(
+            f"format={name}: this net draws latents, and such a file has no place for their "
+            "decoder; format=safetensors has"
+        )
     if isinstance(kind, Weights):
         return export_weights(trained, options, kind, precision, layout)
     device = next(trained.net.parameters()).device

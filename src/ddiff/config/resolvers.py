@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ddiff.config.trees import stored
 from ddiff.system.devices import by_device
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_plan
@@ -146,5 +148,18 @@ def plan_in(path: str) -> DictConfig:
     return DictConfig(read_plan(path))
 
 
-for resolver in (fitted, snr_factor, data_name, by_device, learns_shortcuts, plan_in):
+def data_of(run: str) -> DictConfig:
+    """${data_of:${.run}} in a config: the options of the data that a run was trained on."""
+    path = Path(run)
+    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(
+            f"data.run: there is no run {run}; python -m ddiff.train experiment=autoencoder makes "
+            "one"
+        )
+    return stored(file).data
+
+
+for resolver in (fitted, snr_factor, data_name, by_device, learns_shortcuts, plan_in, data_of):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -90,7 +90,8 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
     if options.from_image is None:
         _refuse({name: getattr(options, name) for name in NEEDS_IMAGE})
         return None
-    shape, factor = tuple(trained.options.net.shape), options.upscale
+    refuse_latents(trained)
+    shape, factor = trained.shape, options.upscale
     coarse = _coarse(shape, factor)
     path, mask = Path(options.from_image), options.inpaint and Path(options.inpaint)
     if is_volume_file(path, shape):
@@ -108,6 +109,15 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
     kept = "" if anew is None else f", {anew.float().mean():.0%} of each made anew"
     console.print(f"from        {options.from_image}  {list(values.shape)}{kept}")
     return given
+
+
+def refuse_latents(trained: Trained) -> None:
+    """Raise ConfigError for a net in latents."""
+    if trained.decoder:
+        raise ConfigError(
+            "from_image: this net draws latents, in which nothing of a picture can be kept; a net "
+            "that was trained on the data themselves can"
+        )
 
 
 def given_arrays(

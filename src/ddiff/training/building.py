@@ -39,7 +39,8 @@ def fill_in_data_facts(
     module = module_class(options.module)
     options.net.shape = list(data.shape)
     layout = data.layout if module.conditional else None
-    options.net.num_classes = layout.num_classes if layout else None
+    if layout or "num_classes" in options.net:
+        options.net.num_classes = layout.num_classes if layout else None
     if layout and layout.by_rows:
         _check_conditions(options, module)
         options.net.conditions = _kept(kept, layout)
