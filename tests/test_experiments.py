@@ -52,7 +52,8 @@ def smoked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = ["sampling.num_samples=2", "solver.num_steps=2"]
     jobs = [
         job("train", f"experiment={name}", "trainer=smoke", *small, f"run_dir={name}",
-            *([] if name in NO_SAMPLES else samples))
+            *([] if name in NO_SAMPLES else samples),
+            *(["data.run=autoencoder"] if name == "digits_latent" else []))
         for name in EXPERIMENTS
     ]  # fmt: skip
     done = ddiff_many(jobs, cwd)

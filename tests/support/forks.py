@@ -25,6 +25,7 @@ PRELOADED = (  # what verbs import on their way, so that no child has to
     "ddiff.data.cifar",
     "ddiff.data.digits",
     "ddiff.data.images",
+    "ddiff.data.latent",
     "ddiff.data.mnist",
     "ddiff.data.shapes",
     "ddiff.data.voxels",
