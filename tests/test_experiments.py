@@ -53,7 +53,7 @@ def smoked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [
         job("train", f"experiment={name}", "trainer=smoke", *small, f"run_dir={name}",
             *([] if name in NO_SAMPLES else samples),
-            *(["data.run=autoencoder"] if name == "digits_latent" else []))
+            *(["data.run=autoencoder"] if "latent" in name else []))
         for name in EXPERIMENTS
     ]  # fmt: skip
     done = ddiff_many(jobs, cwd)

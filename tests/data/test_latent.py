@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 import ddiff
+from ddiff.artifacts.decoding import DecoderFile
 from ddiff.artifacts.trained import Trained, load_net
 from ddiff.backends import Eager
 from ddiff.build import build
@@ -180,16 +181,16 @@ def test_the_samples_are_what_the_decoder_makes_of_the_solution(world: Path) -> 
 
 
 def test_evaluation_and_writing_see_samples_as_the_data_are(world: Path) -> None:
-    options = ("run=run", "num_samples=24", "solver.num_steps=2", "metrics=[nearest_pairs]")
+    options = ("run=run", "num_samples=24", "solver.num_steps=2", "metrics=[memorisation]")
     does(world, job("evaluate", *options, "cache=null", "out=figures.json"))
     found = json.loads((world / "figures.json").read_text())
     figures = {figure["name"]: figure for figure in found["figures"]}
     drawn = np.load(next((world / "run/samples").glob("*_24.npy")))
     x, _ = everything(latents(world).of)
     distances = torch.cdist(torch.from_numpy(drawn).flatten(1), x.flatten(1))
-    rms = (distances.min(1).values ** 2 / 64).mean().sqrt()
-    print(figures)
-    assert figures["nearest_l2"]["value"] == pytest.approx(float(rms), rel=0.2)
+    nearest = float(distances.min(1).values.mean()) / 8
+    assert figures["nearest_train"]["value"] == pytest.approx(nearest, rel=1e-4)
+    assert figures["nearest_train"]["protocol"]["train"] == "1621 of digits train (1621)"
 
 
 def test_a_kill_changes_nothing_and_changed_weights_are_refused(world: Path) -> None:
@@ -198,7 +199,14 @@ def test_a_kill_changes_nothing_and_changed_weights_are_refused(world: Path) -> 
     killed = job("train", *options, "run_dir=killed", kill_at=7)
     assert ddiff_many([killed], world)[0].status == -9
     shutil.copytree(world / "killed", world / "other")
-    does(world, job("train", "ckpt_path=killed"))
+    (world / "encoder").rename(world / "there")
+    try:
+        (done,) = ddiff_many([job("train", "ckpt_path=killed")], world)
+        assert (done.status, done.err.count("\n")) == (2, 1)
+        assert "data.run: there is no run encoder" in done.err
+        does(world, job("train", "ckpt_path=killed", "data.run=there"))
+    finally:
+        (world / "there").rename(world / "encoder")
     a, b = checkpoint(world / "whole"), checkpoint(world / "killed")
     for part in ("state_dict", "optimizer_states", "batches_seen", "global_step"):
         assert differences(a[part], b[part], part) == []
@@ -218,7 +226,41 @@ def test_a_kill_changes_nothing_and_changed_weights_are_refused(world: Path) -> 
     assert "has other weights than when this training began" in done.err
 
 
-def test_weights_are_exported_with_their_decoder_and_programs_are_refused(world: Path) -> None:
+@pytest.mark.parametrize("kind", ["pt2", "onnx", "torchscript"])
+def test_programs_are_exported_with_a_decoder_beside_them(kind: str, world: Path) -> None:
+    name = {"torchscript": "ts"}.get(kind, kind)
+    does(world, job("export", "run=run", f"format={kind}", f"out={kind}/model.{name}"))
+    assert {p.name for p in (world / kind).iterdir()} == {f"model.{name}", f"model_decoder.{name}"}
+    small = ("num_samples=3", "solver.num_steps=3", "picture=false", "batch_size=2")
+    does(
+        world,
+        job("sample", f"run={kind}/model.{name}", *small, f"out={kind}/from_file"),
+        job("sample", "run=run", *small, "backend=eager", f"out={kind}/from_run"),
+    )
+    by_file, by_run = (np.load(world / f"{kind}/from_{n}.npy") for n in ("file", "run"))
+    assert by_file.shape == (3, 1, 8, 8)
+    np.testing.assert_allclose(by_file, by_run, atol=1e-4)
+    (world / kind / f"model_decoder.{name}").rename(world / kind / "gone")
+    (done,) = ddiff_many([job("sample", f"run={kind}/model.{name}", "out=x")], world)
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert f"their decoder {kind}/model_decoder.{name} is not there" in done.err
+
+
+def test_a_decoder_s_file_of_a_fixed_batch_takes_any_number_of_samples() -> None:
+    seen = []
+
+    def run(z: torch.Tensor) -> torch.Tensor:
+        seen.append(len(z))
+        return 2 * z
+
+    z = torch.arange(5.0)[:, None]
+    assert torch.equal(DecoderFile(run, (1,), 1.0, 4)(z), 2 * z)
+    assert seen == [4, 4]
+    assert torch.equal(DecoderFile(run, (1,), 1.0, None)(z), 2 * z)
+    assert seen == [4, 4, 5]
+
+
+def test_weights_are_exported_with_their_decoder(world: Path) -> None:
     does(world, job("export", "run=run", "format=safetensors", "out=model.safetensors"))
     small = ("num_samples=3", "solver.num_steps=3", "backend=eager", "picture=false")
     does(
@@ -229,7 +271,7 @@ def test_weights_are_exported_with_their_decoder_and_programs_are_refused(world:
     by_file, by_run = np.load(world / "from_file.npy"), np.load(world / "from_run.npy")
     assert by_file.shape == (3, 1, 8, 8)
     np.testing.assert_array_equal(by_file, by_run)
-    jobs = [job("export", "run=run", f"format={name}") for name in ("pt2", "diffusers")]
+    jobs = [job("export", "run=run", f"format={name}") for name in ("tensorrt", "diffusers")]
     for done in ddiff_many(jobs, world):
         assert done.status == 2
         assert done.err.count("\n") == 1
@@ -271,6 +313,22 @@ def test_mistakes_get_one_line(world: Path) -> None:
         assert done.err.count("\n") == 1, (said, done.err)
         for word in wanted:
             assert word.lower() in done.err.lower(), (said, done.err)
+
+
+def test_data_latent_alone_takes_parts_that_suit_the_latents(world: Path) -> None:
+    small = ("debug=smoke", "sampling.num_samples=2", "solver.num_steps=2", "budget.batch_size=2")
+    own, other = does(
+        world,
+        job("train", "data=latent", "data.run=encoder", *small, "run_dir=a"),
+        job("train", "data=latent", "data.run=encoder", "data@data.of=digits",
+            "data.of.conditions=[text]", *small, "run_dir=b"),
+    )  # fmt: skip
+    words = "data=latent without experiment=: experiment=latents module=conditional_ddpm"
+    assert words in own.out
+    assert words in other.out
+    a, b = (OmegaConf.load(world / f"{name}/config.yaml") for name in "ab")
+    assert (a.net.channels, a.net.shape, a.net.num_classes) == ([32, 64], [2, 4, 4], 10)
+    assert (b.net.num_classes, list(b.net.conditions)) == (None, ["length", "examples"])
 
 
 def test_the_run_names_its_data(world: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ddiff.artifacts.decoding import decoder_of
+from ddiff.artifacts.decoding import DecoderFile, decoder_file, decoder_of
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
 from ddiff.build import build, build_net
@@ -52,9 +52,9 @@ def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:
 
 def load(
     path: Path, weights: str | float, accelerator: str
-) -> tuple["ArtifactNet", Train, dict[str, Any]]:
+) -> tuple["ArtifactNet", Train, dict[str, Any], DecoderFile | None]:
     """The net in an artifact; the run's options, with the solver, guidance and precision of the
-    export; and the facts."""
+    export; the facts; and the decoder beside it, if it was trained in latents."""
     facts, cfg, sha256 = read(path)
     kind: Format = build(cfg.format)
     if str(weights) != facts["weights"]:
@@ -67,7 +67,8 @@ def load(
     device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
     kind.check_place(path, made_on, device)
     options = typed(Train, cfg)
-    return ArtifactNet(path, kind.open(path, device), options, facts, device), options, facts
+    net = ArtifactNet(path, kind.open(path, device), options, facts, device)
+    return net, options, facts, decoder_file(path, facts.get("decoder"), kind, device)
 
 
 def read_safetensors(

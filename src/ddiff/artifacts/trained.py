@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ddiff.artifacts import loading
-from ddiff.artifacts.decoding import decoder_of
+from ddiff.artifacts.decoding import DecoderFile, decoder_of
 from ddiff.build import build, build_net, is_generative, module_class
 from ddiff.config.options import Train, typed
 from ddiff.config.trees import config_of, resolved
@@ -36,7 +36,7 @@ class Trained:
     digest: str  # of the net's numbers
     spent: dict[str, Any]  # seconds and images of the training
     data: dict[str, Any] = field(default_factory=dict)  # see `ddiff.data.Data.facts`
-    decoder: Decoder | None = None  # makes samples of what the net draws, where these are latents
+    decoder: Decoder | DecoderFile | None = None  # makes samples of latents, if the net draws these
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,10 +64,10 @@ class Trained:
         if shape is not None and not is_foreign(source):
             raise ConfigError(f"shape: {source} says the shape of its samples; leave shape out")
         data: dict[str, Any] = {}
-        decoder: Decoder | None = None
+        decoder: Decoder | DecoderFile | None = None
         if loading.is_artifact(source):
             path = Path(source)
-            net, options, facts = loading.load(path, weights, accelerator)
+            net, options, facts, decoder = loading.load(path, weights, accelerator)
             # its outputs go into a folder beside the artifact, of its name
             run_dir = path.with_name(path.name.replace(".", "_"))
             step, digest, spent = facts["step"], facts["net"], facts["spent"]

@@ -27,6 +27,7 @@ from ddiff.interchange.diffusers import (
 )
 from ddiff.interchange.names import DIFFUSERS, names_in, to_theirs
 from ddiff.interchange.tensors import SAFE, write_tensors
+from ddiff.nets.autoencoder import Decoder
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import (
     check_outputs,
@@ -99,6 +100,7 @@ class Safetensors(Weights):
     def write(self, trained: Trained, options: Export, facts: dict[str, Any], path: Path) -> None:
         tensors = trained.net.state_dict()
         if trained.decoder:
+            assert isinstance(trained.decoder, Decoder)
             own = trained.decoder.state_dict()
             tensors = {**tensors, **{f"{DECODER}{name}": value for name, value in own.items()}}
             facts = {**facts, "decoder": trained.decoder.facts()}

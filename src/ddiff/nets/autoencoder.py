@@ -152,5 +152,9 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, z: Tensor) -> Tensor:
+        return self.decoded(z)
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """Return the samples of latents z [B, c, *S], with gradients if they are asked for."""
         mean, std = self.wide(z)
         return self.autoencoder.decode(z * std + mean).clamp(-1, 1)

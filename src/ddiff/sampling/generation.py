@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ddiff.artifacts.decoding import DecoderFile
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import Backend, Eager, Execution, device_of
@@ -55,7 +56,7 @@ class Generation:
     backend: Backend = field(default_factory=Eager)
     given: Given | None = None  # what the samples are made from
     conditions: Mapping[str, Any] | None = None  # that the net is told besides a class
-    decoder: Decoder | None = None  # makes samples of what the net draws, where these are latents
+    decoder: Decoder | DecoderFile | None = None  # makes samples of latents, if the net draws these
 
     def __post_init__(self) -> None:
         self.guidance.check(bool(self.layout))

@@ -27,7 +27,7 @@ class Autoencoder(Learner):
     suited = ("a net that encodes and decodes", "net=autoencoder")
     instead = (
         "is an autoencoder, which makes no samples; train a diffusion in its latents: "
-        "python -m ddiff.train data=latent data.run={source} module=ddpm"
+        "python -m ddiff.train data=latent data.run={source}"
     )
 
     def __init__(self, rate_weight: NotNegative = 1e-4, **kwargs: Any) -> None:
