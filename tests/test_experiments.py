@@ -12,9 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support.runs import TINY, checkpoint, chosen, ddiff_many, differences, job, scalars
 
 CONF = Path(__file__).parents[1] / "conf"
+NO_SAMPLES = ("classifier", "autoencoder", "voxel_autoencoder")
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 QUICK = {"digits_ddpm", "digits_cfg", "digits_mask", "voxel_baseline", "voxel_adaptive",
-         "spheres_radius", "classifier"}  # fmt: skip
+         "spheres_radius", "classifier", "autoencoder", "digits_latent"}  # fmt: skip
 
 
 def write_idx(folder: Path, count: int = 24) -> None:
@@ -53,8 +54,9 @@ def smoked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     samples = ["sampling.num_samples=2", "solver.num_steps=2"]
     jobs = [
         job("train", f"experiment={name}", "trainer=smoke", *small, f"run_dir={name}",
-            *([] if name == "classifier" else samples))
-        for name in sorted(chosen(request, "name") | {"voxel_baseline"})
+            *([] if name in NO_SAMPLES else samples),
+            *(["data.run=autoencoder"] if "latent" in name else []))
+        for name in sorted(chosen(request, "name") | {"autoencoder", "voxel_baseline"})
     ]  # fmt: skip
     done = ddiff_many(jobs, cwd)
     assert [(d.status, d.err) for d in done] == [(0, "")] * len(done)
@@ -76,6 +78,9 @@ def test_experiment_runs_two_steps(name: str, smoked: Path) -> None:
         assert names == {"config.yaml", "environment.json", "metrics.json", "checkpoints",
                          "tensorboard", ".lock"}  # fmt: skip
         return
+    if name in NO_SAMPLES:
+        assert 0 < metrics["val/reconstruction"] < 2
+        names.add("timesteps.png")
     assert names == {"config.yaml", "environment.json", "metrics.json", "checkpoints",
                      "tensorboard", "samples", "timesteps.png", ".lock"}  # fmt: skip
     samples = np.load(run / "samples/step_000002.npy")

@@ -18,7 +18,7 @@ from ddiff.diffusion.guidance import guidance_from
 from ddiff.diffusion.plans import learned
 from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.generation import generation_by
-from ddiff.sampling.given import given_arrays
+from ddiff.sampling.given import given_arrays, refuse_latents
 from ddiff.system.errors import ConfigError, nearest
 
 # what samples are asked to be
@@ -76,7 +76,7 @@ class Model:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a sample, [C, *S]."""
-        return tuple(self._trained.options.net.shape)
+        return self._trained.shape
 
     @property
     def num_classes(self) -> int | None:
@@ -144,13 +144,15 @@ class Model:
           1 with `inpaint`, `upscale` or `slices`.
         - `inpaint`: a mask [*S]; `from_image` is kept where it is 0.
         - `upscale`: `from_image` is [N, C, *S / upscale], and samples have its means.
-        - `slices`: of volumes, `from_image` has every so-manieth slice alone, along one axis.
+        - `slices`: of volumes, `from_image` has every n-th slice alone, along one axis.
         - `jumps`: times that each step is made again, so that what is new agrees better with what
           is kept.
         - `posterior`: iterations of posterior guidance in each step, 5 or so, which serve the same
           purpose at a smaller cost.
         - `known_noise`: standard deviation of the noise in what is known; needs `posterior`.
         """
+        if from_image is not None:
+            refuse_latents(self._trained)
         given = given_arrays(
             from_image,
             inpaint,

@@ -142,6 +142,13 @@ TRAIN: dict[str, list[str]] = {
     "net=reader": ["module", "net=unet", "Reader"],
     "experiment=classifier module=ddpm": ["schedule=", "objective=", "solver="],
     "experiment=classifier data=spheres": ["labels"],
+    "module=autoencoder": ["module", "net=autoencoder", "UNet"],
+    "net=autoencoder": ["module", "net=unet", "Autoencoder"],
+    "experiment=classifier net=autoencoder": ["module", "net=reader", "Autoencoder"],
+    "experiment=autoencoder net.channels=[]": ["net.channels", "empty"],
+    "experiment=autoencoder net.latent_channels=0": ["net.latent_channels", "less than 1"],
+    "experiment=autoencoder net.channels=[8,8,8,8,8]": ["size 8", "2^4"],
+    "experiment=autoencoder module.rate_weight=-1": ["module.rate_weight", "less than 0"],
     "experiment=classifier net.dropout=1": ["net.dropout", "not below 1"],
     "experiment=classifier net.channels=[]": ["net.channels", "empty"],
     "experiment=classifier module.label_smoothing=1": ["module.label_smoothing", "not below 1"],
@@ -489,7 +496,7 @@ RIGHT = [  # what looks odd and must not be refused
     "profiler=torch profiler.warmup=1 profiler.active=1 trainer=smoke", "experiment=classifier",
     "experiment=digits_cfg sampling.y=[1,2]", "experiment=digits_cfg sampling.y=none",
     "net=unet_patch2", "optimizer=muon", "data.radius_min=0.25", "metrics=[fid,kid]",
-    "timesteps=online_topk timesteps.k=3", "experiment=shapes_cfg",
+    "timesteps=online_topk timesteps.k=3", "experiment=shapes_cfg", "experiment=autoencoder",
 ]  # fmt: skip
 
 

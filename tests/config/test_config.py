@@ -29,7 +29,14 @@ from ddiff.training.building import build_module, fill_in_data_facts
 from ddiff.training.modules import DDPM
 
 CONF = Path(next(iter(ddiff.conf.__path__)))
-FILES = {"images", "voxels", "mnist", "fashion_mnist", "cifar10"}  # need files on the disk
+FILES = {
+    "images",
+    "voxels",
+    "mnist",
+    "fashion_mnist",
+    "cifar10",
+    "latent",
+}  # need files on the disk
 OPTIONS = [
     (group, path.stem)
     for group in [*GROUPS, "net/embedding"]
@@ -54,9 +61,13 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
         overrides = [f"+{overrides[0]}"]  # not of a training
     if option in ("reader", "classifier"):
         overrides += ["experiment=classifier"]
+    if option == "autoencoder":
+        overrides += ["experiment=autoencoder"]
     if option in ("images", "voxels"):
         overrides += ["data.root=somewhere", "data.size=16"]
-    if group == "data":
+    if option == "latent":
+        overrides += ["experiment=digits_latent", "data.run=somewhere", "data@data.of=digits"]
+    elif group == "data":
         overrides += ["experiment=volumes" if KNOWN[option].dims == 3 else "experiment=pictures"]
     if option in (
         "simple2d",
@@ -110,11 +121,12 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_experiment_has_the_name_of_its_file(path: Path) -> None:
-    cfg = composed(f"experiment={path.stem}")
+    more = ["data.run=somewhere", "data@data.of=digits"] if "latent" in path.stem else []
+    cfg = composed(f"experiment={path.stem}", *more)
     validate(cfg)
     assert cfg.name == {"pictures": "digits", "volumes": "spheres"}.get(path.stem, path.stem)
     assert cfg.trainer.max_steps == cfg.budget.max_steps > 100
-    smoke = composed(f"experiment={path.stem}", "trainer=smoke")
+    smoke = composed(f"experiment={path.stem}", *more, "trainer=smoke")
     assert smoke.trainer.max_steps == 4
     assert smoke.lr_schedule.get("total_steps", 4) == 4
 

@@ -26,6 +26,7 @@ def test_options_and_defaults_agree(name):
     text = (FOLDER / name).read_text()
     assert text.startswith(f"# conf/data/{name} : ")
     options = OmegaConf.to_container(OmegaConf.create(text))
+    options.pop("defaults", None)
     cls = getattr(ddiff.data, options.pop("_target_").rpartition(".")[2])
     parameters = inspect.signature(cls).parameters
     assert list(options) == list(parameters)

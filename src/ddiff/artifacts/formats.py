@@ -36,13 +36,8 @@ class ExportWrapper(nn.Module):
     def __init__(self, net: nn.Module, dtype: torch.dtype):
         super().__init__()
         self.dtype = dtype
-        own: Any = copy.deepcopy(net).requires_grad_(False)
-        for parent in list(own.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, Upsample):
-                    setattr(parent, name, FoldedUpsample(child))
         # formats keep dense weights best; x decides that the convolutions run channels last
-        self.net = own.to(dtype, memory_format=torch.contiguous_format)
+        self.net = folded(net).to(dtype, memory_format=torch.contiguous_format)
         self.eval()
 
     def cast(self, dtype: torch.dtype) -> None:
@@ -53,6 +48,23 @@ class ExportWrapper(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         form = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         return self.net(x.to(self.dtype, memory_format=form), t, y).float().contiguous()
+
+
+class DecoderWrapper(ExportWrapper):
+    """A decoder as a file holds it: z [B, c, *S] float32 -> samples [B, C, *S] float32."""
+
+    def forward(self, z: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.net.decoded(z.to(self.dtype)).float().contiguous()
+
+
+def folded(net: nn.Module) -> Any:
+    """Return a frozen copy of a net whose upsampling kernels are parameters."""
+    own = copy.deepcopy(net).requires_grad_(False)
+    for parent in list(own.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Upsample):
+                setattr(parent, name, FoldedUpsample(child))
+    return own
 
 
 class FoldedUpsample(nn.Module):
@@ -99,6 +111,7 @@ class Format(ABC):
     runs_in_torch: ClassVar[bool] = True
     runs_on: ClassVar[str | None] = None  # the device of its files; None: that of the export
     is_program: ClassVar[str | None]  # what in the file would be executed; None: nothing
+    decodes: ClassVar[bool] = True  # whether a decoder of latents gets a file of its own
 
     def check(self, precision: str, device: torch.device) -> None:
         name = type(self).__name__.lower()

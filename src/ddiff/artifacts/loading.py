@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ddiff.artifacts.decoding import DecoderFile, decoder_file, decoder_of
 from ddiff.artifacts.formats import Format
 from ddiff.artifacts.seal import unseal
 from ddiff.build import build, build_net
@@ -18,12 +19,14 @@ from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.interchange.tensors import read_metadata, read_tensors
+from ddiff.nets.autoencoder import Decoder
 from ddiff.nets.conditions import Layout
 from ddiff.system.checkpoints import ARTIFACTS, short_digest
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import cache_folder
 
+DECODER = "decoder/"  # begins the names of a decoder's tensors, beside those of the net
 DIGITS = 16  # of a hash, that are enough to name a file
 AS_IT_IS = ("ddiff.backends.Auto", "ddiff.backends.Eager")
 OF_WEIGHTS = {"config": dict, "net": str, "step": int, "spent": dict, "weights": str}
@@ -49,9 +52,9 @@ def read(path: Path) -> tuple[dict[str, Any], DictConfig, str]:
 
 def load(
     path: Path, weights: str | float, accelerator: str
-) -> tuple["ArtifactNet", Train, dict[str, Any]]:
+) -> tuple["ArtifactNet", Train, dict[str, Any], DecoderFile | None]:
     """The net in an artifact; the run's options, with the solver, guidance and precision of the
-    export; and the facts."""
+    export; the facts; and the decoder beside it, if it was trained in latents."""
     facts, cfg, sha256 = read(path)
     kind: Format = build(cfg.format)
     if str(weights) != facts["weights"]:
@@ -64,23 +67,30 @@ def load(
     device = device_for("cpu" if made_on == "cpu" and accelerator == "auto" else accelerator)
     kind.check_place(path, made_on, device)
     options = typed(Train, cfg)
-    return ArtifactNet(path, kind.open(path, device), options, facts, device), options, facts
+    net = ArtifactNet(path, kind.open(path, device), options, facts, device)
+    return net, options, facts, decoder_file(path, facts.get("decoder"), kind, device)
 
 
-def read_safetensors(path: Path) -> tuple[nn.Module, DictConfig, dict[str, Any]]:
-    """The net of a file that was exported with format=safetensors, its config and its facts."""
+def read_safetensors(
+    path: Path,
+) -> tuple[nn.Module, DictConfig, dict[str, Any], Decoder | None]:
+    """The net of a file that was exported with format=safetensors, its config, its facts, and its
+    decoder if it was trained in latents."""
     facts = facts_of(path)
     cfg = resolved(DictConfig(facts["config"]))
     validate(cfg, bounds=False)
-    net = build_net(cfg.net)
+    net, tensors = build_net(cfg.net), read_tensors(path)
+    own = {n.removeprefix(DECODER): tensors.pop(n) for n in [*tensors] if n.startswith(DECODER)}
+    said = facts.get("decoder")
+    decoder = decoder_of(str(path), {**said, "state": own} if isinstance(said, dict) else None)
     try:
-        net.load_state_dict(read_tensors(path))
+        net.load_state_dict(tensors)
     except RuntimeError as error:
         lines = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise DdiffError(f"{path} does not fit its own config: {lines}") from error
     if short_digest(net) != facts["net"]:
         raise DdiffError(f"refused {path}: its numbers are not those that were exported")
-    return net.requires_grad_(False).eval(), cfg, facts
+    return net.requires_grad_(False).eval(), cfg, facts, decoder
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Source:
                 "give the run that it was exported from, or export that with format=safetensors"
             )
         if path.suffix == SAFE and "ddiff" in read_metadata(path):
-            net, cfg, _ = read_safetensors(path)
+            net, cfg, *_ = read_safetensors(path)
             return cls(source, net.state_dict(), cfg)
         if path.suffix in (SAFE, *PICKLED):
             return cls(source, read_tensors(path), None)

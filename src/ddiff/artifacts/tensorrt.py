@@ -49,6 +49,8 @@ class TensorRT(Format):
         super().check(precision, device)
         load_tensorrt("format=tensorrt")
 
+    decodes = False
+
     def write(self, job: Job, path: Path) -> dict[str, Any]:
         """Write the engine, and beside it the ONNX file that it is built from."""
         trt = load_tensorrt("format=tensorrt")

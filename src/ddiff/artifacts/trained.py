@@ -7,13 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from ddiff.artifacts import loading
-from ddiff.build import build, build_net, is_generative
+from ddiff.artifacts.decoding import DecoderFile, decoder_of
+from ddiff.build import build, build_net, is_generative, module_class
 from ddiff.config.options import Train, typed
 from ddiff.config.trees import config_of, resolved
 from ddiff.config.validation import validate
 from ddiff.diffusion import Objective, Schedule
 from ddiff.interchange.folders import is_foreign, read_foreign
 from ddiff.interchange.tensors import SAFE
+from ddiff.nets.autoencoder import Decoder
 from ddiff.nets.averages import Profile, combination, combined, power_of
 from ddiff.system.checkpoints import find_checkpoint, load_checkpoint, load_tensors, short_digest
 from ddiff.system.console import console
@@ -34,6 +36,16 @@ class Trained:
     digest: str  # of the net's numbers
     spent: dict[str, Any]  # seconds and images of the training
     data: dict[str, Any] = field(default_factory=dict)  # see `ddiff.data.Data.facts`
+    decoder: Decoder | DecoderFile | None = None  # makes samples of latents, if the net draws these
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample, [C, *S]."""
+        return self.decoder.shape if self.decoder else tuple(self.options.net.shape)
+
+    def bound(self, clamp: float | None) -> float | None:
+        """Return the bound of the x_0 estimate in the units of the net."""
+        return None if clamp is None else clamp * (self.decoder.bound if self.decoder else 1.0)
 
     @classmethod
     def load(
@@ -52,16 +64,17 @@ class Trained:
         if shape is not None and not is_foreign(source):
             raise ConfigError(f"shape: {source} says the shape of its samples; leave shape out")
         data: dict[str, Any] = {}
+        decoder: Decoder | DecoderFile | None = None
         if loading.is_artifact(source):
             path = Path(source)
-            net, options, facts = loading.load(path, weights, accelerator)
+            net, options, facts, decoder = loading.load(path, weights, accelerator)
             # its outputs go into a folder beside the artifact, of its name
             run_dir = path.with_name(path.name.replace(".", "_"))
             step, digest, spent = facts["step"], facts["net"], facts["spent"]
             data = facts.get("data", {})
         elif source.endswith(SAFE):
             path = Path(source)
-            net, cfg, facts = loading.read_safetensors(path)
+            net, cfg, facts, decoder = loading.read_safetensors(path)
             if str(weights) != facts["weights"]:
                 raise ConfigError(f"weights: {path} holds {facts['weights']}, not {weights}")
             net, options = net.to(device_for(accelerator)), typed(Train, cfg)
@@ -77,12 +90,16 @@ class Trained:
             path = find_checkpoint(source)
             net, options, checkpoint = load_net(path, weights, snapshot)
             if not is_generative(options.module):
-                raise DdiffError(f"{source} is a classifier; it makes no samples")
+                why = module_class(options.module).instead or "makes no samples"
+                raise DdiffError(f"{source} {why.format(source=source)}")
             run_dir, step, digest = run_of(path), checkpoint["global_step"], short_digest(net)
             net, spent = net.to(device_for(accelerator)), checkpoint.get("spent", {})
-            data = checkpoint["ddiff"].get("data", {})
+            data = dict(checkpoint["ddiff"].get("data", {}))
+            decoder = decoder_of(source, data.pop("decoder", None))
+        if decoder:
+            decoder = decoder.to(device_for(accelerator))
         schedule, objective = build(options.schedule), build(options.objective)
-        return cls(net, schedule, objective, options, run_dir, step, digest, spent, data)
+        return cls(net, schedule, objective, options, run_dir, step, digest, spent, data, decoder)
 
 
 def load_net(

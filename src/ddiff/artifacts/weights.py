@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ddiff.artifacts.card import card
-from ddiff.artifacts.loading import read_safetensors
+from ddiff.artifacts.loading import DECODER, read_safetensors
 from ddiff.artifacts.trained import Trained
 from ddiff.config.options import Export
 from ddiff.interchange.diffusers import (
@@ -27,6 +27,7 @@ from ddiff.interchange.diffusers import (
 )
 from ddiff.interchange.names import DIFFUSERS, names_in, to_theirs
 from ddiff.interchange.tensors import SAFE, write_tensors
+from ddiff.nets.autoencoder import Decoder
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import (
     check_outputs,
@@ -42,6 +43,7 @@ class Weights(ABC):
 
     ending: ClassVar[str]
     default: ClassVar[str]  # the name, without the ending
+    decodes: ClassVar[bool] = False  # whether it holds the decoder of a net in latents, too
 
     def check(self, precision: str) -> None:
         if precision != "fp32":
@@ -90,13 +92,19 @@ class Weights(ABC):
 class Safetensors(Weights):
     """One file: the tensors under ddiff's names, the config and facts in its metadata."""
 
-    ending, default = SAFE, "model"
+    ending, default, decodes = SAFE, "model", True
 
     def check_net(self, trained: Trained, options: Export) -> None:
         """No-op: every net has named tensors."""
 
     def write(self, trained: Trained, options: Export, facts: dict[str, Any], path: Path) -> None:
-        write_tensors(trained.net.state_dict(), path, {"ddiff": json.dumps(facts)})
+        tensors = trained.net.state_dict()
+        if trained.decoder:
+            assert isinstance(trained.decoder, Decoder)
+            own = trained.decoder.state_dict()
+            tensors = {**tensors, **{f"{DECODER}{name}": value for name, value in own.items()}}
+            facts = {**facts, "decoder": trained.decoder.facts()}
+        write_tensors(tensors, path, {"ddiff": json.dumps(facts)})
 
     def read(self, path: Path) -> nn.Module:
         return read_safetensors(path)[0]

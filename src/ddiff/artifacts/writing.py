@@ -14,7 +14,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ddiff.artifacts.formats import NAMES, ExportWrapper, Format, Inputs, Job
+from ddiff.artifacts.decoding import beside_of
+from ddiff.artifacts.formats import (
+    NAMES,
+    DecoderWrapper,
+    ExportWrapper,
+    Format,
+    Inputs,
+    Job,
+)
 from ddiff.artifacts.loading import ArtifactNet, remember
 from ddiff.artifacts.seal import seal
 from ddiff.artifacts.trained import Trained
@@ -22,6 +30,7 @@ from ddiff.artifacts.weights import Weights
 from ddiff.build import build, build_guidance
 from ddiff.config.options import Export, Train, tree_of, typed
 from ddiff.diffusion.guidance import NO_LABEL
+from ddiff.nets.autoencoder import Decoder
 from ddiff.nets.conditions import CLASS, TEXT, Layout
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, existing_parent, replacing
@@ -56,13 +65,20 @@ def export(
     guidance.check(bool(layout))
     if not guidance.alone:
         raise ConfigError("guidance=auto: a file holds one net, and this guides by another one")
+    if trained.decoder and not kind.decodes:
+        name = type(kind).__name__.lower()
+        raise ConfigError(
+            f"format={name}: this net draws latents, and such a file has no place for their "
+            "decoder; format=safetensors, pt2 and onnx have"
+        )
     if isinstance(kind, Weights):
         return export_weights(trained, options, kind, precision, layout)
     device = next(trained.net.parameters()).device
     kind.check(precision, device)
     Precision("float32").prepare()  # of the net that the file is compared with
     path = _target(trained, kind, options, precision)
-    check_outputs([path], options.overwrite)
+    beside = [beside_of(path, kind)] if trained.decoder else []
+    check_outputs([path, *beside], options.overwrite)
     batch = None if options.dynamic_batch else options.batch_size
     size = max(2, options.batch_size) if batch is None else batch  # torch.export takes 1 as fixed
     inputs = partial(example, layout, trained.schedule.T, device)
@@ -83,11 +99,46 @@ def export(
         sizes = {1, size} if batch is None else {size}
         cases = (inputs(n, first) for n in sorted(sizes) for first in range(4))
         facts["verified"] = {"of": what, **check(found, trained.net, cases, precision)}
+        decoder = _decoder(trained, kind, batch, size, Path(folder)) if beside else None
+    if decoder:
+        facts["decoder"] = {"file": beside[0].name, "sha256": decoder[1], **decoder[2]}
+        with replacing(beside[0]) as file:
+            file.write(decoder[0])
+        remember(decoder[1])
     sealed, sha256 = seal(payload, facts)
     with replacing(path) as file:
         file.write(sealed)
     remember(sha256)
     return Exported(path, facts, sha256)
+
+
+def _decoder(
+    trained: Trained, kind: Format, batch: int | None, size: int, folder: Path
+) -> tuple[bytes, str, dict[str, Any]]:
+    """Return the file of a decoder in float32, its hash and its facts; raises DdiffError where it
+    differs from the decoder."""
+    decoder = trained.decoder
+    assert isinstance(decoder, Decoder)
+    device = next(trained.net.parameters()).device
+    shape = decoder.autoencoder.latent_shape
+
+    def inputs(n: int) -> Inputs:
+        g = torch.Generator().manual_seed(n)
+        return (torch.randn(n, *shape, generator=g).to(device),)
+
+    wrapper: Any = DecoderWrapper(decoder, torch.float32)
+    job = Job(wrapper, inputs(size), "fp32", batch, lambda: iter(()))
+    part = folder / f"decoder{kind.ending}"
+    kind.write(job, part)
+    payload = part.read_bytes()
+    facts = {"batch": batch, "bound": decoder.bound, "shape": list(decoder.shape)}
+    part.write_bytes(seal(payload, facts)[0])
+    run, _ = kind.compared(part, device)
+    sizes = {1, size} if batch is None else {size}
+    verified = check(run, decoder, map(inputs, sorted(sizes)), "fp32")
+    verified["inputs"] = "latents of the standard normal law"
+    facts["verified"] = verified
+    return *seal(payload, facts), facts
 
 
 def export_weights(

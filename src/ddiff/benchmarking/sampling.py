@@ -1,6 +1,7 @@
 """Sampling: the same net, weights, plan and noise under every backend and precision."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -42,7 +43,7 @@ class Sampling:
     ) -> Generation:
         own = self.subject.options
         return generation_of(
-            trained or self.subject.trained,
+            replace(trained or self.subject.trained, decoder=None),  # nets are compared
             solver=self.solver.node,
             guidance=own.guidance,
             precision=precision.node,

@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ddiff.config.trees import stored
 from ddiff.system.devices import by_device
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_plan
@@ -114,7 +116,10 @@ def data_name(target: str) -> str:
 
 def data_sides(data: DictConfig) -> tuple[int, ...]:
     """Sides of a sample: as many as it has dimensions."""
-    facts = KNOWN.get(data_name(data["_target_"]))
+    name = data_name(data["_target_"])
+    if name == "latent":
+        return latent_sides(data["run"])
+    facts = KNOWN.get(name)
     if facts is None:
         raise ConfigError(
             f"data: the size of {data['_target_']} is not known before it is built; "
@@ -146,5 +151,36 @@ def plan_in(path: str) -> DictConfig:
     return DictConfig(read_plan(path))
 
 
-for resolver in (fitted, snr_factor, data_name, by_device, learns_shortcuts, plan_in):
+def data_of(run: str) -> DictConfig:
+    """${data_of:${.run}} in a config: the options of the data that a run was trained on."""
+    return encoder(run).data
+
+
+def encoder(run: str) -> DictConfig:
+    """The config of the run of an autoencoder, or of one of its checkpoints."""
+    path = Path(run)
+    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(
+            f"data.run: there is no run {run}; python -m ddiff.train experiment=autoencoder makes "
+            "one"
+        )
+    return stored(file)
+
+
+def latent_sides(run: str) -> tuple[int, ...]:
+    """Sides of the latents of an autoencoder."""
+    net = encoder(run).net
+    try:
+        factor = net.patch_size * 2 ** (len(net.channels) - 1)
+        return tuple(side // factor for side in net.shape[1:])
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"data.run: the latents of {run} have a size that is not known before they are made; "
+            "say net= and schedule= that are not by_size"
+        ) from error
+
+
+for resolver in (fitted, snr_factor, data_name, by_device, learns_shortcuts, plan_in, data_of):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -34,9 +34,9 @@ ASIDE = ("_", *PLACES, "threads", "sweep", "optimized_metric", "memory_budget_gb
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
-            "data.download", "data.cache_gb")  # fmt: skip
-ELSEWHERE = (*PLACES, "data.root", "evaluation.cache", "extractor", "net.shape", "net.num_classes",
-             "net.conditions")  # fmt: skip
+            "data.download", "data.cache_gb", "data.run", "data.cache")  # fmt: skip
+ELSEWHERE = (*PLACES, "data.root", "data.run", "data.cache", "evaluation.cache", "extractor",
+             "net.shape", "net.num_classes", "net.conditions")  # fmt: skip
 
 Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
 
@@ -97,7 +97,9 @@ class ResumePoint:
         trained = config_of(checkpoint)
         cfg = compose("train", overrides)
         said = tuple(name_of(o).split("/")[0] for o in now)
-        kept = {k: v for k, v in _as_trained(then, trained).items() if not k.startswith(said)}
+        moved = [o for o in now if name_of(o).startswith(ELSEWHERE)]
+        before = _as_trained([*then, *moved], trained)
+        kept = {k: v for k, v in before.items() if not k.startswith(said)}
         for name, value in kept.items():
             now_said = {s: OmegaConf.select(cfg, s) for s in said if s.startswith(f"{name}.")}
             for option, choice in ({name: value} | now_said).items():

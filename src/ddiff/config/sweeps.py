@@ -89,8 +89,9 @@ def summary(folder: Path) -> str:
 
 
 def name_of(override: str) -> str:
-    """`+net.channels=[8]` -> `net.channels`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+    """`+net.channels=[8]` -> `net.channels`; `data@data.of=digits` -> `data.of`, where it goes."""
+    name, _, package = override.lstrip("+~").partition("=")[0].partition("@")
+    return package if package and package[0] != "_" else name
 
 
 def values_said(argv: list[str]) -> Iterator[tuple[str, list[Any]]]:
@@ -105,7 +106,7 @@ def values_said(argv: list[str]) -> Iterator[tuple[str, list[Any]]]:
             values = list(override.sweep_iterator()) if swept else [override.value()]
         except (HydraException, ValueError, TypeError):
             continue  # Hydra will say what is wrong with it
-        yield override.key_or_group, values
+        yield name_of(word), values
 
 
 class Sweep(Callback):

@@ -64,7 +64,8 @@ GROUPS = {
         True,
     ),
 }  # fmt: skip
-NESTED = ("ddiff.nets", "ddiff.diffusion.schedules")  # of targets inside a group's own options
+# of targets inside a group's own options
+NESTED = ("ddiff.nets", "ddiff.diffusion.schedules", "ddiff.data")
 
 
 def locate(target: Any, packages: tuple[str, ...]) -> Any:

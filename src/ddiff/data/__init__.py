@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from ddiff.data.cifar import CIFAR10
     from ddiff.data.digits import Digits
     from ddiff.data.images import Images
+    from ddiff.data.latent import Latent
     from ddiff.data.mnist import MNIST, FashionMNIST
     from ddiff.data.shapes import Shapes
     from ddiff.data.spheres import Spheres
     from ddiff.data.voxels import Voxels
 
-__all__ = ["CIFAR10", "MNIST", "Data", "Digits", "FashionMNIST", "Images", "Shapes", "Spheres",
-           "Voxels"]  # fmt: skip
+__all__ = ["CIFAR10", "MNIST", "Data", "Digits", "FashionMNIST", "Images", "Latent", "Shapes",
+           "Spheres", "Voxels"]  # fmt: skip
 _MODULES = {"CIFAR10": "cifar", "Data": "base", "FashionMNIST": "mnist"}  # others: as the name
 
 

@@ -34,6 +34,7 @@ from ddiff.data.loading import (
 )
 from ddiff.data.source import FolderSource, Source
 from ddiff.data.tables import numbers_by, paired, texts_by
+from ddiff.nets.autoencoder import Decoder
 from ddiff.nets.conditions import CLASS, TEXT, Layout
 from ddiff.system.bounds import At, NotNegative, Seed
 from ddiff.system.devices import cpu_count
@@ -61,7 +62,8 @@ class Data(LightningDataModule, ABC):
     A subclass adds to `offered` and to `told`.
 
     Known once constructed: `shape` [C, *S], `num_classes`, `class_names`.
-    Known after `setup`: `train` and `val`.
+    Known after `setup`: `train` and `val`, and `decoder`, which makes samples of what a net draws
+    where these are latents.
     Training resumes at batch `position` of the stream that all ranks share; checkpoints carry it.
     """
 
@@ -74,6 +76,7 @@ class Data(LightningDataModule, ABC):
     num_classes: int | None = field(init=False, default=None)
     class_names: list[str] | None = field(init=False, default=None)
     position: int = field(init=False, default=0)
+    decoder: Decoder | None = field(init=False, default=None)
     train: Source = field(init=False)
     val: Source = field(init=False)
 
@@ -159,6 +162,11 @@ class Data(LightningDataModule, ABC):
         """Return what is told of the first samples of the validation set, [<= number, K]."""
         self.setup("fit")
         return ValBatches(self.val, min(number, len(self.val)), self.tellers[1])[0][1]
+
+    @property
+    def original(self) -> "Data":
+        """The data that samples are measured against: these, but for latents."""
+        return self
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:

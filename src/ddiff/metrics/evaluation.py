@@ -36,6 +36,7 @@ from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import check_outputs, write_json
 
+LATENT = "ddiff.data.Latent"
 BETTER = {"lower": "↓", "higher": "↑", None: ""}
 
 
@@ -66,7 +67,7 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
         check_outputs(beside, options.overwrite, "other samples have this name: rename them")
     if before is None:
         check_outputs([out], options.overwrite)
-    data = build(options.data) if options.data else None
+    data = build(judged(options.data)) if options.data else None
     if data:
         data.prepare_data()
         data.setup("fit")
@@ -104,6 +105,7 @@ class Examination:
         drawn = options.evaluation
         self.layout = Layout.of_net(options.net)
         self.y = conditions_for(options.sampling.y, drawn.num_samples, self.layout, data.examples)
+        data = data.original
         stand_in = Stack(data.train, "samples")
         case = case_for(options, drawn.cache, options.trainer.accelerator, stand_in, data, None)
         told = {"asked": self.y, "layout": self.layout} if self.layout.by_rows else {}
@@ -119,6 +121,12 @@ class Examination:
         return measured(replace(self.case, samples=stack), self.options.metrics)
 
 
+def judged(node: DictConfig) -> DictConfig:
+    """Return the options of the data that samples are measured against: of latents, those of the
+    data that were encoded."""
+    return node.of if node["_target_"] == LATENT else node
+
+
 def case_for(
     options: Evaluate | Train,
     cache: str | None,
@@ -131,7 +139,7 @@ def case_for(
     train, held_out = None, reference
     if held_out is None:
         assert data is not None
-        name = str(options.data["_target_"]).rpartition(".")[2].lower()
+        name = str(judged(options.data)["_target_"]).rpartition(".")[2].lower()
         train, held_out = Stack(data.train, f"{name} train"), Stack(data.val, f"{name} held out")
     return Case(
         samples=samples,
@@ -141,7 +149,7 @@ def case_for(
             build,
             options.extractor,
             shape=samples.shape,
-            data=OmegaConf.to_container(options.data) if data else {},
+            data=OmegaConf.to_container(judged(options.data)) if data else {},
             device=device_for(accelerator),
         ),
         data=data,

@@ -88,7 +88,7 @@ class ResBlock(nn.Module):
     """A residual block: norm, SiLU and convolution, twice, plus a shortcut.
 
     (x [B, inputs, *S], emb [B, emb_dim]) -> [B, outputs, *S]. The embedding scales and shifts the
-    maps between the convolutions, or only shifts them (`modulation`).
+    maps between the convolutions, or only shifts them (`modulation`). `emb_dim` None: no embedding.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ResBlock(nn.Module):
         dims: int,
         inputs: int,
         outputs: int,
-        emb_dim: int,
+        emb_dim: int | None,
         dropout: float,
         modulation: Modulation,
         groups: int,
@@ -106,17 +106,20 @@ class ResBlock(nn.Module):
         self.norm1 = Norm(inputs, groups, eps=norm_eps)
         self.conv1 = conv(dims, inputs, outputs)
         self.has_scale = modulation == "scale_shift"
-        self.modulate = nn.Linear(emb_dim, outputs * (2 if self.has_scale else 1))
+        width = outputs * (2 if self.has_scale else 1)
+        self.modulate = nn.Linear(emb_dim, width) if emb_dim else None
         self.norm2 = Norm(outputs, groups, eps=norm_eps)
         self.dropout = Dropout(dropout)
         self.conv2 = zeroed(conv(dims, outputs, outputs))
         self.shortcut = conv(dims, inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         # first, so that its gradient, as large as x, is computed last and does not stay in memory
         shortcut = self.shortcut(x)
         h = self.conv1(self.norm1(x))
-        if self.has_scale:
+        if self.modulate is None:
+            h = self.norm2(h)
+        elif self.has_scale:
             h = self.norm2(h, *self.modulate(emb).chunk(2, dim=1))
         else:
             h = self.norm2(h + self.modulate(emb)[(...,) + (None,) * (x.ndim - 2)])

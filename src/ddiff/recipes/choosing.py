@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ddiff.config.resolvers import KNOWN, data_name
+from ddiff.config.resolvers import KNOWN, data_name, data_of
 from ddiff.config.sweeps import values_said
 from ddiff.config.trees import TELLING
 from ddiff.data.folders import PICTURES, VOLUMES, listing
@@ -22,6 +22,7 @@ from ddiff.system.errors import ConfigError, DdiffError
 
 FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
+LATENT = "latent"
 OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
 
 
@@ -41,6 +42,9 @@ def choose_recipe(argv: list[str]) -> None:
     recipes: dict[tuple[str, ...], str] = {}  # and the first data that each is for
     for name, root, labels in product(names, *options):
         known, own = described[name] or ("images", {})
+        if known == LATENT:
+            recipes.setdefault(tuple(_latent_recipe(said)), name)
+            continue
         root = own.get("root") if root is None else root
         labels = own.get("labels") if labels is None else labels
         words = _recipe(known, root, labels, "module" not in said, _tells(said))
@@ -70,6 +74,8 @@ def recipe_words(words: list[str]) -> list[str]:
         described,
         (said.get(f"data.{o}", [None])[0] for o in ("root", "labels")),
     )
+    if known == LATENT:
+        return _latent_recipe(said)
     root, labels = options
     root = own.get("root") if root is None else root
     labels = own.get("labels") if labels is None else labels
@@ -95,7 +101,23 @@ def _described(name: str, argv: list[str]) -> tuple[str, dict[str, Any]] | None:
                     "ddiff.recipe look at the data and write an experiment"
                 )
             return known, own
-    return (name, {}) if name in KNOWN else None
+    return (name, {}) if name in KNOWN or name == LATENT else None
+
+
+def _latent_recipe(said: Mapping[str, list[Any]]) -> list[str]:
+    """The recipe of data=latent: labels are those of the data that are encoded."""
+    run, other = (said.get(name, [None])[0] for name in ("data.run", "data.of"))
+    root, labels = (said.get(f"data.of.{name}", [None])[0] for name in ("root", "labels"))
+    known, told = str(other), any(said.get(f"data.of.{name}") for name in TELLING)
+    if other is None:
+        if run is None:
+            return ["experiment=latents"]  # what is missing is said later
+        own = data_of(str(run))
+        known, root, labels = data_name(own["_target_"]), own.get("root"), own.get("labels")
+        told = any(own.get(name) for name in TELLING)
+    if known not in KNOWN:
+        return ["experiment=latents"]
+    return ["experiment=latents", *_recipe(known, root, labels, "module" not in said, told)[1:]]
 
 
 def _tells(said: Mapping[str, list[Any]]) -> bool:

@@ -205,7 +205,7 @@ def fit_plan(trained: Trained, options: Options) -> Path:
     candidates = known(trained.schedule, options.num_steps)
     if not candidates:
         raise ConfigError(f"num_steps must lie in 1..{trained.schedule.T}, not {options.num_steps}")
-    fitted = fitted_to(trained, problem.guidance, problem.clamp)
+    fitted = fitted_to(trained, problem.guidance, options.clamp)
     # held out: the very samples that ddiff.sample draws with this seed
     held_out = _pairs(problem, trained, long, options, options.held_out, "sample")
     pairs = _pairs(problem, trained, long, options, options.num_samples, "plan")
@@ -269,7 +269,12 @@ def _problem(trained: Trained, options: Options) -> tuple[Problem, Plan]:
     build_precision(DictConfig(FLOAT32), device_of(net))
     net.requires_grad_(False).eval()
     problem = Problem(
-        net, trained.schedule, trained.objective, guidance, options.clamp, options.batch_size
+        net,
+        trained.schedule,
+        trained.objective,
+        guidance,
+        trained.bound(options.clamp),
+        options.batch_size,
     )
     return problem, long
 

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ddiff.artifacts.decoding import DecoderFile
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import Backend, Eager, Execution, device_of
@@ -23,6 +24,7 @@ from ddiff.config.options import Draw, Train
 from ddiff.diffusion import Guidance, Objective, Plan, solve
 from ddiff.diffusion.guidance import Weaker
 from ddiff.kernels import philox
+from ddiff.nets.autoencoder import Decoder
 from ddiff.nets.conditions import Layout
 from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.given import Given
@@ -43,7 +45,7 @@ class Generation:
     """Everything that turns noise into samples."""
 
     net: nn.Module
-    shape: tuple[int, ...]  # [C, *S]
+    shape: tuple[int, ...]  # [C, *S] of what the net draws
     num_classes: int | None
     objective: Objective
     plan: Plan
@@ -54,6 +56,7 @@ class Generation:
     backend: Backend = field(default_factory=Eager)
     given: Given | None = None  # what the samples are made from
     conditions: Mapping[str, Any] | None = None  # that the net is told besides a class
+    decoder: Decoder | DecoderFile | None = None  # makes samples of latents, if the net draws these
 
     def __post_init__(self) -> None:
         self.guidance.check(bool(self.layout))
@@ -69,7 +72,7 @@ class Generation:
         first: int = 0,
     ) -> Iterator[Tensor]:
         """Draw `num_samples` samples from number `first` on, in order; yields
-        [<= batch_size, C, *S] at a time.
+        [<= batch_size, *sample_shape] at a time.
 
         Another `batch_size` changes a sample by rounding only. `y` holds a label or a row a sample.
         `on_step(samples)` is called after every solver step with the number of samples in the
@@ -91,7 +94,7 @@ class Generation:
         y: Tensor | None = None,
         on_step: Callable[[int], None] = lambda samples: None,
     ) -> Tensor:
-        """Draw the samples with these indices, float32 [B, C, *S] on the net's device."""
+        """Draw the samples with these indices, float32 [B, *sample_shape] on the net's device."""
         was_training = self.net.training
         self.net.eval()
         with phase("start"):
@@ -103,7 +106,10 @@ class Generation:
                 with phase("logging"):
                     on_step(len(indices))
         self.net.train(was_training)
-        return x.clone()
+        if self.decoder is None:
+            return x.clone()
+        with phase("decoder"):
+            return self.decoder(x)
 
     def steps(self, indices: Sequence[int], y: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the batch x after every step of the plan. The next step may overwrite it."""
@@ -144,6 +150,11 @@ class Generation:
         stepper = self._stepper(len(indices), y)
         stepper.start(indices, y)
         return stepper.advance
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of a sample."""
+        return self.decoder.shape if self.decoder else self.shape
 
     @property
     def evaluations(self) -> int:
@@ -272,10 +283,11 @@ def generation_by(
         guidance=guidance,
         precision=precision,
         seed=seed,
-        clamp=clamp,
+        clamp=trained.bound(clamp),
         backend=backend,
         given=given,
         conditions=net.get("conditions"),
+        decoder=trained.decoder,
     )
 
 
@@ -323,11 +335,14 @@ def drawing(options: Draw) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def in_training(module: Any, options: Train, plan: Plan) -> Generation:
+def in_training(
+    module: Any, options: Train, plan: Plan, decoder: Decoder | None = None
+) -> Generation:
     """Build the Generation of a training, which samples with the averaged net of `module`.
 
-    `options` are the run's.
+    `options` are the run's, and `decoder` is that of its data.
     """
+    clamp = options.sampling.clamp
     return Generation(
         net=module.ema,
         shape=tuple(options.net.shape),
@@ -337,8 +352,9 @@ def in_training(module: Any, options: Train, plan: Plan) -> Generation:
         guidance=build_guidance(options.guidance),
         precision=module.precision,
         seed=options.seed,
-        clamp=options.sampling.clamp,
+        clamp=clamp if clamp is None or decoder is None else clamp * decoder.bound,
         conditions=options.net.get("conditions"),
+        decoder=decoder,
     )
 
 

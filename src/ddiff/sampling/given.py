@@ -119,7 +119,8 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
     if options.from_image is None:
         _refuse(asked)
         return None
-    shape, path = tuple(trained.options.net.shape), Path(options.from_image)
+    refuse_latents(trained)
+    shape, path = trained.shape, Path(options.from_image)
     single = is_volume_file(path, shape)
     axis = _axis(path, shape, options.slices, trained if single else None)
     wanted, steps = _wanted(shape, options.upscale, options.slices, axis)
@@ -139,6 +140,15 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
     kept = "" if given.anew is None else f", {given.anew.float().mean():.0%} of each made anew"
     console.print(f"from        {options.from_image}  {list(values.shape)}{kept}")
     return given
+
+
+def refuse_latents(trained: Trained) -> None:
+    """Raise ConfigError for a net in latents."""
+    if trained.decoder:
+        raise ConfigError(
+            "from_image: this net draws latents, in which nothing of a picture can be kept; a net "
+            "that was trained on the data themselves can"
+        )
 
 
 def given_arrays(
@@ -177,7 +187,7 @@ def given_arrays(
 
 
 def _axis(path: Path, shape: tuple[int, ...], slices: int, trained: Trained | None) -> int | None:
-    """Return the axis of S along which a file has every so-manieth slice alone; None if it has all.
+    """Return the axis of S along which a file has every n-th slice alone; None if it has all.
 
     `trained` is given for a file of one volume.
     """
@@ -269,7 +279,7 @@ def _given(
 
 def between_slices(values: Tensor, shape: tuple[int, ...], slices: int) -> tuple[Tensor, Tensor]:
     """Return values [N, C, *S] and where they are made anew [*S], of volumes that have every
-    so-manieth slice alone, or of whole ones, of which those along the last axis are kept."""
+    n-th slice alone, or of whole ones, of which those along the last axis are kept."""
     axes = [i for i in range(3) if values.shape[2 + i] != shape[1 + i]]
     axis = axes[0] if axes else 2
     known = torch.arange(0, shape[1 + axis], slices)

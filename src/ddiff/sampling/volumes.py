@@ -25,7 +25,7 @@ class Original:
     @classmethod
     def of(cls, trained: Trained) -> "Original":
         """Read the facts of a checkpoint or an export, which anyone may have written."""
-        shape, data = tuple(trained.options.net.shape), trained.data
+        shape, data = trained.shape, trained.data
         if len(shape) != 4:
             raise ConfigError("write: this run makes pictures, and write= is for volumes")
         try:

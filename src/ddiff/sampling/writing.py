@@ -52,7 +52,7 @@ class Request:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.number, *self.generation.shape)
+        return (self.number, *self.generation.sample_shape)
 
     @property
     def period(self) -> int:

@@ -39,10 +39,13 @@ def fill_in_data_facts(
     module = module_class(options.module)
     options.net.shape = list(data.shape)
     layout = data.layout if module.conditional else None
-    options.net.num_classes = layout.num_classes if layout else None
+    if layout or "num_classes" in options.net:
+        options.net.num_classes = layout.num_classes if layout else None
     if layout and layout.by_rows:
         _check_conditions(options, module)
         options.net.conditions = _kept(kept, layout)
+    if data.original is not data:
+        _check_latents(options, module)
     if module.dims and module.dims != len(data.shape) - 1 and not begun:
         shape = "x".join(map(str, data.shape))
         raise ConfigError(
@@ -53,6 +56,19 @@ def fill_in_data_facts(
         raise ConfigError(
             f"module: {module.__name__} needs labels and the data has none; "
             "use module=ddpm or module=voxel_ddpm, or labelled data"
+        )
+
+
+def _check_latents(options: Train, module: Any) -> None:
+    """Raise ConfigError if module or net take for granted that data are in [-1, 1]."""
+    if module.dims:
+        raise ConfigError(
+            f"module: {module.__name__} is for volumes, and the data are latents; use module=ddpm"
+        )
+    if options.net.get("bounded"):
+        raise ConfigError(
+            "net.bounded=true keeps predictions between -1 and 1, where latents are not; use "
+            "net.bounded=false"
         )
 
 

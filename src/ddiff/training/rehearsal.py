@@ -154,16 +154,16 @@ def _check_module(options: Train) -> None:
     ):
         raise ConfigError(f"module: {name} needs {', '.join(f'{group}=...' for group in absent)}")
     net = locate(options.net["_target_"], ("ddiff.nets",))
-    inputs = ("x", "t", "y") if module.generative else ("x",)
     try:
-        inspect.signature(getattr(net, "forward", net)).bind(None, *inputs)
+        inspect.signature(getattr(net, "forward", net)).bind(None, *module.inputs)
+        fits = "noise" not in module.inputs or hasattr(net, "encode")
     except TypeError:
-        kind, other = ("a net that is told the time", "net=unet")
-        if not module.generative:
-            kind, other = ("a net that reads labels", "net=reader")
+        fits = False
+    if not fits:
+        kind, other = module.suited
         raise ConfigError(
             f"module: {name} needs {kind}, such as {other}, and {net.__name__} is not one"
-        ) from None
+        )
 
 
 def _check_net(options: Train, begun: bool) -> None:

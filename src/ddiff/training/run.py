@@ -4,8 +4,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from ddiff.config.options import Train, tree_of
 from ddiff.config.resuming import ResumePoint
 from ddiff.config.sweeps import name_of
 from ddiff.config.targets import build
+from ddiff.data.loading import ValBatches
 from ddiff.nets.conditions import Layout
 from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.conditions import conditions_for, row_length
@@ -42,7 +45,7 @@ from ddiff.training.callbacks import (
 )
 from ddiff.training.callbacks.samples import Found
 from ddiff.training.loggers import board_of, build_loggers
-from ddiff.training.modules import DDPM
+from ddiff.training.modules import DDPM, Autoencoder
 from ddiff.training.ranks import FromFirst, check_launch, lost, rank
 from ddiff.training.starting import Start, brought, start_from
 from ddiff.training.summary import summarise
@@ -83,6 +86,7 @@ class Run:
         if not self.is_first:
             self.data.prepare_data()
         self.data.setup("fit")
+        self.decoder = self.data.decoder and self.data.decoder.to(self.device)
         kept = point.trained.net.get("conditions") if point else None
         fill_in_data_facts(options, self.data, begun=point is not None, kept=kept)
         self.tree = tree_of(options)
@@ -100,6 +104,9 @@ class Run:
             self.plan = build_plan(options.solver, self.module.schedule)
             check_shortcuts(self.plan, options)
             if self.module.shortcuts:
+                if self.decoder:
+                    bound = self.decoder.bound
+                    self.module.shortcuts = replace(self.module.shortcuts, clamp=bound)
                 self.module.shortcuts.number(self.data.batch_size)  # refuses a batch of one
             self.y = conditions_for(
                 options.sampling.y,
@@ -242,7 +249,7 @@ class Run:
         offered = {
             "run_dir": self.path,
             "progress": self.progress,
-            "generate": self.generate,
+            "generate": self.pictured(),
             "columns": row_length(self.y),
             "examine": self.examine,
         }
@@ -279,7 +286,21 @@ class Run:
 
     def generation(self, module: DDPM) -> Generation:
         """Generation of the run's samples with the averaged net."""
-        return in_training(module, self.options, self.plan)
+        return in_training(module, self.options, self.plan, self.decoder)
+
+    def pictured(self) -> Callable[[Any], np.ndarray] | None:
+        """Return what makes the pictures of a training; None for a classifier."""
+        if isinstance(self.module, DDPM):
+            return self.generate
+        return self.reconstructions if isinstance(self.module, Autoencoder) else None
+
+    def reconstructions(self, module: Autoencoder) -> np.ndarray:
+        """The first samples of the validation set, each followed by its reconstruction."""
+        number = max(1, self.options.sampling.num_samples // 2)
+        x, _ = ValBatches(self.data.val, number)[0]
+        with torch.no_grad():
+            made = module.reconstructed(x.to(self.device)).cpu()
+        return torch.stack([x, made], 1).flatten(0, 1).numpy()
 
     def generate(self, module: DDPM) -> np.ndarray:
         """The run's samples to look at, [N, C, *S]."""

@@ -65,7 +65,7 @@ def summarise(run: "Run") -> float | None:
         else:
             logger.log_hyperparams(options)
         logger.finalize("success")
-    _closing_table(run.path, metrics, report)
+    _closing_table(run.path, metrics, report, run.module.generative)
     return figure
 
 
@@ -112,7 +112,9 @@ def _keep(metrics: dict[str, Any], before: dict[str, Any]) -> None:
         metrics["peak_memory_mb"] = max(metrics["peak_memory_mb"], peak)
 
 
-def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -> None:
+def _closing_table(
+    path: Path, metrics: dict[str, Any], report: Report | None, generative: bool
+) -> None:
     apart = ("protocol", "resources", "timesteps", "kept", "optimized")
     rows = [
         (name, f"{value:.5g}" if isinstance(value, float) else str(value))
@@ -127,7 +129,8 @@ def _closing_table(path: Path, metrics: dict[str, Any], report: Report | None) -
         _timesteps_table(report)
     if pictures := sorted((path / "samples").glob("*.png")):
         console.print(f"samples     {pictures[-1]}")
-        console.print(f"more        python -m ddiff.sample run={path} num_samples=64")
+        if generative:
+            console.print(f"more        python -m ddiff.sample run={path} num_samples=64")
     if (path / "tensorboard").is_dir():
         console.print(f"dashboard   tensorboard --logdir {path / 'tensorboard'}")
 

@@ -19,15 +19,15 @@ Found = dict[str, Any]  # as evaluations/*.json
 
 
 class Samples(Callback):
-    """Every `every` steps, and after the last."""
+    """Every `every` steps, and after the last; `generate` None: the module makes no pictures."""
 
-    when, generative = When.PAUSE, True
+    when = When.PAUSE
 
     def __init__(
         self,
         run_dir: Path,
         every: Steps,
-        generate: Callable[[DDPM], np.ndarray],
+        generate: Callable[[Any], np.ndarray] | None,
         columns: int | None = None,
     ) -> None:
         self.folder = run_dir / "samples"
@@ -36,8 +36,7 @@ class Samples(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if due(trainer, batch_idx, self.every):
-            assert isinstance(pl_module, DDPM)
+        if self.generate and due(trainer, batch_idx, self.every):
             self.show(trainer, trainer.global_step, self.generate(pl_module))
 
     def show(self, trainer: Trainer, step: int, samples: np.ndarray) -> None:

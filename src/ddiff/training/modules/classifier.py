@@ -20,6 +20,9 @@ class Classifier(Learner):
 
     conditional = True
     generative = False
+    inputs = ("x",)
+    suited = ("a net that reads labels", "net=reader")
+    instead = "is a classifier; it makes no samples"
 
     def __init__(self, label_smoothing: Smoothing = 0.0, shift: Shift = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

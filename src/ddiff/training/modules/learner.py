@@ -28,6 +28,9 @@ class Learner(LightningModule):
     conditional = False  # whether it needs labels
     generative = True  # whether it makes samples
     dims: int | None = None  # 3: for volumes alone
+    inputs: tuple[str, ...] = ("x", "t", "y")  # of the net
+    suited = ("a net that is told the time", "net=unet")  # in words, and an example
+    instead = ""  # what to say where samples are asked of a module that makes none
 
     def __init__(
         self,
@@ -134,7 +137,11 @@ class Learner(LightningModule):
                 total, samples = sums.get(name, (torch.zeros(()), 0))
                 sums[name] = total + torch.tensor(mean) * count, samples + count
         means = {name: (total / n).to(self.device) for name, (total, n) in sums.items()}
-        self.log_dict(means, sync_dist=True)
+        self.log_dict(self.figures(means), sync_dist=True)
+
+    def figures(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is logged of the means over the validation set."""
+        return means
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
