@@ -246,6 +246,8 @@ def test_a_scan_is_prepared_as_the_training_files_were(tmp_path):
     trained = SimpleNamespace(
         options=SimpleNamespace(net=SimpleNamespace(shape=(1, 8, 8, 8)), data=options),
         data=data.facts(),
+        shape=(1, 8, 8, 8),
+        decoder=None,
     )
     said = {"from_image": str(tmp_path / "scans/one.nii"), "inpaint": str(tmp_path / "mask.nii.gz"),
             "strength": None, "upscale": 1, "slices": 1, "jumps": 0, "posterior": 0,
