@@ -329,7 +329,7 @@ def test_a_damaged_decoder_is_refused(world: Path, tmp_path: Path) -> None:
         broken = torch.load(world / "run/checkpoints/last.ckpt", weights_only=True)
         damage(broken["ddiff"]["data"]["decoder"])
         save_checkpoint(broken, file)
-        with pytest.raises(DdiffError, match="the decoder in .* is damaged"):
+        with pytest.raises(DdiffError, match=r"the decoder in .* is damaged"):
             Trained.load(str(file))
 
 
