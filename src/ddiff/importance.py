@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> None:
     given = list(HydraConfig.get().overrides.task)
     trained = load_run(cfg, given)
     if not cfg.get("timesteps"):
-        raise ConfigError("experiment: a classifier has no timesteps to score")
+        name = str(cfg.module["_target_"]).rpartition(".")[2].lower()
+        raise ConfigError(f"experiment: module={name} has no timesteps to score")
     # scores do not depend on how timesteps are drawn; gradients are taken of the net itself
     cfg.timesteps = {"_target_": "ddiff.diffusion.timesteps.Uniform"}
     cfg.backend = {"_target_": "ddiff.backends.Eager"}

@@ -68,6 +68,18 @@ def test_what_an_autoencoder_is_not_for_is_said_in_a_line(world: Path) -> None:
     assert all(d.err.count("\n") == 1 and "is an autoencoder" in d.err for d in done)
 
 
+def test_other_verbs_and_a_budget_of_memory(world: Path) -> None:
+    jobs = [
+        job("train", *NET, *SHORT, "trainer=smoke", "memory_budget_gb=8", "run_dir=small"),
+        job("benchmark", "experiment=autoencoder"),
+        job("importance", "experiment=autoencoder", "out=scores.json"),
+    ]
+    small, *others = ddiff_many(jobs, world)
+    assert (small.status, small.err) == (0, "")
+    assert [d.status for d in others] == [2, 2]
+    assert all("autoencoder" in d.err and d.err.count("\n") == 1 for d in others)
+
+
 def test_a_kill_changes_nothing(tmp_path: Path) -> None:
     options = (*NET, *SHORT, "budget.max_steps=12", "budget.save_every=3")
     jobs = [

@@ -1,11 +1,12 @@
 """The decoder of a net that was trained in latents, as checkpoints and exported files keep it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from ddiff.artifacts.formats import Format
@@ -14,7 +15,11 @@ from ddiff.build import build_net
 from ddiff.config.trees import check_size
 from ddiff.config.validation import validate
 from ddiff.nets.autoencoder import Decoder
-from ddiff.system.errors import DdiffError
+from ddiff.system.errors import ConfigError, DdiffError
+
+# what facts that are no decoder's make the code below raise
+WRONG = (AttributeError, LookupError, TypeError, ValueError, RuntimeError, ConfigError,
+         OmegaConfBaseException)  # fmt: skip
 
 
 class DecoderFile(nn.Module):
@@ -63,14 +68,12 @@ def decoder_file(path: Path, said: Any, kind: Format, device: torch.device) -> D
     return DecoderFile(kind.open(file, device), shape, bound, batch)
 
 
-def decoder_of(source: str, facts: Mapping[str, Any] | None) -> Decoder | None:
-    """Build a decoder from its options, tensors and bound; None where nothing is said of one.
+def decoder_of(source: str, facts: Any) -> Decoder:
+    """Build a decoder from its options, tensors and bound.
 
     `facts` are those of `ddiff.data.latent.Latent`, which anyone may have written. Raises
     DdiffError where they make no decoder.
     """
-    if facts is None:
-        return None
     try:
         check_size(facts["net"])
         node = DictConfig(facts["net"])
@@ -78,7 +81,7 @@ def decoder_of(source: str, facts: Mapping[str, Any] | None) -> Decoder | None:
         net: Any = build_net(node)
         decoder = Decoder(net, facts["net"], bound=float(facts["bound"]))
         decoder.load_state_dict(facts["state"])
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except WRONG as error:
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise DdiffError(f"the decoder in {source} is damaged: {why[0]}") from error
     if not bool((decoder.std > 0).all()) or not 0 < decoder.bound < float("inf"):

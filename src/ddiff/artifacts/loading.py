@@ -81,8 +81,9 @@ def read_safetensors(
     validate(cfg, bounds=False)
     net, tensors = build_net(cfg.net), read_tensors(path)
     own = {n.removeprefix(DECODER): tensors.pop(n) for n in [*tensors] if n.startswith(DECODER)}
-    said = facts.get("decoder")
-    decoder = decoder_of(str(path), {**said, "state": own} if isinstance(said, dict) else None)
+    said, decoder = facts.get("decoder"), None
+    if isinstance(said, dict):
+        decoder = decoder_of(str(path), {**said, "state": own})
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:

@@ -94,8 +94,9 @@ class Trained:
                 raise DdiffError(f"{source} {why.format(source=source)}")
             run_dir, step, digest = run_of(path), checkpoint["global_step"], short_digest(net)
             net, spent = net.to(device_for(accelerator)), checkpoint.get("spent", {})
-            data = dict(checkpoint["ddiff"].get("data", {}))
-            decoder = decoder_of(source, data.pop("decoder", None))
+            data = checkpoint["ddiff"].get("data", {})
+            if isinstance(data, dict) and "decoder" in data:
+                decoder = decoder_of(source, data.pop("decoder"))
         if decoder:
             decoder = decoder.to(device_for(accelerator))
         schedule, objective = build(options.schedule), build(options.objective)

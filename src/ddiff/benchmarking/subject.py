@@ -10,7 +10,14 @@ from torch import nn
 
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
-from ddiff.build import build, build_guidance, build_net, check_guidance, is_generative
+from ddiff.build import (
+    build,
+    build_guidance,
+    build_net,
+    check_guidance,
+    is_generative,
+    module_class,
+)
 from ddiff.config.options import Benchmark, Train, own_options, tree_of, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
@@ -74,7 +81,8 @@ def _from_recipe(options: Benchmark) -> NetUnderTest:
         check_guidance(options)
     fill_in_data_facts(options, build(options.data))
     if not is_generative(options.module):
-        raise ConfigError("module: a classifier makes no samples; choose another experiment")
+        name = module_class(options.module).__name__.lower()
+        raise ConfigError(f"module: {name} makes no samples; choose another experiment")
     torch.manual_seed(key(options.seed, "weights"))
     net = build_net(options.net).requires_grad_(False).eval()
     _wake(net, options.seed)

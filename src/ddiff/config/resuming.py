@@ -34,9 +34,11 @@ ASIDE = ("_", *PLACES, "threads", "sweep", "optimized_metric", "memory_budget_gb
 # What a run may change on its way, in its own directory: how it goes on, not what its past was.
 GOING_ON = ("name", "optimizer", "lr_schedule", "precision", "module.ema_decay",
             "net.checkpoint_levels", "data.batch_size", "data.num_workers", "data.root",
-            "data.download", "data.cache_gb", "data.run", "data.cache")  # fmt: skip
-ELSEWHERE = (*PLACES, "data.root", "data.run", "data.cache", "evaluation.cache", "extractor",
-             "net.shape", "net.num_classes", "net.conditions")  # fmt: skip
+            "data.download", "data.cache_gb", "data.run", "data.cache", "data.of.batch_size",
+            "data.of.num_workers", "data.of.root", "data.of.download",
+            "data.of.cache_gb")  # fmt: skip
+ELSEWHERE = (*PLACES, "data.root", "data.run", "data.cache", "data.of.root", "evaluation.cache",
+             "extractor", "net.shape", "net.num_classes", "net.conditions")  # fmt: skip
 
 Changes = dict[str, tuple[Any, Any]]  # option -> (before, now)
 

@@ -189,8 +189,9 @@ def origin(cfg: Any) -> dict[str, Any]:
 def identity(options: dict[str, Any]) -> dict[str, Any]:
     """Flat options without those that say how data are split, loaded and described, not what they
     are, and without those of `ADDED`."""
-    free = ("batch_size", "num_workers", "num_val", "seed", "download", *TELLING)
-    kept = {k: v for k, v in options.items() if k not in {f"data.{name}" for name in free}}
+    free = ("batch_size", "num_workers", "num_val", "seed", "download", "cache", *TELLING)
+    left_out = {f"{place}.{name}" for place in ("data", "data.of") for name in free}
+    kept = {k: v for k, v in options.items() if k not in left_out}
     return {k: v for k, v in kept.items() if not is_as_before(k, v, options)}
 
 

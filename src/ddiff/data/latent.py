@@ -164,7 +164,7 @@ class Latent(Data):
                         latents["mirrored" if mirror else "as it is"].append(made)
                         done += len(x)
                         meter(done)
-                found[name] = torch.cat(latents["as it is"])
+                found[name] = torch.cat([torch.empty(0, *self.shape), *latents["as it is"]])
                 found[f"{name}_labels"] = torch.cat(labels) if labels else None
                 if latents["mirrored"]:
                     found["mirrored"] = torch.cat(latents["mirrored"])
@@ -207,7 +207,7 @@ class Latent(Data):
         return self.of.examples(number)
 
     def facts(self) -> dict[str, Any]:
-        """Those of `of`, and the decoder, as `ddiff.artifacts.decoding` reads it."""
+        """Return the facts of `of`, and the decoder, as `ddiff.artifacts.decoding` reads it."""
         assert self.decoder is not None
         decoder = {**self.decoder.facts(), "state": self.decoder.state_dict()}
         return {**self.of.facts(), "decoder": decoder}

@@ -32,6 +32,8 @@ def write(data: Data, out: str | Path, num: int | None = None, split: Split = "t
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DdiffError(f"{out} is not an empty folder; say another out=, or empty it first")
+    if data.original is not data:
+        raise ConfigError("data=latent: latents are no files that can be read again; write data.of")
     data.prepare_data()
     data.setup("fit")
     source = getattr(data, split)

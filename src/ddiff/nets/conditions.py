@@ -85,7 +85,7 @@ class Layout:
     @classmethod
     def of_net(cls, net: Mapping[str, Any]) -> "Layout":
         """Return the layout of a net, by its options: shape, num_classes and conditions."""
-        return cls.of(net["shape"], net["num_classes"], net.get("conditions"))
+        return cls.of(net["shape"], net.get("num_classes"), net.get("conditions"))
 
     def options(self) -> dict[str, Any] | None:
         """Return the layout without shape and classes as plain values, as a net's option.

@@ -50,6 +50,8 @@ from ddiff.training.ranks import FromFirst, check_launch, lost, rank
 from ddiff.training.starting import Start, brought, start_from
 from ddiff.training.summary import summarise
 
+PAIRED = 8  # columns of a picture of data and their reconstructions: pairs lie in one row
+
 
 class Run:
     """One training. Builds and checks everything before it makes a directory, and writes the run's
@@ -250,7 +252,7 @@ class Run:
             "run_dir": self.path,
             "progress": self.progress,
             "generate": self.pictured(),
-            "columns": row_length(self.y),
+            "columns": PAIRED if isinstance(self.module, Autoencoder) else row_length(self.y),
             "examine": self.examine,
         }
         generative = isinstance(self.module, DDPM)

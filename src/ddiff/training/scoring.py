@@ -64,7 +64,8 @@ class ScoredNet:
         fill_in_data_facts(options, data, begun=trained is not None)
         module = build_module(options, build_precision(options.precision, device)).to(device)
         if not isinstance(module, DDPM):
-            raise ConfigError("module: a classifier has no timesteps to score")
+            name = type(module).__name__.lower()
+            raise ConfigError(f"module: {name} has no timesteps to score")
         weights = "fresh"
         if trained:
             module.net.load_state_dict(trained.net.state_dict())
