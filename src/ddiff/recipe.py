@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddiff.config.shell import config_dir, entry
+from ddiff.recipes.choosing import name_for
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -89,12 +90,6 @@ def number_of_bytes(memory: str | None) -> float | None:
     if memory is None:
         return None
     return float(memory[:-2]) * {"MB": 1e6, "GB": 1e9}[memory[-2:]]
-
-
-def name_for(choice: str, given: dict[str, Any]) -> str:
-    """Return a name for the recipe: `images_photos`."""
-    folder = re.sub(r"[^\w-]+", "_", Path(str(given.get("root", ""))).name)
-    return f"{choice}_{folder}" if folder else choice
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from omegaconf import DictConfig
 from ddiff.config.options import Train, typed
 from ddiff.config.shell import entry
 from ddiff.config.sweeps import job_folder, name_of, overrides_of_command
-from ddiff.recipes.choosing import choose_recipe
+from ddiff.recipes.choosing import recipe_of_training
 
 
-@entry("train", prepare=choose_recipe)
+@entry("train", prepare=recipe_of_training)
 def main(cfg: DictConfig) -> float | None:
     """Trains a diffusion model and writes a run: config, checkpoints, TensorBoard, samples and
     final metrics. Without options it trains experiment=voxel_adaptive; data=X without
-    experiment= trains a net, an objective and a schedule that suit those data, in runs/X/."""
+    experiment= trains a net, an objective and a schedule that suit those data, in runs/X/. With
+    recipe=30min, python -m ddiff.recipe looks at the data and this device first, and the training
+    takes what it writes."""
     from ddiff.config.resuming import continued, finished
 
     if (done := finished(cfg)) is not None:

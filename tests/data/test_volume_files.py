@@ -103,6 +103,40 @@ def test_units_become_millimetres(tmp_path):
         assert spacing == pytest.approx((0.2, 0.15, 0.05), rel=1e-3)
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_says_its_spacing_and_may_have_times_and_channels_of_one(version, tmp_path):
+    """[t, c, z, y, x] of 1, 1, 5, 6, 7 with 0.2, 0.15 and 0.05 mm, in micrometres."""
+    folder = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    folder.create_array("full", data=SMOOTH[None, None])
+    folder.create_array("half", data=SMOOTH[None, None, :, ::2, ::2])
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "tczyx"]
+    scales = [{
+        "axes": axes,
+        "datasets": [
+            {"path": "full", "coordinateTransformations": [
+                {"type": "scale", "scale": [1, 1, 100, 75, 25]},
+                {"type": "translation", "translation": [0, 0, 10, 0, 0]},
+            ]},
+            {"path": "half"},
+        ],
+        "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 2, 2, 2]}],
+    }]  # fmt: skip
+    about = {"multiscales": scales}
+    folder.attrs.update({"ome": about} if version == "0.5" else about)
+    header = volume_header(tmp_path / "a.zarr", ())
+    assert header.shape == (1, 5, 6, 7)
+    assert header.spacing == pytest.approx((0.2, 0.15, 0.05))
+    assert header.affine is not None
+    assert header.affine[:3, 3] == pytest.approx((0.02, 0, 0))
+    assert np.array_equal(read_numbers(tmp_path / "a.zarr", ())[0], SMOOTH)
+    x = sample(voxels(tmp_path, [5, 6, 7], window=[-1, 2]), "a.zarr")
+    assert np.abs(x[0].numpy() - ((np.clip(SMOOTH, -1, 2) + 1) / 1.5 - 1)).max() < 1e-6
+    del scales[0]["axes"]
+    folder.attrs.update({"ome": about} if version == "0.5" else about)
+    with pytest.raises(DdiffError, match="its multiscales are not those of OME-Zarr"):
+        volume_header(tmp_path / "a.zarr", ())
+
+
 SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zarr", ".tif")
 
 

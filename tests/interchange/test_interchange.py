@@ -30,6 +30,7 @@ from ddiff.interchange.names import DIFFUSERS, MONAI, names_in, to_theirs
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.errors import ConfigError, DdiffError
 from tests.artifacts.worlds import export_of, make_run
+from tests.support.runs import ddiff_many, job
 
 PEERS = Path(__file__).parent / "peers"
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -99,6 +100,31 @@ def test_a_bundle_of_monai_is_the_net_that_it_was() -> None:
     assert torch.equal(model.schedule.abar, wanted.abar)
     with pytest.raises(DdiffError, match=r"does not say the size .* add shape=\[1,D,H,W\]"):
         ddiff.load(PEERS / "monai")
+
+
+def test_a_bundle_is_measured_and_timed_with_its_shape(tmp_path: Path) -> None:
+    shutil.copytree(PEERS / "monai", tmp_path / "monai")
+    np.save(tmp_path / "balls.npy", np.random.default_rng(0).integers(0, 2, (4, 1, 8, 8, 8)))
+    said = ("run=monai", "shape=[1,8,8,8]", "accelerator=cpu", "threads=1")
+    draw = ("num_samples=2", "solver.num_steps=2", "metrics=[pieces]", "reference=balls.npy")
+    evaluated, timed, *refused = ddiff_many(
+        [
+            job("evaluate", *said, *draw, "out=figures.json"),
+            job("benchmark", *said[:3], "backends=[eager]", "precisions=[fp32]", "num_steps=2",
+                "repeats=1", "batch_sizes=[1]", "out=race"),
+            job("evaluate", "samples=balls.npy", *draw[2:], "shape=[1,8,8,8]"),
+            job("benchmark", "shape=[1,8,8,8]", "experiment=digits_ddpm"),
+        ],
+        tmp_path,
+    )  # fmt: skip
+    for done in (evaluated, timed):
+        assert done.status == 0, done.err
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert {figure["n"] for figure in figures} == {2}
+    assert (tmp_path / "race/benchmark.json").is_file()
+    lines = ("shape: nothing is drawn with samples=", "shape: is of a folder that run= names")
+    for done, line in zip(refused, lines, strict=True):
+        assert (done.status, done.err.startswith(f"ddiff: {line}")) == (2, True), done.err
 
 
 def in_the_root(folder: Path) -> None:

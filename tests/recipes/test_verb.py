@@ -94,3 +94,47 @@ def test_numbers_of_the_command_line() -> None:
     assert steps_in(0.001, 0.05) == 1
     assert name_for("images", {"root": "/data/my photos/", "size": 8}) == "images_my_photos"
     assert name_for("digits", {}) == "digits"
+
+
+def test_a_training_writes_its_recipe_and_takes_it(world: SimpleNamespace) -> None:
+    """Once; then the file that lies there. What is said wins over it."""
+    said = (*SOLIDS[:-1], "trainer.accelerator=cpu", "threads=1", "name=mine", "recipe=1h")
+    smoke = ("trainer=smoke", "trainer.accelerator=cpu", *SMOKE[1:], "optimizer.lr=0.002")
+    (first,) = ddiff_many([job("train", *said, *smoke, "run_dir=first")], world.cwd)
+    assert (first.status, first.err) == (0, "")
+    file = world.cwd / "recipes/experiment/mine.yaml"
+    written = file.read_text()
+    assert "recipe      recipes/experiment/mine.yaml" in first.out
+    wrong = [
+        job("train", *said, "experiment=volumes"),
+        job("train", *said, "ckpt_path=first"),
+        job("train", "-m", *said, "seed=1,2"),
+        job("train", "recipe=1h"),
+        job("train", *SOLIDS[:-1], "recipe=fortnight", "name=never"),
+    ]
+    again, *refused = ddiff_many([job("train", *said, *smoke, "run_dir=again"), *wrong], world.cwd)
+    assert (again.status, again.err) == (0, "")
+    assert "recipe      recipes/experiment/mine.yaml, written before; remove it" in again.out
+    assert file.read_text() == written
+    recipe = OmegaConf.create(written)
+    for name in ("first", "again"):
+        cfg = OmegaConf.load(world.cwd / name / "config.yaml")
+        assert (cfg.name, cfg.optimizer.lr) == ("mine", 0.002)
+        assert cfg.net.channels == recipe.net.channels
+        assert cfg.module.ema_decay == recipe.module.ema_decay
+        assert "Muon" in cfg.optimizer["_target_"]
+        overrides = checkpoint(world.cwd / name)["ddiff"]["overrides"]
+        assert "experiment=mine" in overrides
+        assert not [word for word in overrides if word.startswith("recipe=")]
+    lines = (
+        "recipe: does not go with experiment=",
+        "recipe: does not go with ckpt_path=",
+        "recipe: is for one data=X",
+        "recipe: is for one data=X",
+        "budget: 'fortnight' is not written like 60s, 5min or 2h",
+    )
+    for done, line in zip(refused, lines, strict=True):
+        assert done.status == 2
+        assert done.err.startswith(f"ddiff: {line}"), done.err
+        assert len(done.err.splitlines()) == 1
+    assert not (world.cwd / "recipes/experiment/never.yaml").exists()

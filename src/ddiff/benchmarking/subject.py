@@ -67,7 +67,7 @@ def _from_run(options: Benchmark, given: Collection[str]) -> NetUnderTest:
         words = ", ".join(f"{name}=" for name in strange)
         raise ConfigError(f"run: a run is measured as it was trained; leave out {words}")
     assert options.run
-    trained = Trained.load(options.run, options.weights, options.accelerator)
+    trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
     chosen = {name: getattr(options, name) for name in ("solver", "guidance") if name in given}
     own = replace(trained.options, seed=options.seed, **chosen)
     validate(DictConfig(tree_of(own)), bounds=False)
@@ -117,6 +117,8 @@ def checked(cfg: DictConfig, given: Collection[str]) -> Benchmark:
         raise ConfigError("ckpt_path: resumes a training; a net to measure is given by run=")
     if cfg.init:
         raise ConfigError("init: starts a training; a net to measure is given by run=")
+    if cfg.shape and not cfg.run:
+        raise ConfigError("shape: is of a folder that run= names; say data.size= or net.shape=")
     cfg = resolved(cfg)
     if cfg.run:
         validate(cfg, "benchmark")

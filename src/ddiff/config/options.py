@@ -33,6 +33,7 @@ T = TypeVar("T")
 Steps = Annotated[int, At(least=1, most=10**9)]
 BatchSize = Annotated[int, At(least=1, most=10**6)]
 Samples = Annotated[int, At(least=1, most=10**9)]
+Shape = Annotated[list[Count], Filled()]  # [C, *S] of a sample
 Label = Annotated[int, At(least=0)]
 Labels = Literal["auto", "each", "none"] | Label | list[Label] | Mapping[str, Any] | None
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -132,6 +133,7 @@ class Draw:
     precision: Group
     backend: Group
     engine: Group
+    shape: Shape | None
     num_samples: Samples
     batch_size: BatchSize
     y: Labels
@@ -149,7 +151,6 @@ class Sample(Draw):
 
     profiler: Group
     run: Place
-    shape: Annotated[list[Count], Filled()] | None
     first: Annotated[int, At(least=0, most=10**9)]
     y_period: Samples | None
     out: str | None
@@ -254,6 +255,7 @@ class Benchmark(Train):
     """Options of ddiff.benchmark."""
 
     run: str | None
+    shape: Shape | None
     weights: Weights
     mode: Literal["sample", "train"]
     backends: Names

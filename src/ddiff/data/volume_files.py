@@ -28,9 +28,9 @@ WHAT = "the volume"
 FLIP = np.diag([-1.0, -1.0, 1.0])  # left, posterior, superior of ITK, and right, anterior, superior
 MARGIN = 1  # voxels around a mesh
 MILLIMETRES = {  # of a unit; a unit that is not here is taken as one
-    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "\\u00b5m"), 1e-3),
-    "nm": 1e-6,
-    "cm": 10.0,
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "\\u00b5m", "micrometer"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer"), 1e-6),
+    **dict.fromkeys(("cm", "centimeter"), 10.0),
     **dict.fromkeys(("m", "meter"), 1e3),
     **dict.fromkeys(("inch", "in"), 25.4),
 }
@@ -309,17 +309,60 @@ def _tiff_numbers(path: Path) -> np.ndarray:
         return numbers if channels is None else np.moveaxis(numbers, channels, 0)
 
 
-def _zarr(path: Path) -> Any:
-    """The only array of a folder, or the full resolution of several."""
+def _zarr(path: Path) -> tuple[Any, np.ndarray | None]:
+    """The only array of a folder, or the full resolution of several, and the affine that OME-Zarr
+    says."""
     import zarr
 
     found: Any = zarr.open(path, mode="r")
-    if isinstance(found, zarr.Group):
-        arrays = dict(found.arrays())
-        if len(arrays) != 1 and "0" not in arrays:
-            raise ValueError(f"one array expected, found {', '.join(sorted(arrays)) or 'none'}")
-        found = arrays["0"] if "0" in arrays else next(iter(arrays.values()))
-    return found
+    if not isinstance(found, zarr.Group):
+        return found, None
+    about = found.attrs.asdict()
+    scales = about.get("ome", about).get("multiscales")  # of OME-Zarr 0.5, and of 0.4
+    if scales:
+        try:
+            first = scales[0]["datasets"][0]
+            return found[first["path"]], _ome_affine(scales[0], first)
+        except (AttributeError, KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"its multiscales are not those of OME-Zarr ({error!r})") from error
+    arrays = dict(found.arrays())
+    if len(arrays) != 1 and "0" not in arrays:
+        raise ValueError(f"one array expected, found {', '.join(sorted(arrays)) or 'none'}")
+    return (arrays["0"] if "0" in arrays else next(iter(arrays.values()))), None
+
+
+def _ome_affine(about: dict[str, Any], first: dict[str, Any]) -> np.ndarray | None:
+    """The affine of the last three axes, by the scales and shifts of the first data set and then of
+    all; None if they have no scale."""
+    units = [axis.get("unit", "millimeter") for axis in about["axes"][-3:]]
+    affine, scaled = np.eye(4), False
+    for step in (
+        *first.get("coordinateTransformations", ()),
+        *about.get("coordinateTransformations", ()),
+    ):
+        numbers = np.array(step.get(step["type"], [1, 1, 1])[-3:], float)
+        if numbers.shape != (3,) or not np.isfinite(numbers).all():
+            raise ValueError(f"its {step['type']} is {step.get(step['type'])}")
+        if step["type"] == "scale":
+            if not (numbers > 0).all():
+                raise ValueError(f"its scale is {step['scale']}")
+            affine[:3] *= numbers[:, None]
+            scaled = True
+        elif step["type"] == "translation":
+            affine[:3, 3] += numbers
+    affine[:3] *= np.array([MILLIMETRES.get(str(unit).lower(), 1.0) for unit in units])[:, None]
+    return affine if scaled else None
+
+
+def _alone(shape: Sequence[int]) -> int:
+    """Number of axes of size 1 before [C, D, H, W], such as the one of times."""
+    extra = max(0, len(shape) - 4)
+    return extra if all(side == 1 for side in shape[:extra]) else 0
+
+
+def _zarr_numbers(path: Path) -> np.ndarray:
+    found, _ = _zarr(path)
+    return np.asarray(found[(0,) * _alone(found.shape)])
 
 
 def _mesh(path: Path, sides: Sequence[int]) -> np.ndarray:
@@ -390,8 +433,8 @@ def _area(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def _zarr_header(path: Path) -> VolumeHeader:
-    found = _zarr(path)
-    return VolumeHeader(tuple(found.shape), np.dtype(found.dtype))
+    found, affine = _zarr(path)
+    return VolumeHeader(tuple(found.shape)[_alone(found.shape) :], np.dtype(found.dtype), affine)
 
 
 EXTRAS = {"nibabel": "nifti", "tifffile": "tiff", "SimpleITK": "nrrd", "zarr": "zarr",
@@ -406,5 +449,5 @@ READERS: dict[str, Callable[[Path], np.ndarray]] = {
     "nibabel": _nifti_numbers,
     "SimpleITK": _itk_numbers,
     "tifffile": _tiff_numbers,
-    "zarr": lambda path: np.asarray(_zarr(path)[...]),
+    "zarr": _zarr_numbers,
 }

@@ -46,12 +46,14 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
         raise ConfigError("give either run=<run or checkpoint> or samples=<file or folder>")
     if options.engine and not options.run:
         raise ConfigError("engine: nothing is drawn with samples=; leave engine out")
+    if options.shape and not options.run:
+        raise ConfigError("shape: nothing is drawn with samples=; leave shape out")
     if not options.data and not options.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
     path, made = Path(options.samples or ""), {}
     trained = draw_now = asked = layout = None
     if options.run:
-        trained = Trained.load(options.run, options.weights, options.accelerator)
+        trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
         generation = generation_of(trained, **drawing(options))
         path = default_out(trained, generation, options)
         path = path.with_name(path.name + ".npy")

@@ -1,6 +1,7 @@
 """The recipe of `data=X` where no `experiment=` is named.
 
-Only what is known before anything is built decides: pictures or volumes, labels, size.
+Only what is known before anything is built decides: pictures or volumes, labels, size. With
+`recipe=30min` a training has `ddiff.recipe` look at the data and time the device first.
 """
 
 import re
@@ -10,11 +11,13 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ddiff.config.resolvers import KNOWN, data_name, data_of
+from ddiff.config.shell import config_dir, run_verb
 from ddiff.config.sweeps import values_said
 from ddiff.config.trees import TELLING
 from ddiff.data.folders import PICTURES, VOLUMES, listing
@@ -24,6 +27,69 @@ FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class 
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
 LATENT = "latent"
 OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
+ALIKE = {
+    "trainer.accelerator": "accelerator",
+    "threads": "threads",
+    "seed": "seed",
+}  # of both verbs
+
+
+def recipe_of_training(argv: list[str]) -> None:
+    """Adds to the command line what a training of `data=X` takes where no `experiment=` is named.
+
+    With `recipe=30min` that is the experiment of `ddiff.recipe`, which is written first unless it
+    lies there; else `choose_recipe`.
+    """
+    said = dict(values_said(argv))
+    if "recipe" not in said:
+        choose_recipe(argv)
+        if len(sys.argv) - 1 > len(argv) and not _is_quiet(argv):
+            print("to look at the data and time a few steps first: recipe=30min, docs/recipes.md")
+        return
+    budget, data = said["recipe"][0], said.get("data", [])
+    if len(data) != 1 or len(said["recipe"]) != 1 or "-m" in argv or "--multirun" in argv:
+        raise ConfigError(
+            "recipe: is for one data=X; write one for each with python -m ddiff.recipe"
+        )
+    for name in ("experiment", *OTHERS):
+        if said.get(name, [None]) != [None]:
+            raise ConfigError(f"recipe: does not go with {name}=, which says what to train")
+    own = config_dir(argv)
+    name = str(
+        said.get("name", [None])[0] or name_for(data[0], {"root": said.get("data.root", [""])[0]})
+    )
+    folder = own or Path("recipes")
+    file = folder / f"experiment/{name}.yaml"
+    rest = [word for word in argv if not re.match(r"\+*recipe=", word)]
+    if file.is_file():
+        print(f"recipe      {file}, written before; remove it to look at the data again")
+    else:
+        words = [word for word in rest if re.match(r"\+*data[=.]", word)]
+        words += [
+            f"{ALIKE[option]}={values[0]}" for option, values in said.items() if option in ALIKE
+        ]
+        if said.get("memory_budget_gb", [None])[0]:
+            words.append(f"memory={said['memory_budget_gb'][0]}GB")
+        words += [f"budget={budget}", f"name={name}", f"out={folder}"]
+        program = sys.argv[0]
+        status, _ = run_verb("recipe", [*(("--config-dir", str(own)) if own else ()), *words])
+        sys.argv[0] = program
+        GlobalHydra.instance().clear()
+        if status:
+            raise SystemExit(status)
+    flags = [] if own else ["--config-dir", str(folder)]
+    sys.argv[1:] = [*flags, *rest, f"experiment={name}"]
+
+
+def name_for(choice: str, given: dict[str, Any]) -> str:
+    """Return a name for the recipe: `images_photos`."""
+    folder = re.sub(r"[^\w-]+", "_", Path(str(given.get("root", ""))).name)
+    return f"{choice}_{folder}" if folder else choice
+
+
+def _is_quiet(argv: list[str]) -> bool:
+    """Return True if the command only prints a config, to which nothing may be added."""
+    return any(word.split("=")[0] in QUIET for word in argv)
 
 
 def choose_recipe(argv: list[str]) -> None:
@@ -58,7 +124,7 @@ def choose_recipe(argv: list[str]) -> None:
     (words,) = recipes
     place = next(i for i, word in enumerate(sys.argv) if re.match(r"\+*data=", word))
     sys.argv[place + 1 : place + 1] = words
-    if not any(word.split("=")[0] in QUIET for word in argv):
+    if not _is_quiet(argv):
         print(f"data={','.join(names)} without experiment=: {' '.join(words)}")
 
 

@@ -30,7 +30,7 @@ from ddiff.system.errors import DdiffError
 from ddiff.system.files import lock, read_json
 
 GROUPS = ("solver", "guidance", "precision", "backend")
-OPTIONS = ("batch_size", "y", "seed", "clamp", "weights", "accelerator", "threads")
+OPTIONS = ("shape", "batch_size", "y", "seed", "clamp", "weights", "accelerator", "threads")
 PER_SLOT, LEAST = 4, 8  # a slot gets up to 4 shards, of 8 batches or more: little is lost with one
 
 
@@ -145,7 +145,7 @@ def _job(shard: Shard, options: Draw, period: int) -> Job:
         if getattr(options, group):
             words += group_words(group, getattr(options, group))
     if isinstance(options, Sample):
-        names = ("shape", "from_image", *NEEDS_IMAGE)
+        names = ("from_image", *NEEDS_IMAGE)
         words += [f"{name}={written(getattr(options, name))}" for name in names]
     words += [f"first={shard.first}", f"num_samples={shard.number}", f"y_period={period}"]
     words += [f"out={written(str(shard.npy))}", "overwrite=true", "picture=false"]
