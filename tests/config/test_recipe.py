@@ -269,7 +269,9 @@ def test_it_trains(
     group = RUNS[name][0].removeprefix("data=")
     words = "experiment=volumes" if len(shape) == 4 else "experiment=pictures"
     words += " module=conditional_ddpm" if classes else ""
-    assert done.out.splitlines()[0] == f"data={group} without experiment=: {words}"
+    first, second, *_ = done.out.splitlines()
+    assert first == f"data={group} without experiment=: {words}"
+    assert second.endswith("first: recipe=30min, docs/recipes.md")
     runs = [run.parent for run in world.cwd.glob(f"runs/{group}/*/config.yaml")]
     (run,) = [run for run in runs if config(run).data.get("root") in (None, name)]
     cfg = config(run)

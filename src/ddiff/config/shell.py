@@ -96,6 +96,8 @@ def run_verb(verb: str, words: Sequence[str]) -> tuple[int, str]:
             importlib.import_module(f"ddiff.{verb}").main()
         except SystemExit as stop:
             status = stop.code or 0
+        finally:
+            GlobalHydra.instance().clear()  # for the next verb
     print(said.getvalue(), end="", file=sys.stderr, flush=True)
     lines = [line for line in said.getvalue().splitlines() if line.startswith("ddiff: ")]
     reason = lines[-1].removeprefix("ddiff: ") if lines else f"exit status {status}"

@@ -317,7 +317,7 @@ def _zarr(path: Path) -> tuple[Any, np.ndarray | None]:
     found: Any = zarr.open(path, mode="r")
     if not isinstance(found, zarr.Group):
         return found, None
-    about = found.attrs.asdict()
+    about: Any = found.attrs.asdict()
     scales = about.get("ome", about).get("multiscales")  # of OME-Zarr 0.5, and of 0.4
     if scales:
         try:

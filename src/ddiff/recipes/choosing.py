@@ -11,7 +11,6 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -74,7 +73,6 @@ def recipe_of_training(argv: list[str]) -> None:
         program = sys.argv[0]
         status, _ = run_verb("recipe", [*(("--config-dir", str(own)) if own else ()), *words])
         sys.argv[0] = program
-        GlobalHydra.instance().clear()
         if status:
             raise SystemExit(status)
     flags = [] if own else ["--config-dir", str(folder)]
