@@ -174,9 +174,10 @@ def _latent_recipe(said: Mapping[str, list[Any]]) -> list[str]:
     root, labels = (said.get(f"data.of.{name}", [None])[0] for name in ("root", "labels"))
     known, told = str(other), any(said.get(f"data.of.{name}") for name in TELLING)
     if other is None:
-        if run is None:
+        try:
+            own = data_of(str(run or ""))
+        except ConfigError:
             return ["experiment=latents"]  # what is missing is said later
-        own = data_of(str(run))
         known, root, labels = data_name(own["_target_"]), own.get("root"), own.get("labels")
         told = any(own.get(name) for name in TELLING)
     if known not in KNOWN:
