@@ -120,8 +120,11 @@ def test_option_composes_and_builds(group: str, option: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
-def test_experiment_has_the_name_of_its_file(path: Path) -> None:
-    more = ["data.run=somewhere", "data@data.of=digits"] if "latent" in path.stem else []
+def test_experiment_has_the_name_of_its_file(path: Path, tmp_path: Path) -> None:
+    encoder = {"net": {"shape": [1, 8, 8], "channels": [8, 8], "patch_size": 1}}
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(encoder)))
+    latent = "latent" in path.stem
+    more = [f"data.run={tmp_path}", "data@data.of=digits"] if latent else []
     cfg = composed(f"experiment={path.stem}", *more)
     validate(cfg)
     assert cfg.name == {"pictures": "digits", "volumes": "spheres"}.get(path.stem, path.stem)
