@@ -88,6 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "two_then_two", "one_then_two", "two_then_one"])
 def test_two_ranks_are_one_rank_that_accumulates(name: str, world: Path) -> None:
     """Bit for bit, for a sum of two numbers has one order only."""
@@ -100,6 +101,7 @@ def test_two_ranks_are_one_rank_that_accumulates(name: str, world: Path) -> None
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "two_then_two", "one_then_two", "two_then_one"])
 def test_what_is_validated_and_logged_is_the_same(name: str, world: Path) -> None:
     for tag in ("val/loss", "train/grad_norm", "train/lr", "train/epochs"):
@@ -115,6 +117,7 @@ def test_what_is_validated_and_logged_is_the_same(name: str, world: Path) -> Non
         assert other == [value and pytest.approx(value, rel=1e-6) for value in one]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_other_with_one_line(world: Path) -> None:
     (line,) = (world / "survivor").read_text().strip().splitlines()
     assert line == (
@@ -123,6 +126,7 @@ def test_a_killed_rank_ends_the_other_with_one_line(world: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_resume_says_when_the_ranks_change(world: Path) -> None:
     said = {p.parent.name: re.findall("from step.*", p.read_text()) for p in world.glob("*/out")}
     same = "the same samples and noise a step, sums in another order"
@@ -137,6 +141,7 @@ def test_a_resume_says_when_the_ranks_change(world: Path) -> None:
     assert ranks_of(checkpoint(world / "two")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_two_ranks_samples_like_one(world: Path) -> None:
     jobs = [job("sample", f"run={run}", "num_samples=5", f"out={run}") for run in ("one", "two")]
     assert [done.status for done in ddiff_many(jobs, world)] == [0, 0]
@@ -225,6 +230,7 @@ def test_what_fails_on_one_rank_ends_both(how: str, tmp_path: Path) -> None:
     assert all(bool(value.isfinite().all()) for value in saved["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_runs_of_older_versions_go_on(world: Path, tmp_path: Path) -> None:
     """Old checkpoints counted the batches of one rank, and did not record the number of ranks."""
     shutil.copytree(world / "two_then_two", tmp_path / "old")
@@ -249,6 +255,7 @@ def test_runs_of_older_versions_go_on(world: Path, tmp_path: Path) -> None:
     assert checkpoint(tmp_path / "old")["batches_seen"] == 2 * STEPS + 2
 
 
+@pytest.mark.slow
 def test_steps_and_validations_stay_where_they_were_with_another_accumulation(
     world: Path, tmp_path: Path
 ) -> None:
