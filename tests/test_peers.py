@@ -200,6 +200,7 @@ def own_row(peers: SimpleNamespace) -> Any:
     return row
 
 
+@pytest.mark.slow
 def test_a_worker_trains(peers: SimpleNamespace, tmp_path: Path) -> None:
     task = {"row": vars(own_row(peers)), "shape": (1, 16, 16, 16), "device": "cpu"}
     command = [sys.executable, peers.peer_worker.__file__, json.dumps({**task, "mode": "training"})]
@@ -211,6 +212,7 @@ def test_a_worker_trains(peers: SimpleNamespace, tmp_path: Path) -> None:
     worker.close()
 
 
+@pytest.mark.slow
 def test_a_worker_answers_over_its_pipe(peers: SimpleNamespace, tmp_path: Path) -> None:
     task = {"row": vars(own_row(peers)), "shape": (1, 16, 16, 16), "device": "cpu"}
     command = [

@@ -163,6 +163,7 @@ def test_onnx_without_its_libraries(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sampling_without_onnx_runtime(exported: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = exported("3D", "Onnx").path
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

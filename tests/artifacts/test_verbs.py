@@ -56,17 +56,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
     return cwd, dict(zip(told, ddiff_many(jobs, cwd), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VERBS)
 def test_it_works_in_silence(name: str, world: tuple[Path, dict[str, Done]]) -> None:
     done = world[1][name]
     assert (done.status, done.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_what_export_says(world: tuple[Path, dict[str, Done]]) -> None:
     for words in ("model.pt2", "sha256", "PSNR", "python -m ddiff.sample run=model.pt2"):
         assert words in world[1]["export"].out
 
 
+@pytest.mark.slow
 def test_an_artifact_samples_as_its_run(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, _ = world
     ours = np.load(cwd / "model_pt2/samples/ddim4_w1.5_10.npy")  # guided as the run is
@@ -78,6 +81,7 @@ def test_an_artifact_samples_as_its_run(world: tuple[Path, dict[str, Done]]) -> 
     assert {f["name"]: f["value"] for f in figures}["psnr"] > 80  # dB, sample by sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_one_line_says_it(name: str, world: tuple[Path, dict[str, Done]]) -> None:
     _, _, status, words = MISTAKES[name]
@@ -88,6 +92,7 @@ def test_one_line_says_it(name: str, world: tuple[Path, dict[str, Done]]) -> Non
     assert done.status == status, lines[0]
 
 
+@pytest.mark.slow
 def test_nothing_is_littered(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, _ = world
     artifacts = {p.name for p in cwd.rglob("*") if p.is_file() and p.suffix in ARTIFACTS}

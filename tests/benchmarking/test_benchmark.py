@@ -300,6 +300,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
     return cwd, dict(zip([*JOBS, *MISTAKES], done, strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_over_backends_and_solvers(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, done = world
     assert done["of a run"].err == ""
@@ -326,6 +327,7 @@ def test_a_run_over_backends_and_solvers(world: tuple[Path, dict[str, Done]]) ->
         assert len(second["seconds"]["all"]) == 2
 
 
+@pytest.mark.slow
 def test_training(world: tuple[Path, dict[str, Done]]) -> None:
     cwd, done = world
     assert done["of training"].err == ""
@@ -338,6 +340,7 @@ def test_training(world: tuple[Path, dict[str, Done]]) -> None:
     assert (path.with_name("benchmark.png")).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_one_line_says_it(name: str, world: tuple[Path, dict[str, Done]]) -> None:
     done = world[1][name]

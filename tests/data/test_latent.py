@@ -225,6 +225,7 @@ def test_volumes_come_back_as_their_files_were(tmp_path: Path) -> None:
     np.testing.assert_allclose(written, inside, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing_and_changed_weights_are_refused(world: Path) -> None:
     options = (*LATENT, "budget.max_steps=12", "budget.save_every=3")
     does(world, job("train", *options, "run_dir=whole"))
@@ -258,10 +259,8 @@ def test_a_kill_changes_nothing_and_changed_weights_are_refused(world: Path) -> 
     assert "has other weights than when this training began" in done.err
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["pt2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "torchscript"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pt2", "onnx", "torchscript"])
 def test_programs_are_exported_with_a_decoder_beside_them(kind: str, world: Path) -> None:
     name = {"torchscript": "ts"}.get(kind, kind)
     does(world, job("export", "run=run", f"format={kind}", f"out={kind}/model.{name}"))

@@ -42,6 +42,7 @@ def drawn(cwd: Path, name: str) -> tuple[np.ndarray, int]:
     ]
 
 
+@pytest.mark.slow
 def test_they_train_and_their_pictures_are_of_few_steps(world) -> None:
     cwd, done = world
     assert done["train"].status == 0, done["train"].err
@@ -53,6 +54,7 @@ def test_they_train_and_their_pictures_are_of_few_steps(world) -> None:
     assert config["module"]["shortcuts_guidance"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_step_is_an_evaluation_and_two_with_guidance(world) -> None:
     cwd, done = world
     for name, evaluations in (("alone", 2), ("guided", 4), ("native", 4), ("exported", 4)):
@@ -62,12 +64,14 @@ def test_a_step_is_an_evaluation_and_two_with_guidance(world) -> None:
         np.testing.assert_allclose(drawn(cwd, name)[0], drawn(cwd, "guided")[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_net_is_told_how_far_a_step_goes(world) -> None:
     """Else the samples were those of ddim."""
     cwd, _ = world
     assert np.abs(drawn(cwd, "alone")[0] - drawn(cwd, "ddim")[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_a_start_that_predicts_what_it_did(world) -> None:
     cwd, done = world
     assert done["init"].status == 0, done["init"].err
@@ -78,6 +82,7 @@ def test_a_finished_run_is_a_start_that_predicts_what_it_did(world) -> None:
     assert torch.stack(moved).max() < 0.01  # one step of the optimiser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [("plain", "trained with module.shortcuts=0.25"), ("weaker", "has learned no shortcuts"),

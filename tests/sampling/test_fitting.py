@@ -113,6 +113,7 @@ def test_the_verb_fits_and_says_what_it_gained(world):
     assert "exists already" in again.err
 
 
+@pytest.mark.slow
 def test_samples_are_those_that_were_fitted(world):
     """The held-out noises are those of the samples: the error in the file can be computed again."""
     cwd, done = world
@@ -127,6 +128,7 @@ def test_samples_are_those_that_were_fitted(world):
         np.testing.assert_allclose(found, drawn, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_guidance_is_told_and_another_schedule_refused(world):
     _, done = world
     assert done[3].status == 0
@@ -138,6 +140,7 @@ def test_another_guidance_is_told_and_another_schedule_refused(world):
         assert said in one.err
 
 
+@pytest.mark.slow
 def test_an_exported_file_needs_the_plan_no_more(world, monkeypatch):
     cwd, done = world
     assert done[6].status == 0, done[6].err
@@ -147,6 +150,7 @@ def test_an_exported_file_needs_the_plan_no_more(world, monkeypatch):
     np.testing.assert_allclose(found, np.load(cwd / "eager.npy"), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_fitted_is_refused_in_one_line(world):
     _, done = world
     for one, said in zip(done[7:], ("no gradients", "must add no noise", "no long"), strict=True):

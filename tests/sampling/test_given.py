@@ -105,6 +105,7 @@ def drawn(world: tuple[Path, dict[str, Done]], name: str, file: str | None = Non
     return np.load(cwd / f"{file or name}.npy")
 
 
+@pytest.mark.slow
 def test_a_little_changed(world):
     """Strength 0.5 of 6 steps are 3 evaluations; samples keep more of the picture at 0.2."""
     cwd, _ = world
@@ -117,6 +118,7 @@ def test_a_little_changed(world):
     assert not np.array_equal(changed[0], changed[3])  # of one picture, with other noise
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_kept(world):
     cwd, _ = world
     pictures, anew = np.load(cwd / "pictures.npy")[[0, 1, 2, 0]], np.load(cwd / "mask.npy") != 0
@@ -130,10 +132,12 @@ def test_what_is_kept_is_kept(world):
     assert len(record["options"]["given"]) == 16
 
 
+@pytest.mark.slow
 def test_shards_and_a_mask_that_is_a_picture_are_the_same(world):
     np.testing.assert_allclose(drawn(world, "shards"), drawn(world, "inpainted"), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_picture_by_any_backend_and_solver(world):
     cwd, _ = world
     anew = np.load(cwd / "mask.npy") != 0
@@ -142,6 +146,7 @@ def test_a_picture_by_any_backend_and_solver(world):
     assert np.abs(found - kept).max() <= 1 / 255 + 1e-6  # of 8 bits
 
 
+@pytest.mark.slow
 def test_an_exported_file_and_guidance_do_the_same(world):
     """Guided samples of the file are those of the run, and twice the evaluations."""
     exported, guided = drawn(world, "exported"), drawn(world, "guided")
@@ -153,6 +158,7 @@ def test_an_exported_file_and_guidance_do_the_same(world):
     assert evaluations == 12
 
 
+@pytest.mark.slow
 def test_means_of_blocks_are_those_given(world):
     found, coarse = drawn(world, "refined"), np.load(world[0] / "coarse.npy")[[0, 1, 2, 0]]
     n, c, h, w = coarse.shape
@@ -160,11 +166,13 @@ def test_means_of_blocks_are_those_given(world):
     np.testing.assert_allclose(means, coarse, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_missing_slices(world):
     scan = np.load(world[0] / "scan.npy")
     assert np.array_equal(drawn(world, "slices")[:, 0, :, :, ::2], np.stack([scan[..., ::2]] * 4))
 
 
+@pytest.mark.slow
 def test_slices_alone_or_of_whole_volumes(world):
     """Both ways to give every second slice are one, and they are kept to the bit."""
     scan, thin = np.load(world[0] / "scan.npy"), drawn(world, "thin")
@@ -183,6 +191,7 @@ def test_slices_are_put_along_the_axis_that_is_thin():
     assert anew[:, 0, 0].tolist() == [False, True, True, False, True, True, False]
 
 
+@pytest.mark.slow
 def test_posterior_guidance_keeps_means_and_counts_its_passes(world):
     """3 passes back for each forward one, of both predictions of guidance."""
     found, coarse = drawn(world, "posterior"), np.load(world[0] / "coarse.npy")[[0, 1, 2, 0]]
@@ -196,6 +205,7 @@ def test_posterior_guidance_keeps_means_and_counts_its_passes(world):
     assert record["options"]["posterior"] == 3
 
 
+@pytest.mark.slow
 def test_what_is_known_with_noise_is_not_kept_to_the_bit(world):
     found, pictures = drawn(world, "noisy"), np.load(world[0] / "pictures.npy")[[0, 1, 2, 0]]
     kept = np.load(world[0] / "mask.npy") == 0
@@ -203,6 +213,7 @@ def test_what_is_known_with_noise_is_not_kept_to_the_bit(world):
     assert 0.01 < np.sqrt(np.square(off).mean()) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
     {
@@ -267,6 +278,7 @@ def test_a_scan_is_prepared_as_the_training_files_were(tmp_path):
     assert given.values[:, :, ::2].amax() > -1  # the three slices, in the middle of four
 
 
+@pytest.mark.slow
 def test_python_draws_the_same(world):
     cwd, _ = world
     model = ddiff.load(cwd / "run")

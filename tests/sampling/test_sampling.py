@@ -114,6 +114,7 @@ def test_every_backend_honours_a_guidance_of_ones_own(guidance, backend) -> None
     assert g.evaluations == expected  # counted, not told
 
 
+@pytest.mark.slow
 def test_guidance_combines_float32() -> None:
     """Two predictions in bfloat16 lose half of their digits where they are combined as such."""
     y = labels("2D", 4)

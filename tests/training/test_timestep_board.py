@@ -157,6 +157,7 @@ def test_training_by_tenth_averages_to_the_training_losses_since_validation(runs
     assert summary(runs / "uniform")["tenths"]["train_loss"] == pytest.approx(tenths)
 
 
+@pytest.mark.slow
 def test_four_timesteps_and_accumulated_batches(runs: Path) -> None:
     run, tenths = runs / "accumulated", summary(runs / "accumulated")["tenths"]
     inhabited = [0, 2, 5, 7]  # of t = 1..4
@@ -171,6 +172,7 @@ def test_four_timesteps_and_accumulated_batches(runs: Path) -> None:
     assert tenths["train_loss"] == means(sums)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SAMPLERS, "accumulated"])
 def test_the_picture_of_a_run(name: str, runs: Path) -> None:
     pixels = np.asarray(Image.open(runs / name / "timesteps.png"))
@@ -184,6 +186,7 @@ def test_the_picture_of_a_run(name: str, runs: Path) -> None:
     assert [e.step for e in board.Images("timesteps")] == [8, 10 if name == "accumulated" else 16]
 
 
+@pytest.mark.slow
 def test_the_closing_table(runs: Path) -> None:
     lines = (runs / "out").read_text().splitlines()
     (first,) = (i for i, line in enumerate(lines) if line.startswith("timesteps"))
