@@ -202,6 +202,7 @@ def test_its_samples_follow_its_solver_and_guidance(mine) -> None:
     assert np.abs(np.load(cwd / "drawn.npy") - x.numpy()).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_what_the_page_shows_of_data_and_solvers_trains(mine, tmp_path: Path) -> None:
     """The Python and the YAML of docs/extending.md, as they stand there."""
     page = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
@@ -223,6 +224,7 @@ def test_what_the_page_shows_of_data_and_solvers_trains(mine, tmp_path: Path) ->
     assert checkpoint(tmp_path / "run")["ddiff"]["config"]["net"]["num_classes"] == 2
 
 
+@pytest.mark.slow
 def test_bounds_and_trust_hold_for_them_too(mine) -> None:
     cwd, _ = mine
     done = run(cwd, "train", *CHOSEN, "net.width=100", "run_dir=no")

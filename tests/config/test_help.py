@@ -39,16 +39,12 @@ def test_answers_within_twice_an_import_of_torch(
 WITHOUT = {  # what a mistake must be named without
     "schedule=lineer": "torch",
     "net.chanels=[8]": "torch",
-    "+anything=1": "torch",
     "budget.max_steps=0": "torch",
-    "trainer.gradient_clip_val=-1": "torch",
     "optimizer=adamw optimizer.lr=abc": "torch",
     "memory_budget_gb=nan": "torch",
     "net.dropout=2": "lightning",
-    "timesteps.bins=100000": "lightning",
     "solver.num_steps=2000": "lightning",
     "optimizer=adamw +optimizer.foreach=true": "lightning",
-    "trainer.devices=1000": "lightning",
     "profiler=torch profiler.warmup=9999": "lightning",
 }
 EACH_IN_A_FORK = """\

@@ -252,6 +252,7 @@ def config(run: Path) -> Any:
     return OmegaConf.load(run / "config.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "module"),
     [

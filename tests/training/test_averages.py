@@ -103,6 +103,7 @@ def assert_guided_by_a_weaker_net(folder: Path) -> None:
     assert "guidance=auto: a file holds one net" in done.err
 
 
+@pytest.mark.slow
 def test_weights_of_a_length_from_a_run(tmp_path: Path) -> None:
     options = ("experiment=digits_ddpm", *TINY, "budget.max_steps=12", "budget.save_every=3")
     done = forked("train", *options, "callbacks=power_averages", "run_dir=run", cwd=tmp_path)

@@ -87,9 +87,7 @@ PAUSED = ((*DIGITS, "timesteps=online_topk", "timesteps.bins=4"), (5, 8, 11))
 SCORES = ("min_batches=2", "relative_error=10", "score=proxy", "out=scores.json")
 
 
-QUICK = ("digits", "volumes", "a transformer", "told a class, a text and a mask",
-         "online_topk exact", "shortcuts of a conditional flow",
-         "stratified_importance with accumulation")  # fmt: skip
+QUICK = ("digits", "volumes", "a transformer", "told a class, a text and a mask")
 
 
 @pytest.mark.parametrize(
