@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from ddiff.pages.plotting import new_figure
+from ddiff.study import report
 from ddiff.study.report import cautions, headline, markdown, table, verdict
 from ddiff.study.results import Results, read
-from ddiff.system.files import write_json
+from ddiff.system.files import read_json, write_json
 
 Values = dict[str, list[float]]  # variant -> a figure by seed
 
@@ -49,6 +51,40 @@ def test_a_winner_is_compared_where_the_first_one_was_paused(tmp_path: Path) -> 
     )
     assert said(results, "c").endswith("at step 50 of 100, where it was paused")
     assert headline(results).startswith("The race went to b.")
+
+
+def test_the_front_joins_what_is_drawn_from_one_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        report, "new_figure", lambda *a, **k: drawn.append(new_figure(*a, **k)) or drawn[-1]
+    )
+    of = {"slow": "net", "fast": "net", "few": "other"}
+    variants = [{"name": n, "training": t, "said": [f"x={n}"]} for n, t in of.items()]
+    trainings = [{"name": n, "loss": "one", "words": [f"x={n}"]} for n in ("net", "other")]
+    own = {"steps": {"net": [100], "other": [100]}, "variants": variants, "trainings": trainings}
+    evaluations = {"slow": 100, "fast": 4, "few": 2}
+    values = {"slow": [1.0, 3.0], "fast": [4.0, 6.0], "few": [3.0, 3.0]}
+    made(tmp_path, [values], decide="fid", **own, evaluations=evaluations)
+    for name, training in of.items():
+        for seed, value in enumerate(values[name]):
+            file = tmp_path / training / f"seed_{seed}/figures/000100.json"
+            there = read_json(file) or {"variants": {}}
+            there["variants"][name] = {"figures": {"fid": value}}
+            write_json(file, there)
+    report.front(read(tmp_path), tmp_path / "front.png")
+    (panel,) = drawn[0].axes
+    points = [bars[0].get_xydata().tolist() for bars in panel.containers]
+    assert points == [[[4, 5], [100, 2]], [[2, 3]]]
+    low, high = panel.containers[0][2][0].get_segments()[1][:, 1]  # of slow, by Student with n = 2
+    assert (low, high) == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-2)
+    assert {text.get_text() for text in panel.texts} == {"slow", "fast", "few"}
+    assert (tmp_path / "front.png").stat().st_size > 3000
+
+    made(tmp_path / "alike", [values], decide="fid", evaluations=dict.fromkeys(of, 7))
+    report.front(read(tmp_path / "alike"), tmp_path / "alike.png")
+    assert not (tmp_path / "alike.png").exists()
 
 
 def test_one_column_has_one_unit(tmp_path: Path) -> None:

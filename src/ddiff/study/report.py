@@ -301,6 +301,40 @@ def picture(results: Results, path: Path) -> None:
         figure.savefig(file, format="png", dpi=110)
 
 
+def front(results: Results, path: Path) -> None:
+    """The figure that decides over the evaluations for a sample: a line for each training.
+
+    Nothing is drawn where all variants take the same number.
+    """
+    lines: dict[str, list[Row]] = {}
+    for variant, row in zip(results.mark["variants"], results.rows, strict=True):
+        if row.evaluations and row.figures.get(results.decide):
+            lines.setdefault(variant["training"], []).append(row)
+    counts = {row.evaluations for rows in lines.values() for row in rows}
+    if len(counts) < 2:
+        return
+    figure = new_figure(6.4, 3.6, layout="constrained")
+    panel = figure.subplots()
+    for group, rows in enumerate(lines.values()):
+        rows.sort(key=lambda row: row.evaluations or 0)
+        found = [interval([*row.figures[results.decide].values()]) for row in rows]
+        at, means = [row.evaluations for row in rows], [mean for mean, _ in found]
+        halves = [half or 0.0 for _, half in found]
+        panel.errorbar(at, means, halves, color=colour(group), marker="o", ms=5, lw=1.4, capsize=3)
+        for row, x, y in zip(rows, at, means, strict=True):
+            panel.annotate(row.name, (x, y), (5, 5), textcoords="offset points", fontsize=8,
+                           color=colour(group))  # fmt: skip
+    panel.set_xscale("log")
+    panel.set_xticks(sorted(counts), [str(count) for count in sorted(counts)])
+    panel.minorticks_off()
+    panel.margins(x=0.12, y=0.12)
+    panel.set_xlabel("evaluations of the net for a sample", fontsize=9)
+    better = known_better(results.decide)
+    styled(panel, f"{results.decide} ({better} is better)" if better else results.decide)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
 def plain(results: Results) -> dict[str, Any]:
     """The study as JSON: what is needed to write it again without its runs."""
     rows = []
@@ -323,11 +357,13 @@ def write(folder: Path, command: str, publish: str | None = None) -> Results:
     results = read(folder)
     show(results)
     files = folder / "report_files"
-    study = files / "study.png"
     files.mkdir(exist_ok=True)
-    study.unlink(missing_ok=True)
-    picture(results, study)
-    pictures = [study] if study.is_file() else []
+    pictures = []
+    for made, name in ((front, "front.png"), (picture, "study.png")):
+        path = files / name
+        path.unlink(missing_ok=True)
+        made(results, path)
+        pictures += [path] if path.is_file() else []
     page = folder / "report.html"
     try:
         comparison = compare(results.runs, results.mark["name"])
