@@ -310,7 +310,7 @@ def front(results: Results, path: Path) -> None:
     for variant, row in zip(results.mark["variants"], results.rows, strict=True):
         if row.evaluations and row.figures.get(results.decide):
             lines.setdefault(variant["training"], []).append(row)
-    counts = {row.evaluations for rows in lines.values() for row in rows}
+    counts = sorted({row.evaluations or 0 for rows in lines.values() for row in rows})
     if len(counts) < 2:
         return
     figure = new_figure(6.4, 3.6, layout="constrained")
@@ -325,7 +325,7 @@ def front(results: Results, path: Path) -> None:
             panel.annotate(row.name, (x, y), (5, 5), textcoords="offset points", fontsize=8,
                            color=colour(group))  # fmt: skip
     panel.set_xscale("log")
-    panel.set_xticks(sorted(counts), [str(count) for count in sorted(counts)])
+    panel.set_xticks(counts, [str(count) for count in counts])
     panel.minorticks_off()
     panel.margins(x=0.12, y=0.12)
     panel.set_xlabel("evaluations of the net for a sample", fontsize=9)
