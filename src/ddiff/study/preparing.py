@@ -152,8 +152,9 @@ def calibrated(
 ) -> tuple[dict[str, Cost], dict[str, dict[str, Any]], dict[str, str]]:
     """The cost of every training, how every variant draws, and what cannot run, with why.
 
-    What was measured before is kept. New trainings are measured beside the first one, and brought
-    to the time at which that was measured first.
+    What was measured before is kept; what could not run is tried again. New trainings are measured
+    beside the first one, and brought to the time at which that was measured first. Raises
+    DdiffError where the first variant cannot run, or none of the others.
     """
     file = folder / "costs.json"
     known = read_json(file)
@@ -168,7 +169,7 @@ def calibrated(
     variants = {v.name: [*words[v.training], *v.drawing] for v in plan.variants}
     asked = {"trainings": words, "variants": variants, "most_evaluations": most}
     new = [name for name in words if name not in costs]
-    if known.get("asked") != asked:
+    if known.get("asked") != asked or known["refused"]:
         first = plan.trainings[0].name
         measured = dict.fromkeys([first, *new]) if new else {}
         ask = {**asked, "trainings": {name: words[name] for name in measured}}
@@ -191,8 +192,10 @@ def calibrated(
     for variant in plan.variants:
         if variant.training in refused:
             refused[variant.name] = refused[variant.training]
-    if plan.variants[0].name in refused:
-        raise DdiffError(f"{plan.variants[0].name}: {refused[plan.variants[0].name]}")
+    first, *others = (v.name for v in plan.variants)
+    if first in refused or (others and refused.keys() >= {*others}):
+        name = first if first in refused else others[0]
+        raise DdiffError(f"{name}: {refused[name]}")
     return {n: c for n, c in costs.items() if n not in refused}, known["drawings"], refused
 
 
