@@ -175,7 +175,7 @@ def test_the_samples_are_what_the_decoder_makes_of_the_solution(world: Path) -> 
     assert tuple(trained.options.net.shape) == (2, 4, 4)
     plan = ddim(trained.schedule, 4)
     parts = (plan, ClassifierFree(), Precision("float32"), Eager(), 3)
-    z = generation_by(replace(trained, decoder=None), *parts, trained.bound(1.0)).batch(range(5))
+    z = generation_by(replace(trained, decoder=None), *parts, trained.decoder.bound).batch(range(5))
     x = generation_by(trained, *parts, 1.0).batch(range(5))
     assert z.abs().max() > 1  # unit variance does not fit into [-1, 1]
     torch.testing.assert_close(x, trained.decoder(z))

@@ -104,7 +104,7 @@ def forked(verb: str, *options: str, cwd: Path, **env: str) -> Done:
 
 
 def chosen(request: pytest.FixtureRequest, parameter: str) -> set[Any]:
-    """What the tests of the module that are run, not left out by `-m`, take as `parameter`."""
+    """Values of a parameter in those tests of the module that this session runs."""
     mine = (i for i in request.session.items if i.path == request.path and hasattr(i, "callspec"))
     return {i.callspec.params[parameter] for i in mine if parameter in i.callspec.params}
 

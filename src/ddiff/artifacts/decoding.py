@@ -44,6 +44,12 @@ class DecoderFile(nn.Module):
         return torch.cat(parts)
 
 
+def bounded(clamp: float | None, decoder: Decoder | DecoderFile | None) -> float | None:
+    """Return the bound of the x_0 estimate in the units of the net, which are those of latents
+    where there is a decoder."""
+    return clamp if clamp is None or decoder is None else clamp * decoder.bound
+
+
 def beside_of(path: Path, kind: Format) -> Path:
     """Return the name of the decoder's file beside that of the net."""
     return path.with_name(f"{path.name.removesuffix(kind.ending)}_decoder{kind.ending}")

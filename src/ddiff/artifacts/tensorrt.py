@@ -44,12 +44,11 @@ class TensorRT(Format):
     is_program = "it holds an engine of native code"
     runs_in_torch = False
     runs_on = "cuda"
+    decodes = False
 
     def check(self, precision: str, device: torch.device) -> None:
         super().check(precision, device)
         load_tensorrt("format=tensorrt")
-
-    decodes = False
 
     def write(self, job: Job, path: Path) -> dict[str, Any]:
         """Write the engine, and beside it the ONNX file that it is built from."""

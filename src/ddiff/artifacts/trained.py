@@ -43,10 +43,6 @@ class Trained:
         """The shape of a sample, [C, *S]."""
         return self.decoder.shape if self.decoder else tuple(self.options.net.shape)
 
-    def bound(self, clamp: float | None) -> float | None:
-        """Return the bound of the x_0 estimate in the units of the net."""
-        return None if clamp is None else clamp * (self.decoder.bound if self.decoder else 1.0)
-
     @classmethod
     def load(
         cls,

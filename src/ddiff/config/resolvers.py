@@ -41,6 +41,7 @@ KNOWN = {
     "fashion_mnist": Facts(2, labelled=True),
     "cifar10": Facts(2, labelled=True),
 }
+LATENT = "latent"  # data whose facts are those of an autoencoder and of other data
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def data_name(target: str) -> str:
 def data_sides(data: DictConfig) -> tuple[int, ...]:
     """Sides of a sample: as many as it has dimensions."""
     name = data_name(data["_target_"])
-    if name == "latent":
+    if name == LATENT:
         return latent_sides(data["run"])
     facts = KNOWN.get(name)
     if facts is None:

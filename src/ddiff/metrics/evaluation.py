@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ddiff.artifacts.trained import Trained
 from ddiff.config.options import Evaluate, Train
+from ddiff.config.resolvers import LATENT, data_name
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
@@ -36,7 +37,6 @@ from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import check_outputs, write_json
 
-LATENT = "ddiff.data.Latent"
 BETTER = {"lower": "↓", "higher": "↑", None: ""}
 
 
@@ -126,7 +126,7 @@ class Examination:
 def judged(node: DictConfig) -> DictConfig:
     """Return the options of the data that samples are measured against: of latents, those of the
     data that were encoded."""
-    return node.of if node["_target_"] == LATENT else node
+    return node.of if data_name(node["_target_"]) == LATENT else node
 
 
 def case_for(

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ddiff.config.resolvers import KNOWN, data_name, data_of
+from ddiff.config.resolvers import KNOWN, LATENT, data_name, data_of
 from ddiff.config.shell import config_dir, run_verb
 from ddiff.config.sweeps import values_said
 from ddiff.config.trees import TELLING
@@ -24,7 +24,6 @@ from ddiff.system.errors import ConfigError, DdiffError
 
 FOLDERS = {"images": PICTURES, "voxels": VOLUMES}  # data of files, whose class folders are labels
 QUIET = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-sc", "--shell-completion")
-LATENT = "latent"
 OTHERS = ("ckpt_path", "run")  # name a run, which has its own recipe
 ALIKE = {
     "trainer.accelerator": "accelerator",

@@ -22,6 +22,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from ddiff.artifacts.decoding import bounded
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import device_of
@@ -273,7 +274,7 @@ def _problem(trained: Trained, options: Options) -> tuple[Problem, Plan]:
         trained.schedule,
         trained.objective,
         guidance,
-        trained.bound(options.clamp),
+        bounded(options.clamp, trained.decoder),
         options.batch_size,
     )
     return problem, long

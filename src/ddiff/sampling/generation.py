@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ddiff.artifacts.decoding import DecoderFile
+from ddiff.artifacts.decoding import DecoderFile, bounded
 from ddiff.artifacts.loading import ArtifactNet
 from ddiff.artifacts.trained import Trained
 from ddiff.backends import Backend, Eager, Execution, device_of
@@ -283,7 +283,7 @@ def generation_by(
         guidance=guidance,
         precision=precision,
         seed=seed,
-        clamp=trained.bound(clamp),
+        clamp=bounded(clamp, trained.decoder),
         backend=backend,
         given=given,
         conditions=net.get("conditions"),
@@ -342,7 +342,6 @@ def in_training(
 
     `options` are the run's, and `decoder` is that of its data.
     """
-    clamp = options.sampling.clamp
     return Generation(
         net=module.ema,
         shape=tuple(options.net.shape),
@@ -352,7 +351,7 @@ def in_training(
         guidance=build_guidance(options.guidance),
         precision=module.precision,
         seed=options.seed,
-        clamp=clamp if clamp is None or decoder is None else clamp * decoder.bound,
+        clamp=bounded(options.sampling.clamp, decoder),
         conditions=options.net.get("conditions"),
         decoder=decoder,
     )
