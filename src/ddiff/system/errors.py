@@ -25,7 +25,7 @@ class KernelError(DdiffError):
     """A native kernel cannot be built or run here: a compiler or a GPU is missing, or fails."""
 
 
-LONGEST = 240  # letters of a list of choices in a message
+LONGEST = 400  # letters of a list of choices in a message
 
 
 def nearest(word: str, choices: list[str]) -> str:
