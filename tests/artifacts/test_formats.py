@@ -116,6 +116,7 @@ def test_a_shape_it_was_not_made_for_names_both(exported: Make) -> None:
         free(torch.zeros(8, 1, 16, 16, 16), t, t)
 
 
+@pytest.mark.slow
 def test_the_facts(exported: Make, runs: dict[str, Path]) -> None:
     done = exported("2D", "Onnx", "int8")
     facts, sha256 = unseal(done.path)

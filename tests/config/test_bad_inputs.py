@@ -559,7 +559,7 @@ def world(
 @pytest.mark.parametrize(
     ("command", "status", "holds"),
     [
-        pytest.param(*case, id=case[0], marks=[pytest.mark.slow] if i % 6 else [])
+        pytest.param(*case, id=case[0], marks=[pytest.mark.slow] if i % 12 else [])
         for i, case in enumerate(CASES)
     ],
 )

@@ -15,10 +15,20 @@ from tests.support.runs import ddiff, forked
 
 @pytest.mark.parametrize(
     ("verb", "option", "status"),
-    [("train", "--help", 0), ("sample", "--help", 0), ("export", "--help", 0),
-     ("train", "net.chanels=[8]", 2), ("train", "schedule=lineer", 2),
-     ("train", "optimizer.lr=abc", 2)],
-)  # fmt: skip
+    [
+        ("train", "--help", 0),
+        ("train", "optimizer.lr=abc", 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("sample", "--help", 0),
+                ("export", "--help", 0),
+                ("train", "net.chanels=[8]", 2),
+                ("train", "schedule=lineer", 2),
+            )
+        ),
+    ],
+)
 def test_answers_within_twice_an_import_of_torch(
     verb: str, option: str, status: int, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
 from ddiff.recipes.choosing import FOLDERS, choose_recipe
 from ddiff.system.errors import ConfigError
-from tests.support.runs import Done, checkpoint, ddiff_many, job
+from tests.support.runs import Done, checkpoint, chosen, ddiff_many, job
 
 RNG = np.random.default_rng(0)
 
@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def chosen(*argv: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+def recipe_of(*argv: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """The config of `python -m ddiff.train argv`."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["ddiff.train", *argv])
@@ -85,7 +85,7 @@ CHOSEN: dict[tuple[str, ...], tuple[str, str, str, list[int], int, float]] = {
 def test_the_parts_suit_the_data(
     argv: tuple[str, ...], folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = chosen(*argv, cwd=folders, monkeypatch=monkeypatch)
+    cfg = recipe_of(*argv, cwd=folders, monkeypatch=monkeypatch)
     parts = (cfg.name, *(cfg[g]["_target_"].rpartition(".")[2] for g in ("module", "objective")))
     net = cfg.net
     assert (*parts, net.channels, net.patch_size, cfg.schedule.snr_factor) == CHOSEN[argv]
@@ -96,7 +96,7 @@ def test_the_parts_suit_the_data(
 
 def test_nothing_said_is_still_the_spheres(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for argv in ((), ("data.size=32",), ("trainer=smoke",)):
-        cfg = chosen(*argv, cwd=folders, monkeypatch=monkeypatch)
+        cfg = recipe_of(*argv, cwd=folders, monkeypatch=monkeypatch)
         assert (cfg.name, cfg.net.patch_size) == ("voxel_adaptive", 4)
         assert cfg.timesteps["_target_"].endswith("StratifiedImportance")
 
@@ -109,12 +109,12 @@ def test_the_demo_names_its_recipe() -> None:
 
 def test_what_is_said_wins(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = ("net=unet_patch2", "objective=eps", "schedule=linear", "module=ddpm", "name=mine")
-    cfg = chosen("data=digits", *said, cwd=folders, monkeypatch=monkeypatch)
+    cfg = recipe_of("data=digits", *said, cwd=folders, monkeypatch=monkeypatch)
     assert cfg.net.channels == [16, 32, 64, 64]
     assert cfg.objective["_target_"].endswith("Eps")
     assert cfg.schedule["_target_"].endswith("linear")
     assert (cfg.module["_target_"], cfg.name) == ("ddiff.training.modules.DDPM", "mine")
-    cfg = chosen("data=digits", "experiment=digits_cfg", cwd=folders, monkeypatch=monkeypatch)
+    cfg = recipe_of("data=digits", "experiment=digits_cfg", cwd=folders, monkeypatch=monkeypatch)
     assert cfg.name == "digits_cfg"
     assert sys.argv[1:] == ["data=digits", "experiment=digits_cfg"]
 
@@ -201,13 +201,13 @@ def test_a_size_without_factors_of_two_is_told_which_would_do(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=r"data.size=50 has .*; 48 or 52 would do"):
-        chosen(*SCANS, "data.size=50", cwd=folders, monkeypatch=monkeypatch)
+        recipe_of(*SCANS, "data.size=50", cwd=folders, monkeypatch=monkeypatch)
     with pytest.raises(ConfigError, match=r"data.size: 1000000007 is more than 1024"):
-        chosen(*SCANS, "data.size=1000000007", cwd=folders, monkeypatch=monkeypatch)
+        recipe_of(*SCANS, "data.size=1000000007", cwd=folders, monkeypatch=monkeypatch)
     with pytest.raises(ConfigError, match=r"data.size: 'big' is not an integer"):
-        chosen(*SCANS, "data.size=big", cwd=folders, monkeypatch=monkeypatch)
+        recipe_of(*SCANS, "data.size=big", cwd=folders, monkeypatch=monkeypatch)
     with pytest.raises(ConfigError, match=r"required: data.size=\.\.\."):
-        chosen(*SCANS, cwd=folders, monkeypatch=monkeypatch)
+        recipe_of(*SCANS, cwd=folders, monkeypatch=monkeypatch)
 
 
 SMOKE = ("trainer=smoke", "budget.max_steps=2", "solver.num_steps=2", "sampling.num_samples=2")
@@ -241,9 +241,13 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def world(folders: Path) -> SimpleNamespace:
-    jobs = {name: job("train", *argv, *SMOKE) for name, argv in RUNS.items()}
-    jobs |= {name: job("train", *argv, *SMOKE) for name, (argv, _) in WRONG.items()} | OTHERS
+def world(folders: Path, request: pytest.FixtureRequest) -> SimpleNamespace:
+    wrong = {name: argv for name, (argv, _) in WRONG.items()}
+    trains = bool(chosen(request, "name") & RUNS.keys())
+    jobs = {
+        n: job("train", *argv, *SMOKE) for n, argv in ((RUNS | wrong) if trains else wrong).items()
+    }
+    jobs |= OTHERS if trains else {}
     done = dict(zip(jobs, ddiff_many(list(jobs.values()), folders), strict=True))
     return SimpleNamespace(cwd=folders, done=done)
 
@@ -293,6 +297,7 @@ def test_what_does_not_go_together_is_a_line(name: str, world: SimpleNamespace) 
     assert done.status == (1 if name == "no folder" else 2)
 
 
+@pytest.mark.slow
 def test_other_commands_choose_alike(world: SimpleNamespace) -> None:
     for name in OTHERS:
         assert world.done[name].status == 0, world.done[name].err

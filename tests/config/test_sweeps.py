@@ -127,6 +127,7 @@ def test_optuna_finds_the_better_rate(tmp_path: Path) -> None:
     assert f"best_value: {min(losses)}" in text
 
 
+@pytest.mark.slow
 def test_a_sweep_skips_what_another_has_finished(tmp_path: Path) -> None:
     """Runs of the same options anywhere below runs=; where they lie and are looked at is aside."""
     common = ("-m", *DIGITS, "budget.max_steps=4")

@@ -47,7 +47,9 @@ def test_what_fits_is_said(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("words", "share", "first"),
     [
-        (LARGE, 0.95, "net.checkpoint_levels=[0]"),  # what keeps the arithmetic comes first
+        pytest.param(  # what keeps the arithmetic comes first
+            LARGE, 0.95, "net.checkpoint_levels=[0]", marks=pytest.mark.slow
+        ),
         pytest.param(LARGE, 0.45, "trainer.accumulate_grad_batches=", marks=pytest.mark.slow),
         pytest.param(
             (*LARGE, "budget.batch_size=1", "precision=bf16"),

@@ -34,7 +34,13 @@ def test_latents_are_smaller_by_the_factor(
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 8)], ids=["2D", "3D"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1, 8, 8), id="2D"),
+        pytest.param((1, 8, 8, 8), id="3D", marks=pytest.mark.slow),
+    ],
+)
 def test_learns_to_put_one_number_through(shape: tuple[int, ...]) -> None:
     """A bright half, of any brightness: one latent number a place tells it."""
     torch.manual_seed(0)

@@ -102,7 +102,7 @@ def test_steps_of_a_solver_for_so_many_evaluations() -> None:
         drawing([*base, "guidance.scale=1"], 1)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 7])
+@pytest.mark.parametrize("most", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 7))])
 def test_trainings_that_do_not_fit_together_take_turns_in_groups(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,9 @@ EMBEDDINGS = [
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "unet 3D" else n for n in NETS]
+)
 def test_learns_to_denoise(name, embedding):
     make, shape, goal = NETS[name]
     net = make(shape, 2, embedding=embedding())

@@ -87,7 +87,7 @@ PAUSED = ((*DIGITS, "timesteps=online_topk", "timesteps.bins=4"), (5, 8, 11))
 SCORES = ("min_batches=2", "relative_error=10", "score=proxy", "out=scores.json")
 
 
-QUICK = ("digits", "volumes", "a transformer", "told a class, a text and a mask")
+QUICK = ("digits", "volumes", "a transformer")
 
 
 @pytest.mark.parametrize(
