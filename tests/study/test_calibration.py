@@ -98,6 +98,13 @@ def test_steps_of_a_solver_for_so_many_evaluations() -> None:
     assert drawing([*base, "guidance.scale=1"], 21) == {"evaluations": 20, "num_steps": 10}
     plain = drawing([*base, "guidance=none", "solver.num_steps=7"], None)
     assert plain == {"evaluations": 7, "num_steps": None}
+    fit = ["plan.num_steps=3", "plan.num_samples=10", "plan.held_out=6", "plan.solver.num_steps=20",
+           "plan.iterations=2", "plan.batch_size=8"]  # fmt: skip
+    fitted = {"evaluations": 6, "num_steps": None, "fit": 16 * 20 + 3 * 2 * 8 * 3}
+    assert drawing([*base, "guidance.scale=1", *fit], None) == fitted
+    assert drawing([*base, "guidance=none", *fit], 4) == {
+        "evaluations": 4, "num_steps": 4, "fit": 16 * 20 + 3 * 2 * 8 * 4
+    }  # fmt: skip
     with pytest.raises(ConfigError, match="fewer than one step"):
         drawing([*base, "guidance.scale=1"], 1)
 

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_module
 from ddiff.config.options import Study, typed
 from ddiff.study.calibration import drawings
 from ddiff.study.figures import metrics_for
-from ddiff.study.plan import Plan, amount, merged, plan_of, slug, variants_of
+from ddiff.study.plan import Plan, amount, fit_of, merged, plan_of, slug, variants_of
 from ddiff.system.errors import ConfigError
 
 TWO = "{cosine: schedule=cosine, linear: schedule=linear}"
@@ -64,6 +64,14 @@ def test_averages_of_a_training_are_ways_of_drawing() -> None:
     (training,) = found.trainings
     assert training.words == ("experiment=digits_cfg", "callbacks=power_averages")
     assert [v.drawing for v in found.variants] == [("weights=ema",), ("weights=0.02",)]
+
+
+def test_plans_that_are_fitted_are_ways_of_drawing() -> None:
+    vary = "{ddim: solver=ddim, learned: guidance.scale=2 plan.num_steps=3 plan.solver=ddim}"
+    found = plan(vary=vary, decide="fid")
+    assert [t.words for t in found.trainings] == [("experiment=digits_cfg",)]
+    assert fit_of(found.variants[0].drawing) == []
+    assert fit_of(found.variants[1].drawing) == ["guidance.scale=2", "num_steps=3", "solver=ddim"]
 
 
 def test_losses_are_one_quantity_where_the_weighting_alone_differs() -> None:
@@ -137,6 +145,10 @@ MISTAKES = {
         {"vary": "{a: weights=0.1, b: weights=ema}", "decide": "fid"},
         "a: weights=0.1 needs callbacks=power_averages",
     ),
+    "a plan of no such option": (
+        {"vary": "{a: plan.num_step=5}", "decide": "fid"}, "a: plan.num_step: ",
+    ),
+    "a plan without an option": ({"vary": "{a: plan=5}", "decide": "fid"}, "as plan.num_steps=5"),
     "better of one's own": ({"decide": "mine:score"}, "better: it is not known for mine:score"),
 }  # fmt: skip
 

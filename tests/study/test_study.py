@@ -184,20 +184,28 @@ def test_a_signal_ends_the_study_and_its_runs(tmp_path: Path) -> None:
 
 
 def test_ways_of_drawing_at_equal_evaluations(tmp_path: Path) -> None:
-    """One training a seed; guidance takes two evaluations a step, so it gets half of the steps."""
+    """One training a seed; guidance takes two evaluations a step, so it gets half of the steps. A
+    plan that is fitted is fitted to each net, for as many."""
     base = BASE.replace("digits_ddpm", "digits_cfg") + " budget.max_steps=8"
-    vary = "{plain: guidance=none, guided: guidance=cfg guidance.scale=1}"
+    quick = "plan.num_samples=8 plan.held_out=8 plan.solver.num_steps=8 plan.iterations=2"
+    vary = (
+        "{plain: guidance=none, guided: guidance=cfg guidance.scale=1, "
+        f"learned: guidance=cfg guidance.scale=1 {quick}}}"
+    )
     done = study(
         tmp_path, f"base={base}", f"vary={vary}", "seeds=2", "equal=evaluations", "budget=4",
         "decide=closer_to_train", "num_samples=20", "out=draws",
     )  # fmt: skip
     assert done.status == 0, done.err
     results = json.loads((tmp_path / "draws/results.json").read_text())
-    assert [row["evaluations"] for row in results["rows"]] == [4, 4]
+    assert [row["evaluations"] for row in results["rows"]] == [4, 4, 4]
     assert len(list((tmp_path / "draws").glob("*/seed_*/checkpoints"))) == 2
     ways = found(tmp_path / "draws", "plain", 0, 8)
-    assert [ways[name]["sampling"]["num_steps"] for name in ("plain", "guided")] == [4, 2]
-    assert [ways[name]["sampling"]["evaluations"] for name in ("plain", "guided")] == [4, 4]
+    sampling = [ways[name]["sampling"] for name in ("plain", "guided", "learned")]
+    assert [one["num_steps"] for one in sampling] == [4, 2, 2]
+    assert [one["evaluations"] for one in sampling] == [4, 4, 4]
+    plans = [tmp_path / f"draws/plain/seed_{seed}/plans/learned_000008.json" for seed in (0, 1)]
+    assert plans[0].read_text() != plans[1].read_text()
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")

@@ -29,7 +29,7 @@ from ddiff.config.shell import explain
 from ddiff.config.targets import build
 from ddiff.config.validation import train_options
 from ddiff.study.folder import Cost
-from ddiff.study.plan import of_train
+from ddiff.study.plan import fit_options, of_train
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_json, write_json
 from ddiff.training.turns import Turns
@@ -163,7 +163,8 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
 
     `most`: the largest number of evaluations; the number of steps is then chosen.
     """
-    options = train_options(*of_train(words))
+    fit = fit_options("plan", words)
+    options = train_options(*of_train(words), *(["solver=dpmpp_2m"] if fit else []))
     if not is_generative(options.module):
         return {"evaluations": 0, "num_steps": None}
     schedule, guidance = build(options.schedule), build_guidance(options.guidance)
@@ -176,12 +177,16 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
         twice = int((guidance.weights(plan) != 0).sum()) if guidance.asks_twice(labelled) else 0
         return len(plan) + twice
 
-    if most is None:
-        return {"evaluations": evaluations(None), "num_steps": None}
-    steps = next((n for n in range(int(most), 0, -1) if evaluations(n) <= most), None)
-    if steps is None:
-        raise ConfigError(f"budget: {most:g} evaluations are fewer than one step takes")
-    return {"evaluations": evaluations(steps), "num_steps": steps}
+    steps = fit.num_steps if fit else None
+    if most is not None:
+        steps = next((n for n in range(int(most), 0, -1) if evaluations(n) <= most), None)
+        if steps is None:
+            raise ConfigError(f"budget: {most:g} evaluations are fewer than one step takes")
+    found = {"evaluations": evaluations(steps), "num_steps": None if most is None else steps}
+    if fit:  # its evaluations, a step of Adam as three
+        long = (fit.num_samples + fit.held_out) * fit.solver.num_steps
+        found["fit"] = long + 3 * fit.iterations * fit.batch_size * steps
+    return found
 
 
 def drawings(variants: dict[str, list[str]], most: float | None) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The plan of a study: which trainings it needs, and which ways of drawing samples.
 
 It is made of the study's options and needs no torch. A variant is a set of options of ddiff.train.
-Those that only change how samples are drawn (`solver=`, `guidance=`) do not change a training, so
-variants that differ in nothing else share one.
+Those that only change how samples are drawn (`solver=`, `guidance=`, `weights=`, `plan.` for those
+of ddiff.plan) do not change a training, so variants that differ in nothing else share one.
 """
 
 import json
@@ -23,7 +23,7 @@ from ddiff.recipes.choosing import recipe_words
 from ddiff.study.figures import Better, better_of, check_figures
 from ddiff.system.errors import ConfigError
 
-DRAWING = ("solver", "guidance", "weights")  # what a training does not depend on
+DRAWING = ("solver", "guidance", "weights", "plan")  # what a training does not depend on
 OWN = {  # options that a study decides for its runs: what to say instead
     "seed": "seeds=",
     "run_dir": "out=",
@@ -126,6 +126,7 @@ def plan_of(options: Study, name: str | None, more: Sequence[str] = ()) -> Plan:
         if training not in trainings:
             trainings[training] = training_of(label, training)
         composed(label, of_train(every))  # with those of drawing, so that mistakes are found
+        fit_options(label, every)
         check_weights(label, every)
         found.append(Variant(label, tuple(words), trainings[training].name, drawing))
     if len(found) > 1 and len(trainings) == 1 and "/" in options.decide:
@@ -242,8 +243,27 @@ def composed(label: str, words: Sequence[str]) -> tuple[DictConfig, dict[str, st
 
 
 def of_train(words: Iterable[str]) -> list[str]:
-    """The words that are options of ddiff.train: `weights=` is of drawing alone."""
-    return [word for word in words if name_of(word) != "weights"]
+    """The words that are options of ddiff.train: `weights=` and `plan.` are of drawing alone."""
+    return [word for word in words if name_of(word).split(".")[0] not in ("weights", "plan")]
+
+
+def fit_of(words: Sequence[str]) -> list[str]:
+    """What ddiff.plan is told by a variant that draws by a plan, fitted to each of its nets; empty
+    for the others."""
+    own = [word.removeprefix("plan.") for word in words if word.startswith("plan.")]
+    shared = [word for word in words if name_of(word).split(".")[0] in ("guidance", "weights")]
+    return own and [*shared, *own]
+
+
+def fit_options(label: str, words: Sequence[str]) -> DictConfig | None:
+    """The options of the fit, less those of the run; None where no plan is fitted."""
+    if "plan" in map(name_of, words):
+        raise ConfigError(f"{label}: a plan to fit is asked for by an option, as plan.num_steps=5")
+    own = [word.removeprefix("plan.") for word in words if word.startswith("plan.")]
+    try:
+        return given_options("plan", ["run=.", "guidance=none", *own])[0] if own else None
+    except ConfigError as error:
+        raise ConfigError(f"{label}: plan.{error}") from None
 
 
 def check_weights(label: str, words: Sequence[str]) -> None:

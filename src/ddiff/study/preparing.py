@@ -13,7 +13,7 @@ from ddiff.study.engines.children import last_line
 from ddiff.study.figures import BY_FEATURES, metrics_for
 from ddiff.study.folder import Cost, Trial
 from ddiff.study.hindsight import work
-from ddiff.study.plan import VALIDATIONS, Plan, Training, merged, slug
+from ddiff.study.plan import VALIDATIONS, Plan, Training, fit_of, merged, slug
 from ddiff.study.racing import go_on, rung_steps
 from ddiff.system.console import console, duration
 from ddiff.system.errors import ConfigError, DdiffError
@@ -70,7 +70,8 @@ class Ready:
         variants, draw = plan.variants_of(training.name), {}
         for variant in variants:
             steps = self.drawings[variant.name].get("num_steps")
-            own = [f"solver.num_steps={steps}"] if steps else []
+            what = "plan" if fit_of(variant.drawing) else "solver"
+            own = [f"{what}.num_steps={steps}"] if steps else []
             draw[variant.name] = merged(variant.drawing, own)
         measured = [w for w in training.words if name_of(w).split(".")[0] == "extractor"]
         measured += [f"extractor.run={self.classifier}"] if self.classifier else []
@@ -112,7 +113,8 @@ class Ready:
             if metrics_for(plan.measure):
                 drawn = [self.drawings[v.name] for v in plan.variants_of(trial.training)]
                 evaluations = sum(one.get("evaluations") or 0 for one in drawn)
-                seconds += plan.num_samples * evaluations * cost.forward
+                fits = sum(one.get("fit") or 0 for one in drawn)
+                seconds += (plan.num_samples * evaluations + fits) * cost.forward
         busy = max(1, min(slots, left))
         return (
             f"{left} of {len(self.trials)} runs to do, {busy} at a time: "

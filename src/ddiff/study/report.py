@@ -302,14 +302,16 @@ def picture(results: Results, path: Path) -> None:
 
 
 def front(results: Results, path: Path) -> None:
-    """The figure that decides over the evaluations for a sample: a line for each training.
+    """The figure that decides over the evaluations for a sample: a line for each training and way
+    of drawing, whose numbers of steps differ.
 
     Nothing is drawn where all variants take the same number.
     """
-    lines: dict[str, list[Row]] = {}
+    lines: dict[tuple[str, ...], list[Row]] = {}
     for variant, row in zip(results.mark["variants"], results.rows, strict=True):
         if row.evaluations and row.figures.get(results.decide):
-            lines.setdefault(variant["training"], []).append(row)
+            way = [word for word in variant["drawing"] if ".num_steps=" not in word]
+            lines.setdefault((variant["training"], *way), []).append(row)
     counts = sorted({row.evaluations or 0 for rows in lines.values() for row in rows})
     if len(counts) < 2:
         return

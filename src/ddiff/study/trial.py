@@ -19,6 +19,7 @@ from ddiff.config.shell import run_verb
 from ddiff.pages.report.events import read_scalars
 from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
 from ddiff.study.folder import FAILURE, TASK
+from ddiff.study.plan import fit_of
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.files import read_json, write_json
 
@@ -77,7 +78,14 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
         found[variant] = {"figures": dict(trained), "omitted": {}}
         if not names:
             continue
-        out = folder / "evaluations" / f"{task['slugs'][variant]}_{step:06d}.json"
+        name = f"{task['slugs'][variant]}_{step:06d}.json"
+        out = folder / "evaluations" / name
+        if fit := fit_of(drawing):
+            path = folder / "plans" / name
+            device = [word for word in task["evaluate"] if word.startswith("accelerator=")]
+            call("plan", f"run={folder}", *fit, *device, f"out={path}", "overwrite=true")
+            drawing = [word for word in drawing if not word.startswith(("solver", "plan."))]
+            drawing += ["solver=learned", f"solver.path={path}"]
         call(
             "evaluate", f"run={folder}", *drawing, f"metrics=[{','.join(names)}]",
             "+metrics.auto=true", f"num_samples={task['num_samples']}", *task["evaluate"],
