@@ -99,6 +99,14 @@ def folder(tmp_path):
         Image.fromarray(mask).save(tmp_path / f"masks/{i}.png")
         table.append(f"{i},{i / 10},{'' if i == 2 else 20 + i},a picture number {i}")
     (tmp_path / "photos/labels.csv").write_text("\n".join(table))
+    vectors = {f"{i}.png" if i % 2 else str(i): np.array([i, 1.0, -i]) for i in range(8)}
+    np.savez(tmp_path / "vectors.npz", **vectors)
+    np.savez(tmp_path / "few.npz", **{"0.png": np.ones(3)})
+    np.savez(tmp_path / "uneven.npz", **vectors | {"4": np.ones(2)})
+    np.savez(tmp_path / "nan.npz", **vectors | {"4": np.full(3, np.nan)})
+    np.savez(tmp_path / "zero.npz", **dict.fromkeys(vectors, np.zeros(3)))
+    np.save(tmp_path / "one.npy", np.ones((8, 3)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "vectors.npz").read_bytes()[:300])
     return tmp_path
 
 
@@ -109,9 +117,10 @@ def images(root, **options):
 
 def test_a_table_and_a_folder_of_masks_tell_of_files(folder):
     data = images(folder, numbers="labels.csv:porosity+age", text="labels.csv:caption",
-                  masks=str(folder / "masks"), flip=True)  # fmt: skip
+                  vectors=str(folder / "vectors.npz"), masks=str(folder / "masks"),
+                  flip=True)  # fmt: skip
     data.setup("fit")
-    assert list(data.layout.parts) == ["porosity", "age", "text", "mask"]
+    assert list(data.layout.parts) == ["porosity", "age", "text", "vector", "mask"]
     files = [int(file.stem) for file in data.train.files]
     loader = data.train_dataloader().dataset
     for n in range(4):
@@ -126,6 +135,7 @@ def test_a_table_and_a_folder_of_masks_tell_of_files(folder):
             age = data.layout.part(told, "age").item()
             assert math.isnan(age) if i == 2 else age == 20 + i
             assert decode_text(data.layout.part(told, "text")[0]) == f"a picture number {i}"
+            assert data.layout.part(told, "vector").tolist() == [[i, 1, -i]]
             mask = torch.full((8, 8), -1.0)
             mask[:, :i] = 1
             mask = mask.flip(-1) if mirrored[row] else mask
@@ -138,15 +148,23 @@ def test_a_table_and_a_folder_of_masks_tell_of_files(folder):
         ({"numbers": "labels.csv"}, "which columns"),
         ({"numbers": "labels.csv:weight"}, "has no column weight; it has file, porosity"),
         ({"numbers": "labels.csv:caption"}, "has no number as caption of 0.png"),
-        ({"text": "none.csv:caption"}, "there is no table none.csv"),
+        ({"text": "none.csv:caption"}, "there is no file none.csv"),
         ({"text": "labels.csv:age"}, "has no age for 1 of 8 files, such as 2.png"),
+        ({"vectors": "few.npz"}, "few.npz has no array for 7 of 8 files, such as 1.png"),
+        ({"vectors": "uneven.npz"}, r"has \[2\] for 4.png and \[3\] for 0.png; all must be of one"),
+        ({"vectors": "nan.npz"}, "has values that are not finite for 4.png"),
+        ({"vectors": "zero.npz"}, "every entry is 0, which tells nothing"),
+        ({"vectors": "one.npy"}, "cannot read the vectors .*: it is one array, and no .npz"),
+        ({"vectors": "cut.npz"}, "cannot read the vectors .*cut.npz"),
+        ({"vectors": "none.npz"}, "there is no file none.npz"),
         ({"masks": "none"}, "the data folder none does not exist"),
         ({"conditions": ["radius"]}, "these data tell no 'radius'; choose from mask, coarse"),
         ({"conditions": ["mask", "mask"]}, "says one twice"),
         ({"conditions": ["coarse"], "size": 6}, "do not divide"),
     ],
 )
-def test_what_is_wrong_is_one_line(folder, options, message):
+def test_what_is_wrong_is_one_line(folder, options, message, monkeypatch):
+    monkeypatch.chdir(folder)
     with pytest.raises((ConfigError, DdiffError), match=message) as caught:
         _ = images(folder, **options).layout
     assert "\n" not in str(caught.value)

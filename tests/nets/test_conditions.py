@@ -13,6 +13,8 @@ from ddiff.nets.conditions import (
     Number,
     NumberEmbedding,
     TextEncoder,
+    Vector,
+    VectorEmbedding,
     decode_text,
     encode_text,
 )
@@ -23,7 +25,7 @@ NAN = math.nan
 
 def layout(shape, num_classes=3):
     numbers = {"age": Number(50.0, 10.0, 20.0, 80.0), "porosity": Number(0.3, 0.1, 0.1, 0.5)}
-    return Layout(shape, num_classes, numbers, 16, {"mask": 1})
+    return Layout(shape, num_classes, numbers, 16, {"mask": 1}, vector=Vector(3, 0.5))
 
 
 def rows(of):
@@ -32,6 +34,7 @@ def rows(of):
             "class": torch.tensor([0.0, 2.0]),
             "age": torch.tensor([61.0, NAN]),
             "text": encode_text(["a ball", "a café"], 16),
+            "vector": torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]]),
             "mask": torch.ones(2, 1, *of.shape[1:]),
         },
         2,
@@ -52,9 +55,9 @@ def nets(shape):
 
 def test_a_row_holds_its_parts_at_their_places():
     of = layout((1, 2, 2))
-    assert of.parts == {"class": 1, "age": 1, "porosity": 1, "text": 16, "mask": 4}
+    assert of.parts == {"class": 1, "age": 1, "porosity": 1, "text": 16, "vector": 3, "mask": 4}
     y = rows(of)
-    assert y.shape == (2, of.width) == (2, 23)
+    assert y.shape == (2, of.width) == (2, 26)
     assert of.part(y, "age")[0].item() == 61
     assert of.part(y, "porosity").isnan().all()  # not given
     assert [decode_text(codes) for codes in of.part(y, "text")] == ["a ball", "a café"]
@@ -106,6 +109,14 @@ def test_a_number_that_is_not_given_has_no_features():
     assert embed.bfloat16().mean.dtype == torch.float32  # numbers keep their digits
 
 
+def test_a_vector_is_read_in_units_of_the_training_data():
+    torch.manual_seed(0)
+    embed = VectorEmbedding(Vector(2, 0.25), 8)
+    given, none = embed(torch.tensor([[0.5, -1.0]])), embed(torch.full((1, 2), NAN))
+    torch.testing.assert_close(given, embed.mlp(torch.tensor([[2.0, -4.0, 1.0]])))
+    torch.testing.assert_close(none, embed.mlp(torch.zeros(1, 3)))
+
+
 def test_text_after_the_end_and_text_that_is_not_given_count_nothing():
     torch.manual_seed(0)
     encoder = TextEncoder(16, 8).eval()
@@ -146,13 +157,14 @@ def test_guidance_compares_with_nothing_given():
         (lambda: Layout.of((1, 4, 4), None, {"numbers": {"a": {"mean": 1}}}), "no layout"),
         (lambda: Layout.of((1, 4, 4), None, {"zzz": 1}), "no layout"),
         (lambda: Layout.of((1, 4, 4), None, {"length": 10_000}), "no layout"),
+        (lambda: Layout.of((1, 4, 4), None, {"vector": {"width": 0, "rms": 1.0}}), "no layout"),
         (lambda: encode_text(["a long text"], 4), "has 11 bytes, and this net reads 4 at most"),
         (lambda: encode_text([" "], 4), "a text is empty"),
         (
             lambda: nets((1, 8, 8))[0](
                 torch.zeros(1, 1, 8, 8), torch.tensor([1]), torch.tensor([1])
             ),
-            r"told class, age, porosity, text, mask: y is \[B, 83\], not \[1\]",
+            r"told class, age, porosity, text, vector, mask: y is \[B, 86\], not \[1\]",
         ),
     ],
 )

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ddiff.nets.conditions import Layout, Number, decode_text
+from ddiff.nets.conditions import Layout, Number, Vector, decode_text
 from ddiff.sampling.conditions import conditions_for, described
 from ddiff.system.errors import ConfigError
 from tests.support.runs import TINY, ddiff_many, job
@@ -15,6 +16,7 @@ from tests.support.runs import TINY, ddiff_many, job
 NUMBERS = {"radius": Number(0.3, 0.05, 0.2, 0.4)}
 RADIUS = Layout((1, 4, 4), numbers=NUMBERS)
 MANY = Layout((1, 2, 2), 3, NUMBERS, 8, {"mask": 1}, {})
+TWO = Layout((1, 2, 2), vector=Vector(2, 1.0))
 TOLD = Layout(
     (1, 2, 2), 3, NUMBERS, 8,
     examples={"radius": [0.25, None, 0.35], "text": ["a", "b", "c"], "class": [2, 0, 1]},
@@ -70,6 +72,16 @@ def test_pictures_come_from_arrays_and_files(tmp_path):
         assert torch.equal(MANY.part(y, "mask"), torch.from_numpy(masks[[0, 1, 0]]))
 
 
+def test_vectors_come_from_arrays_and_files(tmp_path):
+    vectors = np.array([[1.0, 2.0], [3.0, 4.0]])
+    np.save(tmp_path / "vectors.npy", vectors)
+    for given in (vectors, str(tmp_path / "vectors.npy")):
+        y = asked({"vector": given}, TWO, number=3)
+        assert TWO.part(y, "vector").tolist() == [[1, 2], [3, 4], [1, 2]]
+    assert TWO.part(asked({"vector": vectors[1]}, TWO, number=2), "vector")[:, 0].tolist() == [3, 3]
+    assert described(y, TWO) == {}
+
+
 @pytest.mark.parametrize(
     ("wanted", "layout", "message"),
     [
@@ -81,7 +93,10 @@ def test_pictures_come_from_arrays_and_files(tmp_path):
         ({"text": "a long caption"}, MANY, "has 14 bytes, and this net reads 8 at most"),
         ({"class": 7}, MANY, "7 is not a label"),
         ({"mask": np.zeros((2, 2))}, MANY, r"must be \[N, \*\[1, 2, 2\]\]"),
-        ("auto", MANY, "auto takes pictures of the run's data, and there are no data"),
+        ("auto", MANY, "auto takes what the run's data tell, and there are no data; say y='{mask:"),
+        ({"vector": [1, 2]}, TWO, r"vector is \[1, 2\], but must be a .npy file or an array"),
+        ({"vector": np.ones(3)}, TWO, r"an array of \[3\], but must be \[N, 2\] or \[2\]"),
+        ({"vector": np.array([1, math.inf])}, TWO, "vector has values that are not finite"),
         ({"radius": 0.3}, Layout((1, 2, 2), 3), "this net is told the class alone, not radius"),
     ],
 )
@@ -126,3 +141,38 @@ def test_the_verbs_know_conditions(tmp_path):
     assert "radius 0.9 lies outside" in done[7].out
     names = {f["name"] for f in json.loads((tmp_path / "figures.json").read_text())["figures"]}
     assert names == {"radius_rank", "radius_error"}
+
+
+@pytest.mark.slow
+def test_vectors_of_an_encoder_go_through_every_verb(tmp_path):
+    """What another net says of each picture: trained with, asked for, exported."""
+    random = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(8):
+        pixels = random.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photos/{i}.png")
+    np.savez(tmp_path / "vectors.npz", **{str(i): random.normal(size=5) for i in range(8)})
+    np.save(tmp_path / "asked.npy", random.normal(size=(2, 5)))
+    folder = ["data=images", "data.root=photos", "data.size=8", "data.channels=1",
+              "data.vectors=vectors.npz", "data.val_fraction=0.5", *TINY,
+              "precision=fp32"]  # fmt: skip
+    y = "y={vector: asked.npy}"
+    done = ddiff_many(
+        [
+            job("train", *folder, "budget.max_steps=4", "optimizer.lr=0.05", "run_dir=run",
+                "budget.batch_size=2", "lr_schedule.warmup_steps=0"),
+            job("sample", "run=run", "num_samples=4", y, "out=a"),
+            job("sample", "run=run", "num_samples=4", "out=b"),
+            job("export", "run=run", "format=torchscript", "out=net.ts"),
+            job("sample", "run=net.ts", "num_samples=4", y, "out=c"),
+            job("train", "ckpt_path=run", "budget.max_steps=5"),
+            job("train", *folder, "data.vectors=null", "init=run", "budget.max_steps=1",
+                "run_dir=other"),
+        ],
+        tmp_path,
+    )  # fmt: skip
+    assert [d.status for d in done] == [0] * len(done), [d.err for d in done]
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    assert np.abs(a - b).max() > 1e-3  # b is asked for what the validation set holds
+    assert np.abs(a - c).max() < 2e-4
+    assert "module=conditional_ddpm" in done[0].out

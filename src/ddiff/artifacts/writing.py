@@ -31,7 +31,7 @@ from ddiff.build import build, build_guidance
 from ddiff.config.options import Export, Train, tree_of, typed
 from ddiff.diffusion.guidance import NO_LABEL
 from ddiff.nets.autoencoder import Decoder
-from ddiff.nets.conditions import CLASS, TEXT, Layout
+from ddiff.nets.conditions import CLASS, TEXT, VECTOR, Layout
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import check_outputs, existing_parent, replacing
 from ddiff.system.precision import Precision
@@ -281,6 +281,9 @@ def _extremes(layout: Layout) -> list[Tensor]:
             ends = (0.0, float(layout.num_classes or 1) - 1)
         elif name == TEXT:
             ends = (ord("a"), ord("z"))
+        elif name == VECTOR:
+            assert layout.vector
+            ends = (-layout.vector.rms, layout.vector.rms)
         elif name in layout.numbers:
             ends = (layout.numbers[name].low, layout.numbers[name].high)
         for row, end in zip(rows[1:], ends, strict=True):

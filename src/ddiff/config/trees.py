@@ -25,7 +25,7 @@ MOVED = {
     "ddiff.precision": "ddiff.system.precision",
 }
 # options of data that say what is told of a sample, not what it is
-TELLING = ("conditions", "numbers", "text", "masks")
+TELLING = ("conditions", "numbers", "text", "vectors", "masks")
 # Options that later versions added -> what nets, samplers and data without them did. A value that
 # says the same is left out of what is compared. `CIFAR10.size` is data.size of that class.
 ADDED = {
@@ -39,6 +39,7 @@ ADDED = {
     "data.conditions": None,
     "data.numbers": None,
     "data.text": None,
+    "data.vectors": None,
     "data.masks": None,
     "objective.data_std": 1.0,
     "module.immiscible": False,

@@ -33,9 +33,9 @@ from ddiff.data.loading import (
     loader,
 )
 from ddiff.data.source import FolderSource, Source
-from ddiff.data.tables import numbers_by, paired, texts_by
+from ddiff.data.tables import numbers_by, paired, texts_by, vectors_by
 from ddiff.nets.autoencoder import Decoder
-from ddiff.nets.conditions import CLASS, TEXT, Layout
+from ddiff.nets.conditions import CLASS, TEXT, VECTOR, Layout
 from ddiff.system.bounds import At, NotNegative, Seed
 from ddiff.system.devices import cpu_count
 from ddiff.system.errors import ConfigError
@@ -92,7 +92,8 @@ class Data(LightningDataModule, ABC):
     def told(self, name: str, source: Source) -> Column | Picture:
         """Return what is told of the samples of a source under a name of `offered`.
 
-        That is a number for each [N], a text for each, or a function that makes a picture.
+        That is a number [N] or a vector [N, D] for each, a text for each, or a function that makes
+        a picture.
         """
         return derived(name)
 
@@ -264,8 +265,8 @@ class FolderData(Data):
     """Files below `root`, decoded to one `size`: a number, or a side for every axis.
 
     Folders directly below root are the classes, or a table names them (`labels`: see `listing`).
-    A table gives `numbers` and a `text` for each file, and files of the same names in another
-    folder its mask (`masks`): conditional nets are told all of these.
+    A table gives `numbers` and a `text` for each file, an .npz its vector (`vectors`), and files of
+    the same names in another folder its mask (`masks`): conditional nets are told all of these.
     The decoded set is kept in memory if it takes at most `cache_gb` and no worker processes are
     asked for.
     """
@@ -275,6 +276,7 @@ class FolderData(Data):
     labels: bool | str | None = None
     numbers: str | None = field(default=None, kw_only=True)
     text: str | None = field(default=None, kw_only=True)
+    vectors: str | None = field(default=None, kw_only=True)
     masks: str | None = field(default=None, kw_only=True)
     val_fraction: Fraction = 0.05
     cache_gb: NotNegative = 2.0
@@ -297,9 +299,10 @@ class FolderData(Data):
         """Read tables and list masks. Raises ConfigError or DdiffError for what does not fit."""
         root, files = self.listing.root, self.listing.files
         self._numbers = numbers_by(self.numbers, root, files) if self.numbers else {}
-        if wrong := set(self._numbers) & {CLASS, TEXT, *DERIVED}:
+        if wrong := set(self._numbers) & {CLASS, TEXT, VECTOR, *DERIVED}:
             raise ConfigError(f"data.numbers: {wrong.pop()} is no name for a number; rename it")
         self._texts = texts_by(self.text, root, files) if self.text else {}
+        self._vectors = vectors_by(self.vectors, root, files) if self.vectors else {}
         self._masks: dict[str, Path] = {}
         if self.masks:
             if "mask" in (self.conditions or ()):
@@ -310,8 +313,9 @@ class FolderData(Data):
             self._masks = {file: folder / other for file, other in pairs.items()}
 
     def names_told(self) -> list[str]:
-        more = [*self._numbers, *([TEXT] if self._texts else []), *(["mask"] if self.masks else [])]
-        return more + super().names_told()
+        there = {TEXT: self._texts, VECTOR: self._vectors, "mask": self._masks}
+        more = [name for name, values in there.items() if values]
+        return [*self._numbers, *more, *super().names_told()]
 
     def told(self, name: str, source: Source) -> Column | Picture:
         assert isinstance(source, FolderSource)
@@ -321,6 +325,8 @@ class FolderData(Data):
             return torch.tensor([values.get(file, math.nan) for file in files])
         if name == TEXT:
             return [self._texts[file] for file in files]
+        if name == VECTOR:
+            return torch.stack([torch.from_numpy(self._vectors[file]).float() for file in files])
         if name == "mask" and self.masks:
             return Decoded([self._masks[file] for file in files], self.mask_reader(), self.keep)
         return super().told(name, source)

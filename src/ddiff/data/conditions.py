@@ -9,14 +9,22 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from ddiff.data.source import to_unit
-from ddiff.nets.conditions import CLASS, LONGEST_TEXT, Layout, Number, encode_text
+from ddiff.nets.conditions import (
+    CLASS,
+    LONGEST_TEXT,
+    VECTOR,
+    Layout,
+    Number,
+    Vector,
+    encode_text,
+)
 from ddiff.system.errors import ConfigError, DdiffError
 
 BLOCK = 4  # pixels or voxels a side whose mean `coarse` tells
 EXAMPLES = 16  # samples of the validation set whose conditions a net keeps
 DERIVED = ("mask", "coarse")  # pictures that are made of the sample itself
 
-Column = Tensor | list[str]  # numbers [N], NaN where not given, or texts
+Column = Tensor | list[str]  # numbers [N], NaN where not given; vectors [N, D]; or texts
 Picture = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, *S], indices [B]) -> [B, C', *S]
 
 
@@ -25,7 +33,7 @@ class Teller:
     """Maker of the rows that a net is told of the samples of one source.
 
     - `layout`: of the rows.
-    - `values`: numbers [N], or the bytes of texts [N, L], by the name of a part.
+    - `values`: numbers [N], vectors [N, D] or the bytes of texts [N, L], by the name of a part.
     - `pictures`: functions that make a picture, by the name of a part.
     """
 
@@ -118,7 +126,7 @@ def layout_from(
     - `held_out`: of the validation set: the first ones become examples; with labels as numbers.
     - `pictures`: channels by name.
     """
-    numbers, length = {}, 0
+    numbers, length, vector = {}, 0, None
     for name, found in values.items():
         if isinstance(found, list):
             length = max(len(text.encode()) for text in found)
@@ -127,6 +135,12 @@ def layout_from(
                     f"data: a text has {length} bytes, and nets read {LONGEST_TEXT} at most"
                 )
             length = min(LONGEST_TEXT, -(-length // 8) * 8)
+            continue
+        if name == VECTOR:
+            rms = float(found.double().square().mean().sqrt())
+            if not rms > 0:
+                raise ConfigError("data.vectors: every entry is 0, which tells nothing")
+            vector = Vector(found.shape[1], rms)
             continue
         given = found[~found.isnan()].double()
         if not len(given) or not bool(given.isfinite().all()):
@@ -138,10 +152,10 @@ def layout_from(
             raise ConfigError(f"data: {name} is {low:g} for every sample, and tells nothing")
         numbers[name] = Number(float(given.mean()), std, low, high)
     examples = {}
-    for name, found in held_out.items() if not pictures else ():
+    for name, found in held_out.items() if not (pictures or vector) else ():
         some = found[:EXAMPLES]
         examples[name] = some if isinstance(some, list) else [_plain(v) for v in some.tolist()]
-    return Layout(tuple(shape), num_classes, numbers, length, pictures, examples)
+    return Layout(tuple(shape), num_classes, numbers, length, pictures, examples, vector)
 
 
 def _plain(value: float) -> float | int | None:

@@ -199,7 +199,8 @@ class Latent(Data):
         if found.pictures:
             raise ConfigError(
                 f"data.of.conditions: {next(iter(found.pictures))} is a picture as large as a "
-                "sample, which nets in latents cannot be told; classes, numbers and texts they can"
+                "sample, which nets in latents cannot be told; classes, numbers, texts and vectors "
+                "they can"
             )
         return replace(found, shape=tuple(self.shape))
 

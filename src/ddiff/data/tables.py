@@ -1,4 +1,4 @@
-"""Tables of labels: CSV, TSV, JSON lines or Parquet, with a row for each file.
+"""Tables, CSV, TSV, JSON lines or Parquet, with a row for each file; and vectors for each.
 
 This module does not import torch: see `ddiff.data.folders`.
 """
@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.files import regular
+from ddiff.system.readers import read_arrays
 
 FILES = ("file", "file_name", "filename", "path", "image")  # columns that name a file
 LABELS = ("label", "class", "category")  # columns that hold its class
@@ -95,6 +98,30 @@ def texts_by(table: str, root: Path, files: list[str]) -> dict[str, str]:
     return texts
 
 
+def vectors_by(name: str, root: Path, files: list[str]) -> dict[str, np.ndarray]:
+    """Return the vectors [D] of all files, by an .npz of a vector for each name of a file.
+
+    Raises DdiffError for a file that cannot be read, lacks a vector, or holds something else.
+    """
+    path = _found("vectors", name, root)
+    vectors = _matched(read_arrays(path, "the vectors"), files)
+    if lacking := [file for file in files if file not in vectors]:
+        raise DdiffError(
+            f"data.vectors: {path} has no array for {len(lacking)} of {len(files)} files, such as "
+            f"{lacking[0]}"
+        )
+    first = vectors[files[0]]
+    for file in files:
+        if vectors[file].ndim != 1 or vectors[file].shape != first.shape or not first.size:
+            raise DdiffError(
+                f"data.vectors: {path} has {list(vectors[file].shape)} for {file} and "
+                f"{list(first.shape)} for {files[0]}; all must be of one length"
+            )
+        if not np.isfinite(vectors[file]).all():
+            raise DdiffError(f"data.vectors: {path} has values that are not finite for {file}")
+    return vectors
+
+
 def paired(root: Path, files: list[str], others: list[str]) -> dict[str, str]:
     """Return which of other files belongs to each file: the one of the same name, perhaps with
     another ending. Raises DdiffError for a file without one, whose folder is `root`."""
@@ -107,11 +134,17 @@ def paired(root: Path, files: list[str], others: list[str]) -> dict[str, str]:
     return {file: by_name[_without_ending(file)] for file in files}
 
 
-def _opened(option: str, name: str, root: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Return the path of a table and its rows."""
+def _found(option: str, name: str, root: Path) -> Path:
+    """Return the path of a file that lies in `root` or in the current folder."""
     path = next((p for p in (root / name, Path(name)) if p.is_file()), None)
     if path is None:
-        raise DdiffError(f"data.{option}: there is no table {name} in {root} or in this folder")
+        raise DdiffError(f"data.{option}: there is no file {name} in {root} or in this folder")
+    return path
+
+
+def _opened(option: str, name: str, root: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Return the path of a table and its rows."""
+    path = _found(option, name, root)
     rows = list(_rows(path))
     if not rows:
         raise DdiffError(f"{path} has no rows")
@@ -121,26 +154,33 @@ def _opened(option: str, name: str, root: Path) -> tuple[Path, list[dict[str, An
 def _by_file(
     option: str, path: Path, rows: list[dict[str, Any]], column: str, files: list[str]
 ) -> dict[str, str]:
-    """Return what a column says of files; files without a value are left out.
-
-    A row may leave out the ending, and the folder of a name that is alone.
-    """
+    """Return what a column says of files (see `_matched`); those without a value are left out."""
     by_file = _column(path, rows, FILES, "names the files")
     if column not in rows[0]:
         raise ConfigError(f"data.{option}: {path} has no column {column}; it has {_names(rows)}")
-    found = {
-        str(row.get(by_file)).removeprefix("./"): str(row[column])
-        for row in rows
-        if row.get(column) not in (None, "")
-    }
+    return _matched(
+        {
+            str(row.get(by_file)).removeprefix("./"): str(row[column])
+            for row in rows
+            if row.get(column) not in (None, "")
+        },
+        files,
+    )
+
+
+def _matched(found: dict[str, Any], files: list[str]) -> dict[str, Any]:
+    """Return what is found by the name of a file, for those of these files that have it.
+
+    A name may leave out the ending, and the folder of a file's name that is alone.
+    """
     said = {}
     alone = Counter(end for file in files for end in _without_folder(file))
     for file in files:
         names = [file, _without_ending(file)]
         names += [end for end in _without_folder(file) if alone[end] == 1]
-        value = next((found[name] for name in names if name in found), None)
-        if value is not None:
-            said[file] = value
+        name = next((name for name in names if name in found), None)
+        if name is not None:
+            said[file] = found[name]
     return said
 
 

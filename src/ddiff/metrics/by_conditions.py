@@ -11,7 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from ddiff.data.opening import Stack
 from ddiff.metrics.figures import Case, Figure, Omitted, bootstrap, mean_figure
-from ddiff.nets.conditions import CLASS, TEXT
+from ddiff.nets.conditions import CLASS, TEXT, VECTOR
 from ddiff.system.bounds import Count
 
 SIDE = 8  # of the small pictures by which neighbours are found
@@ -36,8 +36,8 @@ class Conditions:
     def obstacle(self, case: Case) -> str | None:
         if case.asked is None or case.layout is None:
             return "needs samples of a net that is told more than a class"
-        if not [name for name in case.layout.parts if name not in (CLASS, TEXT)]:
-            return "a class or a text is read by metrics=labels"
+        if not [name for name in case.layout.parts if name not in (CLASS, TEXT, VECTOR)]:
+            return "a class or a text is read by metrics=labels, a vector by nothing"
         return None if case.data else "needs data"
 
     def __call__(self, case: Case) -> list[Figure | Omitted]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ddiff.nets.embedding import ExactBuffers, Sinusoidal, mlp
 from ddiff.system.errors import ConfigError
 
-CLASS, TEXT = "class", "text"  # names of parts that are no numbers and no pictures
+CLASS, TEXT, VECTOR = "class", "text", "vector"  # names of parts that are no numbers, no pictures
 WAVES = 6  # sines of a number, the longest with a period of 8 standard deviations
 LONGEST_TEXT = 256  # bytes
 WIDTH, HEADS, LAYERS = 64, 4, 2  # of the encoder of text
@@ -35,15 +35,25 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Vector:
+    """Vectors that another net made, such as an encoder of text, in the training data."""
+
+    width: int
+    rms: float  # of their entries
+
+
+@dataclass(frozen=True)
 class Layout:
-    """The parts of a row y: a class, numbers, the bytes of a text, and pictures, in this order.
+    """The parts of a row y: a class, numbers, the bytes of a text, a vector, and pictures, in this
+    order.
 
     - `shape`: [C, *S] of a sample.
     - `num_classes`: None without classes.
     - `numbers`: by name.
     - `length`: the most bytes of a text; 0 without text.
     - `pictures`: masks and other pictures of the size *S: their channels, by name.
-    - `examples`: values of some samples by the name of a part, without pictures.
+    - `examples`: values of some samples by the name of a part, where no part is `large`.
+    - `vector`: None without vectors.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +62,7 @@ class Layout:
     length: int = 0
     pictures: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    vector: Vector | None = None
 
     @classmethod
     def of(
@@ -69,18 +80,21 @@ class Layout:
         try:
             found = {name: Number(**law) for name, law in dict(said.pop("numbers", {})).items()}
             length = int(said.pop("length", 0))
+            vector = Vector(**said.pop("vector")) if "vector" in said else None
             pictures = {name: int(depth) for name, depth in dict(said.pop("pictures", {})).items()}
             examples = {name: list(some) for name, some in dict(said.pop("examples", {})).items()}
         except (TypeError, ValueError) as error:
             raise ConfigError(f"net.conditions is no layout of conditions: {error}") from None
         laws = [value for law in found.values() for value in vars(law).values()]
+        laws += [vector.width, vector.rms] if vector else []
         right = all(isinstance(v, int | float) and math.isfinite(v) for v in laws)
         right = right and all(law.std > 0 for law in found.values()) and not said
+        right = right and (vector is None or (vector.width >= 1 and vector.rms > 0))
         if not right or not 0 <= length <= LONGEST_TEXT or any(n < 1 for n in pictures.values()):
             raise ConfigError(
                 "net.conditions is no layout of conditions; ddiff fills it in from the data"
             )
-        return cls(sides, num_classes, found, length, pictures, examples)
+        return cls(sides, num_classes, found, length, pictures, examples, vector)
 
     @classmethod
     def of_net(cls, net: Mapping[str, Any]) -> "Layout":
@@ -97,6 +111,7 @@ class Layout:
         parts = {
             "numbers": {name: dict(vars(law)) for name, law in self.numbers.items()},
             "length": self.length,
+            "vector": dict(vars(self.vector)) if self.vector else None,
             "pictures": dict(self.pictures),
             "examples": {name: list(some) for name, some in self.examples.items()},
         }
@@ -105,7 +120,12 @@ class Layout:
     @property
     def by_rows(self) -> bool:
         """True if y is a row of numbers, False if it is a label or nothing."""
-        return bool(self.numbers or self.length or self.pictures)
+        return bool(self.numbers or self.length or self.large)
+
+    @property
+    def large(self) -> list[str]:
+        """Names of parts whose values are too large for an option: vectors and pictures."""
+        return [*([VECTOR] if self.vector else []), *self.pictures]
 
     @cached_property
     def parts(self) -> dict[str, int]:
@@ -114,6 +134,8 @@ class Layout:
         found |= dict.fromkeys(self.numbers, 1)
         if self.length:
             found[TEXT] = self.length
+        if self.vector:
+            found[VECTOR] = self.vector.width
         size = math.prod(self.shape[1:])
         return found | {name: channels * size for name, channels in self.pictures.items()}
 
@@ -201,7 +223,7 @@ def decode_text(codes: Tensor) -> str | None:
 class Condition(nn.Module):
     """Embedding of the time and of what the net is told of the sample.
 
-    The embeddings of the class, of the numbers and of the text are added to that of the time.
+    The embeddings of the class, the numbers, the text and the vector are added to that of the time.
     Pictures become channels beside the net's input. Row 0 of `labels` is "no label".
     """
 
@@ -216,13 +238,15 @@ class Condition(nn.Module):
         self.embedding = embedding = embedding or Sinusoidal(64)
         self.out_dim: int = embedding.out_dim  # pyright: ignore[reportAttributeAccessIssue]
         self.layout = Layout.of(shape, num_classes, conditions)
-        self.labels = self.numbers = self.text = None
+        self.labels = self.numbers = self.text = self.vector = None
         if num_classes is not None:
             self.labels = nn.Embedding(num_classes + 1, self.out_dim)
         if self.layout.numbers:
             self.numbers = NumberEmbedding(list(self.layout.numbers.values()), self.out_dim)
         if self.layout.length:
             self.text = TextEncoder(self.layout.length, self.out_dim)
+        if self.layout.vector:
+            self.vector = VectorEmbedding(self.layout.vector, self.out_dim)
 
     @property
     def channels(self) -> int:
@@ -256,6 +280,8 @@ class Condition(nn.Module):
             emb = emb + self.numbers(part)
         if self.text is not None:
             emb = emb + self.text(layout.part(y, TEXT))
+        if self.vector is not None:
+            emb = emb + self.vector(layout.part(y, VECTOR))
         return emb
 
     def beside(self, x: Tensor, y: Tensor | None, t: Tensor) -> Tensor:
@@ -301,6 +327,24 @@ class NumberEmbedding(ExactBuffers):
         phase = z * self.waves
         features = torch.cat([z, phase.sin(), phase.cos(), torch.ones_like(z)], dim=2) * given
         return self.mlp(features.flatten(1).to(next(self.mlp.parameters()).dtype))
+
+
+class VectorEmbedding(nn.Module):
+    """Embedding of a vector, in units of the training data's root mean square, by an MLP.
+
+    A vector that is not given has entries of 0; one more says whether it is given.
+    """
+
+    def __init__(self, law: Vector, out_dim: int):
+        super().__init__()
+        self.scale = 1 / law.rms
+        self.mlp = mlp(law.width + 1, out_dim)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Embed vectors [B, width], NaN where not given, as [B, out_dim]."""
+        given = (~vectors[:, :1].isnan()).float()
+        features = torch.cat([vectors.nan_to_num(nan=0.0) * self.scale, given], dim=1)
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class TextEncoder(nn.Module):

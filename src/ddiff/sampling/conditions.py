@@ -17,9 +17,10 @@ from ddiff.data.folders import PICTURES
 from ddiff.data.images import read_image
 from ddiff.data.opening import opened
 from ddiff.data.source import to_unit
-from ddiff.nets.conditions import CLASS, TEXT, Layout, decode_text, encode_text
+from ddiff.nets.conditions import CLASS, TEXT, VECTOR, Layout, decode_text, encode_text
 from ddiff.system.console import say_once
 from ddiff.system.errors import ConfigError, DdiffError, nearest
+from ddiff.system.readers import read_array
 
 Examples = Callable[[int], Tensor | None]  # number -> what the data tell of so many samples
 
@@ -48,8 +49,8 @@ def conditions_for(
     `y` is, with a class alone, what `labels_for` takes. Else it is `none`, `auto`, or a mapping
     from the names of what the net is told to a value, a list of values to repeat, or `auto`; what
     is left out is not given. `auto` is: numbers that are spread evenly over the training data's
-    range, equal shares of all classes, captions of the data, pictures of the validation set. If the
-    net is told several things, `y=auto` takes what belongs together in the data.
+    range, equal shares of all classes, captions of the data, vectors and pictures of the validation
+    set. If the net is told several things, `y=auto` takes what belongs together in the data.
     """
     if isinstance(wanted, Mapping) and not layout.by_rows and set(wanted) <= {CLASS}:
         wanted = wanted.get(CLASS)
@@ -62,7 +63,7 @@ def conditions_for(
         return None
     numbers, period = torch.arange(first, first + num_samples), period or num_samples
     if wanted == "auto":
-        if len(layout.parts) > 1 or layout.pictures:
+        if len(layout.parts) > 1 or layout.large:
             some = _together(layout, examples, period)
             return some[numbers % len(some)]
         wanted = dict.fromkeys(layout.parts, "auto")
@@ -94,7 +95,7 @@ def conditions_for(
             some = _together(layout, examples, period)
             found = layout.part(some[numbers % len(some)], name)
         else:
-            some = _pictures(name, values, layout)
+            some = (_vectors if name == VECTOR else _pictures)(name, values, layout)
             found = some[numbers % len(some)]
         parts[name] = found
     return layout.packed(parts, num_samples)
@@ -148,13 +149,13 @@ def row_length(y: Tensor | None) -> int | None:
 def described(y: Tensor, layout: Layout) -> dict[str, list[Any]]:
     """Return what rows y [N, K] ask for by the name of a part, None where it is not given.
 
-    Pictures are left out.
+    Vectors and pictures are left out.
     """
     found: dict[str, list[Any]] = {}
     for name in layout.parts:
         if name == TEXT:
             found[name] = [decode_text(codes) for codes in layout.part(y, name)]
-        elif name not in layout.pictures:
+        elif name not in layout.large:
             values = layout.part(y, name)[:, 0].tolist()
             kind = int if name == CLASS else float
             found[name] = [None if math.isnan(value) else kind(value) for value in values]
@@ -163,14 +164,13 @@ def described(y: Tensor, layout: Layout) -> dict[str, list[Any]]:
 
 def _together(layout: Layout, examples: Examples, number: int) -> Tensor:
     """Return rows of what belongs together in the data, [<= number, K]."""
-    if layout.pictures:
+    if layout.large:
         try:
             rows = examples(number)
         except (ConfigError, DdiffError) as error:
-            name = next(iter(layout.pictures))
+            name = layout.large[0]
             raise ConfigError(
-                f"y: auto takes pictures of the run's data, and {error}; say "
-                f"y='{{{name}: FILE.npy}}'"
+                f"y: auto takes what the run's data tell, and {error}; say y='{{{name}: FILE.npy}}'"
             ) from None
         if rows is None or rows.ndim != 2 or rows.shape[1] != layout.width:
             raise ConfigError("y: the run's data tell something else today than in its training")
@@ -216,6 +216,24 @@ def _texts(values: Any, layout: Layout) -> Tensor:
     if not some or not all(isinstance(text, str) for text in some):
         raise ConfigError(f"y: text is {_shown(values)}, but must be a text or a list of texts")
     return encode_text(some, layout.length)
+
+
+def _vectors(name: str, values: Any, layout: Layout) -> Tensor:
+    """Return vectors [n, D] of an array, or of a .npy file."""
+    assert layout.vector
+    width = layout.vector.width
+    if isinstance(values, str | Path):
+        values = read_array(Path(values), "the vectors")
+    if not isinstance(values, np.ndarray | Tensor):
+        raise ConfigError(f"y: {name} is {_shown(values)}, but must be a .npy file or an array")
+    found = torch.as_tensor(np.array(values, dtype=np.float32))
+    if found.shape[-1:] != (width,) or found.ndim > 2 or not len(found):
+        raise ConfigError(
+            f"y: {name} is an array of {list(found.shape)}, but must be [N, {width}] or [{width}]"
+        )
+    if not bool(found.isfinite().all()):
+        raise ConfigError(f"y: {name} has values that are not finite")
+    return found.view(-1, width)
 
 
 def _pictures(name: str, values: Any, layout: Layout) -> Tensor:

@@ -75,8 +75,21 @@ def read_array(path: Path, what: str, key: str | None = None, mapped: bool = Tru
                     return np.memmap(path, header.dtype, "r", offset, header.shape, order)
                 return header.shaped(np.fromfile(file, header.dtype, header.count))
         with archive, _member(archive, path, key) as (file, length):
-            header = _header(file, length)
-            return header.shaped(np.frombuffer(bytearray(file.read()), header.dtype, header.count))
+            return _array(file, length)
+
+
+def read_arrays(path: Path, what: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file by their names."""
+    with _explained(path, what):
+        archive = _archive(path)
+        if archive is None:
+            raise ValueError("it is one array, and no .npz of arrays with names")
+        found = {}
+        with archive:
+            for info in archive.infolist():
+                with archive.open(info) as file:
+                    found[info.filename.removesuffix(".npy")] = _array(file, info.file_size)
+        return found
 
 
 @contextmanager
@@ -141,6 +154,12 @@ def _member(
         raise ConfigError(f"{path}: {lacks}; choose key={'|'.join(members)}")
     with archive.open(members[wanted]) as file:
         yield file, members[wanted].file_size
+
+
+def _array(file: IO[bytes], length: int) -> np.ndarray:
+    """The array in a file of so many bytes."""
+    header = _header(file, length)
+    return header.shaped(np.frombuffer(bytearray(file.read()), header.dtype, header.count))
 
 
 def _header(file: IO[bytes], length: int) -> Header:

@@ -90,6 +90,7 @@ def _kept(before: DictConfig | None, layout: Layout) -> dict[str, Any] | None:
         kept = OmegaConf.to_container(before)
         assert isinstance(kept, dict)
         same = all(kept.get(name) == found.get(name) for name in ("length", "pictures"))
+        same = same and ("vector" in kept) == ("vector" in found)
         return {str(name): value for name, value in kept.items()} if same else found
     return found
 
