@@ -112,7 +112,7 @@ class TestTables:
     @pytest.mark.parametrize(
         ("name", "text", "words"),
         [
-            ("none.csv", None, "there is no table labels.csv in"),
+            ("none.csv", None, "there is no file labels.csv in"),
             ("labels.csv", "", "has no rows"),
             (
                 "labels.csv",
