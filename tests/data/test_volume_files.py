@@ -263,6 +263,28 @@ def test_random_windows_depend_on_the_seed_and_the_batch_alone(tmp_path: Path) -
     assert torch.equal(one, two)
 
 
+def test_masks_are_cut_as_their_volumes(tmp_path: Path) -> None:
+    """The same windows, in training with and without memory, mirrored too; and in validation."""
+    for folder in ("scans", "masks"):
+        (tmp_path / folder).mkdir()
+    for n, side in enumerate((8, 12, 10, 9)):
+        scan = np.random.default_rng(n).random((side, side, side + 1))
+        np.save(tmp_path / f"scans/{n}.npy", scan)
+        np.save(tmp_path / f"masks/{n}.npy", (scan > 0.5).astype(np.uint8))
+    options = {"fit": "random_crop", "values": "unit", "flip": True, "val_fraction": 0.5,
+               "masks": str(tmp_path / "masks")}  # fmt: skip
+    for more in ({}, {"cache_gb": 0.0, "num_workers": 0}):
+        data = voxels(tmp_path / "scans", 6, **options, **more)
+        batches = [*islice(data.train_dataloader(), 6), *data.val_dataloader()]
+        for x, y in batches:
+            assert torch.equal(data.layout.part(y, "mask"), torch.where(x > 0, 1.0, -1.0))
+    np.save(tmp_path / "masks/1.npy", np.zeros((12, 12, 12), np.uint8))
+    with pytest.raises(
+        DdiffError, match=r"1.npy has \(12, 12, 12\) voxels, and .*1.npy has \(12, 12"
+    ):
+        _ = voxels(tmp_path / "scans", 6, **options).tellers
+
+
 def test_percentiles_are_of_each_file(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(1000.0).reshape(10, 10, 10))
     np.save(tmp_path / "b.npy", -3 * np.arange(1000.0).reshape(10, 10, 10))

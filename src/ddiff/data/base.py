@@ -16,7 +16,7 @@ from ddiff.data.conditions import (
     DERIVED,
     EXAMPLES,
     Column,
-    Decoded,
+    Paired,
     Picture,
     Teller,
     check_names,
@@ -303,14 +303,12 @@ class FolderData(Data):
             raise ConfigError(f"data.numbers: {wrong.pop()} is no name for a number; rename it")
         self._texts = texts_by(self.text, root, files) if self.text else {}
         self._vectors = vectors_by(self.vectors, root, files) if self.vectors else {}
-        self._masks: dict[str, Path] = {}
+        self._masks: dict[str, str] = {}
         if self.masks:
             if "mask" in (self.conditions or ()):
                 raise ConfigError("data.conditions: mask is what data.masks gives; leave one out")
-            folder = Path(self.masks)
-            others = listing(folder, self.suffixes, False)
-            pairs = paired(folder, files, others.files)
-            self._masks = {file: folder / other for file, other in pairs.items()}
+            self._mask_files = listing(Path(self.masks), self.suffixes, False)
+            self._masks = paired(self._mask_files.root, files, self._mask_files.files)
 
     def names_told(self) -> list[str]:
         there = {TEXT: self._texts, VECTOR: self._vectors, "mask": self._masks}
@@ -328,15 +326,15 @@ class FolderData(Data):
         if name == VECTOR:
             return torch.stack([torch.from_numpy(self._vectors[file]).float() for file in files])
         if name == "mask" and self.masks:
-            return Decoded([self._masks[file] for file in files], self.mask_reader(), self.keep)
+            return Paired(self.mask_source(source, [self._masks[file] for file in files]))
         return super().told(name, source)
 
     def measured(self, name: str, x: Tensor) -> Tensor | None:
         return None if name == "mask" and self.masks else super().measured(name, x)
 
     @abstractmethod
-    def mask_reader(self) -> Callable[[Path], Tensor]:
-        """Return what reads a file of masks as [1, *S], uint8 or float32 in [-1, 1]."""
+    def mask_source(self, source: FolderSource, files: list[str]) -> FolderSource:
+        """Return the masks [1, *S] of a source's samples, that lie in these files."""
 
     @abstractmethod
     def bytes_of_a_sample(self) -> int:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from ddiff.data.source import to_unit
+from ddiff.data.source import FolderSource, WindowSource
 from ddiff.nets.conditions import (
     CLASS,
     LONGEST_TEXT,
@@ -53,21 +52,29 @@ class Teller:
         return cls(layout, values, pictures)
 
     def __call__(
-        self, x: Tensor, y: Tensor | None, indices: Tensor, flipped: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        indices: Tensor,
+        flipped: Tensor | None = None,
+        random: torch.Generator | None = None,
     ) -> Tensor:
         """Return the rows [B, K] of samples x [B, C, *S] with labels y [B] or None.
 
-        `flipped` [B]: of which samples the last axis was mirrored.
+        `flipped` [B]: of which samples the last axis was mirrored. `random`: a generator in the
+        state from which windows of the samples were drawn; None: they were not.
         """
         parts = {name: values[indices] for name, values in self.values.items()}
         if CLASS in self.layout.parts:
             assert y is not None
             parts[CLASS] = y
         for name, picture in self.pictures.items():
-            found = picture(x, indices)
-            if flipped is not None and isinstance(picture, Decoded):
+            if not isinstance(picture, Paired):
+                parts[name] = picture(x, indices)
+                continue
+            parts[name] = found = picture(x, indices, random)
+            if flipped is not None:
                 found[flipped] = found[flipped].flip(-1)
-            parts[name] = found
         return self.layout.packed(parts, len(indices))
 
 
@@ -91,22 +98,19 @@ def coarse(x: Tensor, _: Tensor) -> Tensor:
     return low
 
 
-class Decoded:
-    """Pictures in files, read when asked for, and kept in memory afterwards if `keep` is True."""
+@dataclass(frozen=True)
+class Paired:
+    """Pictures in files of their own, one for each sample of a source.
 
-    def __init__(self, files: list[Path], decode: Callable[[Path], Tensor], keep: bool) -> None:
-        self.files, self.decode = files, decode
-        self._kept: dict[int, Tensor] | None = {} if keep else None
+    Where training draws windows of the samples, the same generator draws the same ones of these.
+    """
 
-    def __call__(self, _: Tensor, indices: Tensor) -> Tensor:
-        return torch.stack([self._one(row) for row in indices.tolist()])
+    source: FolderSource
 
-    def _one(self, row: int) -> Tensor:
-        if self._kept is None:
-            return to_unit(self.decode(self.files[row]))
-        if row not in self._kept:
-            self._kept[row] = self.decode(self.files[row])
-        return to_unit(self._kept[row])
+    def __call__(self, _: Tensor, indices: Tensor, random: torch.Generator | None = None) -> Tensor:
+        if random is not None and isinstance(self.source, WindowSource):
+            return self.source.drawn(indices, random)[0]
+        return self.source.batch(indices)[0]
 
 
 def derived(name: str) -> Picture:

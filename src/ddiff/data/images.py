@@ -1,7 +1,6 @@
 """A folder of pictures."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,8 +38,9 @@ class Images(FolderData):
         self.shape = (self.channels, *sides_of(self.size, 2))
         super().__post_init__()
 
-    def mask_reader(self) -> Callable[[Path], Tensor]:
-        return partial(read_image, shape=(1, *self.shape[1:]))
+    def mask_source(self, source: FolderSource, files: list[str]) -> FolderSource:
+        decode = partial(read_image, shape=(1, *self.shape[1:]))
+        return FolderSource(self._mask_files, files, decode, self.keep)
 
     def bytes_of_a_sample(self) -> int:
         return math.prod(self.shape)

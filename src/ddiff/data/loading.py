@@ -46,16 +46,16 @@ class TrainBatches(Dataset[Batch]):
 
     def __getitem__(self, n: int) -> Batch:
         drawn = getattr(self.source, "drawn", None)  # of a source that makes random choices
+        crop = partial(self._generator, "crop", STREAM, n) if drawn else None
         indices = self.indices(n)
-        if drawn is None:
-            x, y = self.source.batch(indices)
-        else:
-            x, y = drawn(indices, self._generator("crop", STREAM, n))
+        x, y = drawn(indices, crop()) if drawn and crop else self.source.batch(indices)
         flipped = None
         if self.flip:
             flipped = torch.rand(len(x), generator=self._generator("flip", STREAM, n)) < 0.5
             x[flipped] = x[flipped].flip(-1)
-        return x, self.teller(x, y, indices, flipped) if self.teller else y
+        if self.teller is None:
+            return x, y
+        return x, self.teller(x, y, indices, flipped, crop() if crop else None)
 
     def indices(self, n: int) -> Tensor:
         """Indices of the samples in batch n, [batch_size] int64."""

@@ -1,7 +1,7 @@
 """A folder of volumes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from ddiff.data.base import FolderData, VolumeSize, at_least, sides_of
 from ddiff.data.folders import VOLUMES
@@ -79,12 +78,20 @@ class Voxels(FolderData):
             self.shape, self.fit, values, self.window, self.percentiles, self.spacing
         )
 
-    def mask_reader(self) -> Callable[[Path], Tensor]:
-        if self.fit == "random_crop":
-            raise ConfigError("data.masks: fit=random_crop cuts no masks; choose another data.fit")
-        shape = (1, *self.shape[1:])
-        values, _ = guess(list(self._masks.values()), shape)
-        return Preparation(shape, self.fit, values, None, None, self.spacing)
+    def mask_source(self, source: FolderSource, files: list[str]) -> FolderSource:
+        shape, root = (1, *self.shape[1:]), self._mask_files.root
+        values, _ = guess([root / file for file in self._masks.values()], shape)
+        reader = Preparation(shape, self.fit, values, None, None, self.spacing)
+        kind = WindowSource if self.fit == "random_crop" else FolderSource
+        masks = kind(self._mask_files, files, reader, self.keep)
+        if isinstance(masks, WindowSource):
+            masks.sides = shape[1:]
+            headers = each(reader.check, masks.files)
+            for file, mask, header in zip(source.files, masks.files, headers, strict=True):
+                sides, own = reader.sides(self.headers[file]), reader.sides(header)
+                if sides != own:
+                    raise DdiffError(f"data.masks: {mask} has {own} voxels, and {file} has {sides}")
+        return masks
 
     def bytes_of_a_sample(self) -> int:
         header = volume_header(self.files[0], self.shape[1:])
