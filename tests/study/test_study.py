@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from ddiff.study.report import samples_of
+from ddiff.study.results import read
 from ddiff.system.files import lock
 from tests.support.runs import ROOT, TINY, Done, ddiff, forked
 
@@ -206,6 +208,11 @@ def test_ways_of_drawing_at_equal_evaluations(tmp_path: Path) -> None:
     assert [one["evaluations"] for one in sampling] == [4, 4, 4]
     plans = [tmp_path / f"draws/plain/seed_{seed}/plans/learned_000008.json" for seed in (0, 1)]
     assert plans[0].read_text() != plans[1].read_text()
+    drawn = [row for row in samples_of(read(tmp_path / "draws")) if row[1].samples.any()]
+    assert [(name, len(some.samples)) for name, some in drawn] == [
+        ("plain", 16), ("guided", 16), ("learned", 16)
+    ]  # fmt: skip
+    assert (tmp_path / "draws/report_files/samples.png").is_file()
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")

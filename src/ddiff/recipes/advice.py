@@ -141,7 +141,7 @@ def guidance(facts: Fingerprint) -> Iterator[Choice]:
     if facts.classes or facts.told:
         yield Choice(
             "guidance", "none", "none costs recall; say guidance.scale=0.25 when sampling",
-            "experiments/digits_guidance",
+            "experiments/guidance",
         )  # fmt: skip
     else:
         yield Choice("guidance", "none", "nothing is told", LOOK)

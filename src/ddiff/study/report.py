@@ -11,10 +11,14 @@ from typing import Any
 from ddiff.pages.plotting import GREY, colour, new_figure, styled
 from ddiff.pages.report.comparison import Comparison, Preface, compare
 from ddiff.pages.report.page import found_samples, write_report
-from ddiff.pages.report.plots import draw
+from ddiff.pages.report.plots import draw, strips
 from ddiff.pages.report.text import number
+from ddiff.pages.view import reading
+from ddiff.pages.view.pictures import save_png
+from ddiff.pages.view.reading import Found
 from ddiff.study.figures import LOSSES, OF_TRAINING, known_better
 from ddiff.study.hindsight import Hindsight
+from ddiff.study.plan import slug
 from ddiff.study.results import Results, Row, Seeds, read
 from ddiff.study.statistics import Difference, interval
 from ddiff.system.console import console, duration, show_table
@@ -337,6 +341,17 @@ def front(results: Results, path: Path) -> None:
         figure.savefig(file, format="png", dpi=110)
 
 
+def samples_of(results: Results) -> list[tuple[str, Found]]:
+    """Samples of each variant that draws some, of its first seed."""
+    found = []
+    for row in results.rows:
+        name = f"{slug(row.name)}_{row.step:06d}.npy"
+        paths = (trial.folder / "figures" / name for trial in results.trials)
+        if path := next((path for path in paths if path.is_file()), None):
+            found.append((row.name, reading.read(path, value_range="signed")))
+    return found
+
+
 def plain(results: Results) -> dict[str, Any]:
     """The study as JSON: what is needed to write it again without its runs."""
     rows = []
@@ -372,7 +387,9 @@ def write(folder: Path, command: str, publish: str | None = None) -> Results:
         comparison = named(comparison, folder).led_by(preface(results))
         samples = found_samples(comparison, 16)
         drawn = draw(comparison, samples, files)
-        pictures += [path for path in drawn if path.name in ("curves.png", "samples.png")]
+        if rows := samples_of(results):  # in place of a row for each training
+            drawn.append(save_png(strips(rows), files / "samples.png"))
+        pictures += sorted({p for p in drawn if p.name in ("curves.png", "samples.png")})
         write_report(comparison, samples, page)
     except DdiffError as error:  # no run has written anything yet
         console.print(f"note        no page: {error}", markup=False)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddiff.config.shell import run_verb
 from ddiff.pages.report.events import read_scalars
 from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
@@ -22,6 +24,7 @@ from ddiff.study.folder import FAILURE, TASK
 from ddiff.study.plan import fit_of
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.files import read_json, write_json
+from ddiff.system.readers import read_array
 
 LARGE = 2**26  # bytes of drawn samples that are not kept once they are measured
 
@@ -93,6 +96,7 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
         )  # fmt: skip
         made = json.loads(out.read_text())
         drawn = Path(made["source"])
+        keep_some(drawn, folder / "figures" / name.replace(".json", ".npy"))
         if drawn.stat().st_size > LARGE:
             drawn.unlink()
         values = {one["name"]: one["value"] for one in made["figures"]}
@@ -108,6 +112,14 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
         if not math.isfinite(value):
             raise Failed(f"{task['decide']} of {variant} is {value}", 1)
     return found
+
+
+def keep_some(drawn: Path, path: Path) -> None:
+    """Keep a few samples of a variant, spread over all, for the study's picture."""
+    samples = read_array(drawn, "the samples")
+    some = np.linspace(0, len(samples) - 1, num=4 if samples.ndim == 5 else 16).round().astype(int)
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, samples[np.unique(some)])
 
 
 def run(folder: Path, until: int) -> None:

@@ -47,7 +47,9 @@ def draw(comparison: Comparison, samples: Sequence[Found | None], folder: Path) 
     if panels := _panels(comparison):
         found["pareto.png"] = _pareto(comparison, panels)
     if any(samples):
-        found["samples.png"] = _strips(comparison, samples)
+        groups = zip(comparison.groups, comparison.by_group(samples), strict=True)
+        rows = [(group.label, one) for group, own in groups for one in list(filter(None, own))[:1]]
+        found["samples.png"] = strips(rows)
     return [save_png(picture, folder / name) for name, picture in found.items()]
 
 
@@ -172,13 +174,12 @@ def _pareto(comparison: Comparison, panels: Mapping[tuple[Column, str], Points])
     return _grid(comparison, columns, paid_in, used, fill)
 
 
-def _strips(comparison: Comparison, samples: Sequence[Found | None]) -> np.ndarray:
-    """A strip of samples for each group, its first run that has some."""
+def strips(rows: Sequence[tuple[str, Found]]) -> np.ndarray:
+    """A strip of samples under each label."""
     strips = []
-    for group, found in zip(comparison.groups, comparison.by_group(samples), strict=True):
-        for one in list(filter(None, found))[:1]:
-            grid = volume_grid if one.kind == "volumes" else image_grid
-            strips.append(_with_label(grid(one.samples, len(one.samples)), group.label))
+    for label, one in rows:
+        grid = volume_grid if one.kind == "volumes" else image_grid
+        strips.append(_with_label(grid(one.samples, len(one.samples)), label))
     width = max(strip.shape[1] for strip in strips)
     fill = {"mode": "constant", "constant_values": BACKGROUND}
     wide = [np.pad(s, ((0, GAP), (0, width - s.shape[1]), (0, 0)), **fill) for s in strips]
