@@ -67,11 +67,19 @@ class Trial:
         return read_json(self.folder / FAILURE).get("why")
 
     def step_now(self) -> int:
-        """The step that a running training has told its log last."""
+        """The step that the training has told last, by its log or by its figures."""
+        reached = int(read_json(self.folder / "metrics.json").get("step") or 0)
         log = self.folder / "log.txt"
         if not log.is_file():
-            return 0
+            return reached
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4000))
             said = re.findall(rb"training (\d+)/", file.read())
-        return int(said[-1]) if said else 0
+        return max(reached, int(said[-1]) if said else 0)
+
+    def measured(self, rung: int) -> list[str]:
+        """The variants whose samples were measured at the step of a rung."""
+        slugs = read_json(self.folder / TASK).get("slugs", {})
+        made = self.folder / "evaluations"
+        step = f"{self.steps[rung]:06d}"
+        return [name for name, slug in slugs.items() if (made / f"{slug}_{step}.json").is_file()]

@@ -98,6 +98,17 @@ class Ready:
             "evaluations": {name: one.get("evaluations") for name, one in self.drawings.items()},
         }
 
+    def measuring(self, training: str) -> dict[str, float]:
+        """About the seconds that it takes to draw and measure each variant of a training."""
+        if not metrics_for(self.plan.measure):
+            return {}
+        drawn = {v.name: self.drawings[v.name] for v in self.plan.variants_of(training)}
+        num, forward = self.plan.num_samples, self.costs[training].forward
+        return {
+            name: (num * (one.get("evaluations") or 0) + (one.get("fit") or 0)) * forward
+            for name, one in drawn.items()
+        }
+
     def cost_in_words(self, slots: int) -> str:
         """An estimate of what is left to do: runs, time, disk."""
         plan, seconds, disk, left = self.plan, 0.0, 0.0, 0
@@ -110,11 +121,7 @@ class Ready:
             begun = max([0, *(n for i, n in enumerate(trial.steps) if trial.found(i))])
             seconds += cost.load + cost.start + share * (trial.steps[-1] - begun) * cost.per_step
             disk += 2 * cost.state_bytes
-            if metrics_for(plan.measure):
-                drawn = [self.drawings[v.name] for v in plan.variants_of(trial.training)]
-                evaluations = sum(one.get("evaluations") or 0 for one in drawn)
-                fits = sum(one.get("fit") or 0 for one in drawn)
-                seconds += (plan.num_samples * evaluations + fits) * cost.forward
+            seconds += sum(self.measuring(trial.training).values())
         busy = max(1, min(slots, left))
         return (
             f"{left} of {len(self.trials)} runs to do, {busy} at a time: "

@@ -63,7 +63,7 @@ def run(ready: Ready, engine: Engine, retry: bool, insist: bool) -> None:
         if ready.rungs > 1:
             console.print(f"rung {rung + 1} of {ready.rungs}: {', '.join(sorted(alive))}")
         if due:
-            _run_to(rung, due, engine)
+            _run_to(rung, due, engine, ready)
 
 
 def _measurable(ready: Ready, engine: Engine, insist: bool) -> Ready:
@@ -139,7 +139,7 @@ def _said(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def _run_to(rung: int, trials: list[Trial], engine: Engine) -> None:
+def _run_to(rung: int, trials: list[Trial], engine: Engine, ready: Ready) -> None:
     """Run trials to a rung, with one display of progress for all."""
     jobs = {
         Job(
@@ -154,8 +154,10 @@ def _run_to(rung: int, trials: list[Trial], engine: Engine) -> None:
         """Return True if a run was ended by something else than itself."""
         return ended.status != 0 and not jobs[ended.job].failure
 
-    left, total = dict(jobs), sum(trial.steps[rung] for trial in trials)
-    with progress("study", total) as meter:
+    left = dict(jobs)
+    work = {trial.name: work_of(trial, rung, ready) for trial in trials}  # done, and in all
+    total = sum(every for _, every, _ in work.values())
+    with progress("study %", 100) as meter:
         for some in as_they_end(engine, list(jobs), not_its_own):
             for ended in some:
                 trial = left.pop(ended.job)
@@ -165,10 +167,23 @@ def _run_to(rung: int, trials: list[Trial], engine: Engine) -> None:
                     write_json(trial.folder / FAILURE, {"why": why})
                 if trial.failure:
                     console.print(f"failed      {trial.name}: {trial.failure}", markup=False)
-            now = [(trial, min(trial.step_now(), trial.steps[rung])) for trial in left.values()]
-            done = total - sum(trial.steps[rung] - step for trial, step in now)
-            note = ", ".join(f"{t.name} {step}/{t.steps[rung]}" for t, step in now if step)
-            meter(done, f"{len(trials) - len(left)} of {len(trials)} runs; {note}")
+            now = [work_of(trial, rung, ready) for trial in left.values()]
+            done = total - sum(every - done for done, every, _ in now)
+            note = ", ".join(said for _, _, said in now if said)
+            note = f"{len(trials) - len(left)} of {len(trials)} runs; {note}"
+            meter(round(100 * done / total, 1), note)
+
+
+def work_of(trial: Trial, rung: int, ready: Ready) -> tuple[float, float, str]:
+    """About the seconds of a trial's work that are done, those of all of it, and where it is."""
+    steps, a_step = trial.steps[rung], ready.costs[trial.training].per_step
+    measuring = ready.measuring(trial.training)
+    step, measured = min(trial.step_now(), steps), trial.measured(rung)
+    done = step * a_step + sum(measuring.get(name, 0.0) for name in measured)
+    said = f"{trial.name} {step}/{steps}" if step else ""
+    if step == steps and measuring:
+        said = f"{trial.name} measured {len(measured)} of {len(measuring)}"
+    return done, steps * a_step + sum(measuring.values()), said
 
 
 def _ending(status: int | None) -> str:
