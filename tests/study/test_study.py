@@ -213,6 +213,19 @@ def test_ways_of_drawing_at_equal_evaluations(tmp_path: Path) -> None:
         ("plain", 16), ("guided", 16), ("learned", 16)
     ]  # fmt: skip
     assert (tmp_path / "draws/report_files/samples.png").is_file()
+    more = ["seeds=2", "equal=evaluations", "budget=4", "decide=closer_to_train", "num_samples=20",
+            "vary={ddim: solver=ddim, heun: solver=heun}", "out=more", "trained=draws"]  # fmt: skip
+    done = study(tmp_path, f"base={base}", *more)
+    assert done.status == 0, done.err
+    assert "taken       2 of 2 runs from draws" in done.out
+    for seed in (0, 1):  # the same nets, trained once
+        run = tmp_path / f"more/ddim/seed_{seed}"
+        assert "ddiff.train" not in (run / "log.txt").read_text()
+        theirs = tmp_path / f"draws/plain/seed_{seed}/checkpoints/last.ckpt"
+        assert (run / "checkpoints/last.ckpt").read_bytes() == theirs.read_bytes()
+    done = study(tmp_path, f"base={base} net.dropout=0.1", *more[:-2], "out=other", "trained=draws")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "trained: draws has no finished run of experiment=digits_cfg" in done.err
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")

@@ -350,6 +350,7 @@ class Study:
     num_samples: Samples
     confidence: Annotated[float, At(above=0, below=1)]
     race: Any
+    trained: Place | None
     out: str | None
     publish: Place | None
     retry: bool

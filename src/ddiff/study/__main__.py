@@ -84,12 +84,14 @@ def main(cfg: DictConfig) -> None:
         return
 
     from ddiff.study.preparing import prepared
-    from ddiff.study.running import held, run
+    from ddiff.study.running import held, run, take_runs
     from ddiff.system.console import console
 
     engine = build(options.engine)
     with held(folder, engine):
         ready = prepared(plan, folder, engine)
+        if options.trained:
+            take_runs(ready, Path(options.trained))
         console.print(f"{plan.name}: {ready.cost_in_words(engine.slots)}\n{folder}")
         if options.do == "plan":
             return

@@ -118,7 +118,7 @@ class Ready:
                 continue
             left += 1
             cost = self.costs[trial.training]
-            begun = max([0, *(n for i, n in enumerate(trial.steps) if trial.found(i))])
+            begun = min(trial.step_now(), trial.steps[-1])
             seconds += cost.load + cost.start + share * (trial.steps[-1] - begun) * cost.per_step
             disk += 2 * cost.state_bytes
             seconds += sum(self.measuring(trial.training).values())

@@ -28,6 +28,9 @@ from ddiff.system.files import lock, read_json, write_json
 # options of data that do not name the data
 NOT_ITS_OWN = ("_target_", "batch_size", "seed", "num_workers")
 
+# of a run: what a study has found in it
+NOT_TAKEN = ("figures", "evaluations", "plans", "samples", "log.txt", TASK, FAILURE, ".lock")
+
 
 @contextmanager
 def held(folder: Path, engine: Engine) -> Iterator[None]:
@@ -64,6 +67,31 @@ def run(ready: Ready, engine: Engine, retry: bool, insist: bool) -> None:
             console.print(f"rung {rung + 1} of {ready.rungs}: {', '.join(sorted(alive))}")
         if due:
             _run_to(rung, due, engine, ready)
+
+
+def take_runs(ready: Ready, other: Path) -> None:
+    """Copy finished runs of the same trainings out of another study's folder, for trials that have
+    not begun. Raises ConfigError where there is none for any of them."""
+    there = {_trained(read_json(file)): file.parent for file in other.glob(f"*/seed_*/{TASK}")}
+    fresh = [trial for trial in ready.trials if not trial.folder.exists()]
+    taken = 0
+    for trial in fresh:
+        run = there.get(_trained(ready.task(trial)))
+        if run and read_json(run / "metrics.json").get("step") == trial.steps[-1]:
+            part = trial.folder.with_name(f".{trial.folder.name}")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(run, part, ignore=shutil.ignore_patterns(*NOT_TAKEN))
+            part.rename(trial.folder)
+            taken += 1
+    if fresh and not taken:
+        words = " ".join(ready.plan.trainings[0].words)
+        raise ConfigError(f"trained: {other} has no finished run of {words}, seed {fresh[0].seed}")
+    console.print(f"taken       {taken} of {len(ready.trials)} runs from {other}")
+
+
+def _trained(task: dict[str, Any]) -> tuple[str, ...]:
+    """What decides the weights of a run: its options, and its steps."""
+    return (*sorted(task.get("train", ())), str(task.get("steps")))
 
 
 def _measurable(ready: Ready, engine: Engine, insist: bool) -> Ready:
