@@ -140,7 +140,7 @@ def solver(facts: Fingerprint) -> Iterator[Choice]:
 def guidance(facts: Fingerprint) -> Iterator[Choice]:
     if facts.classes or facts.told:
         yield Choice(
-            "guidance", "none", "none costs recall; say guidance.scale=0.25 when sampling",
+            "guidance", "none", "guidance costs variety; 0.25 when sampling makes labels surer",
             "experiments/guidance",
         )  # fmt: skip
     else:
