@@ -16,7 +16,8 @@ def plan(*more: str, name: str | None = None, **given: object) -> Plan:
     options = {
         "engine": None, "base": "experiment=digits_cfg", "vary": TWO, "seeds": 2, "equal": "steps",
         "budget": 100, "measure": [], "decide": "val/loss", "better": "auto", "num_samples": 10,
-        "confidence": 0.95, "race": None, "out": None, "publish": None, "retry": False, "do": "run",
+        "confidence": 0.95, "race": None, "trained": None, "out": None, "publish": None,
+        "retry": False, "do": "run",
     }  # fmt: skip
     assert given.keys() <= options.keys()
     return plan_of(Study(**{**options, **given}), name, more)
@@ -128,7 +129,7 @@ MISTAKES = {
     "an unknown choice": ({"vary": "{a: schedule=cosin}"}, "a: schedule: there is no 'cosin'"),
     "an unknown solver": ({"vary": "{a: solver=x, b: {}}"}, "a: solver: there is no 'x'"),
     "no variants": ({"vary": "{}"}, "vary: needs"),
-    "not YAML": ({"vary": "{a"}, "vary: cannot read"),
+    "not YAML": ({"vary": "{a: b=[1]}"}, "brackets need quotes: {few: 'net.channels=[8,16]'}"),
     "half a grid": ({"vary": "{a: [1], b: c=1}"}, "vary: either every entry"),
     "one folder": ({"vary": "{a b: schedule=linear, a/b: schedule=cosine}"}, "not different"),
     "a figure that is none": ({"decide": "fidd"}, "no figure 'fidd'; did you mean 'fid'"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from ddiff.study.report import samples_of
 from ddiff.study.results import read
@@ -277,3 +278,24 @@ def test_pictures_without_labels_are_decided_by_the_loss_unless_asked(tmp_path: 
     results = json.loads((tmp_path / "own/results.json").read_text())
     assert results["decide"] == "val/loss"
     assert [row["step"] for row in results["rows"]] == [4, 4]
+
+
+def test_variants_may_be_configs_of_one_s_own(tmp_path: Path) -> None:
+    """A net and a solver in a folder of YAML files, in training, calibration and drawing."""
+    for group, name, text in (
+        ("net", "mine", "defaults: [unet]\nchannels: [8, 8]\ngroups: 4\n"),
+        ("solver", "mine", "defaults: [ddim]\nnum_steps: 3\n"),
+    ):
+        (tmp_path / "own" / group).mkdir(parents=True)
+        (tmp_path / f"own/{group}/{name}.yaml").write_text(text)
+    base = BASE.replace("net.channels=[8,16] ", "").replace("solver.num_steps=2", "")
+    done = study(
+        tmp_path, "--config-dir", "own", f"base={base}", "seeds=1", "equal=steps", "budget=2",
+        "vary={tiny: 'net.channels=[8,16]', mine: net=mine solver=mine}",
+        "decide=closer_to_train", "num_samples=10", "out=own_parts",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    figures = found(tmp_path / "own_parts", "mine", 0, 2)["mine"]
+    assert figures["sampling"]["num_steps"] == 3
+    config = OmegaConf.load(tmp_path / "own_parts/mine/seed_0/config.yaml")
+    assert config.net.channels == [8, 8]

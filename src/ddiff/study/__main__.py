@@ -7,7 +7,7 @@ import sys
 from omegaconf import DictConfig
 
 from ddiff.config.options import Study, Train, hints_of
-from ddiff.config.shell import entry
+from ddiff.config.shell import config_dir, entry
 from ddiff.config.sweeps import name_of
 from ddiff.system.errors import ConfigError, nearest
 
@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
     validate(cfg, "study", stages=(False,))
     options = typed(Study, cfg)
     chosen = HydraConfig.get().runtime.choices.get("study")
-    plan = plan_of(options, chosen, MORE)
+    plan = plan_of(options, chosen, MORE, config_dir(COMMAND))
     folder = Path(options.out or f"studies/{plan.name}")
     words = [
         w for w in COMMAND if w not in ("report", "run") and not w.startswith(("publish=", "out="))

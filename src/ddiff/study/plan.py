@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -99,13 +100,17 @@ class Plan:
     confidence: float
     num_samples: int
     race: Race | None
+    search: tuple[str, ...] = ()  # words by which runs find configs of the user's own
 
     def variants_of(self, training: str) -> list[Variant]:
         return [variant for variant in self.variants if variant.training == training]
 
 
-def plan_of(options: Study, name: str | None, more: Sequence[str] = ()) -> Plan:
+def plan_of(
+    options: Study, name: str | None, more: Sequence[str] = (), own: Path | None = None
+) -> Plan:
     """The plan. name: the choice of `study=`. more: options of ddiff.train on the command line.
+    own: the folder of the user's own configs.
 
     Raises ConfigError for what can be seen to be wrong without torch.
     """
@@ -153,6 +158,7 @@ def plan_of(options: Study, name: str | None, more: Sequence[str] = ()) -> Plan:
         confidence=options.confidence,
         num_samples=options.num_samples,
         race=Race.of(given, list(variants)),
+        search=(f"hydra.searchpath=[file://{own.absolute()}]",) if own else (),
     )
 
 
@@ -162,8 +168,9 @@ def variants_of(vary: Any) -> dict[str, list[str]]:
         try:
             vary = yaml.safe_load(vary)
         except yaml.YAMLError as error:
-            why = " ".join(str(error).split())
-            raise ConfigError(f"vary: cannot read {vary!r}: {why}") from None
+            why = str(getattr(error, "problem", None) or error).splitlines()[0]
+            hint = "; options with brackets need quotes: {few: 'net.channels=[8,16]'}"
+            raise ConfigError(f"vary: cannot read {vary!r}: {why}{hint}") from None
     if not isinstance(vary, Mapping) or not vary:
         raise ConfigError("vary: needs {name: options of ddiff.train, ...} or {option: [values]}")
     lists = [isinstance(value, list) for value in vary.values()]

@@ -76,8 +76,9 @@ class Ready:
         measured = [w for w in training.words if name_of(w).split(".")[0] == "extractor"]
         measured += [f"extractor.run={self.classifier}"] if self.classifier else []
         measured += ["accelerator=cpu"] if training.choices.get("trainer") == "cpu" else []
+        measured += plan.search
         return {
-            "train": [*training.words, f"seed={trial.seed}"],
+            "train": [*training.words, f"seed={trial.seed}", *plan.search],
             "steps": trial.steps[-1],
             "val_every": max(1, -(-trial.steps[-1] // VALIDATIONS)),
             "measure": list(plan.measure),
@@ -168,7 +169,7 @@ def calibrated(
     file = folder / "costs.json"
     known = read_json(file)
     costs = {name: Cost(**cost) for name, cost in known.get("costs", {}).items()}
-    words = {t.name: list(t.words) for t in plan.trainings}
+    words = {t.name: [*t.words, *plan.search] for t in plan.trainings}
     before = known.get("words", {})
     if any(before[name] != words[name] for name in before.keys() & words.keys()):
         if any((folder / name).is_dir() for name in before):

@@ -91,7 +91,8 @@ def take_runs(ready: Ready, other: Path) -> None:
 
 def _trained(task: dict[str, Any]) -> tuple[str, ...]:
     """What decides the weights of a run: its options, and its steps."""
-    return (*sorted(task.get("train", ())), str(task.get("steps")))
+    words = (word for word in task.get("train", ()) if not word.startswith("hydra."))
+    return (*sorted(words), str(task.get("steps")))
 
 
 def _measurable(ready: Ready, engine: Engine, insist: bool) -> Ready:
@@ -129,7 +130,8 @@ def train_classifier(ready: Ready, engine: Engine) -> str | None:
         if name not in NOT_ITS_OWN and "${" not in str(value)
     ]
     begun = (place / "checkpoints/last.ckpt").is_file()
-    command = [f"ckpt_path={place}"] if begun else [*words, f"run_dir={place}"]
+    words += [*ready.plan.search, f"run_dir={place}"]
+    command = [f"ckpt_path={place}"] if begun else words
     console.print("training a classifier, whose features samples are compared by")
     job = Job("classifier", ("ddiff.train", *command), ready.folder / "classifier.txt")
     (ended,) = (one for some in as_they_end(engine, [job]) for one in some)

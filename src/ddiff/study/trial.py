@@ -85,8 +85,8 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
         out = folder / "evaluations" / name
         if fit := fit_of(drawing):
             path = folder / "plans" / name
-            device = [word for word in task["evaluate"] if word.startswith("accelerator=")]
-            call("plan", f"run={folder}", *fit, *device, f"out={path}", "overwrite=true")
+            also = [w for w in task["evaluate"] if w.startswith(("accelerator=", "hydra."))]
+            call("plan", f"run={folder}", *fit, *also, f"out={path}", "overwrite=true")
             drawing = [word for word in drawing if not word.startswith(("solver", "plan."))]
             drawing += ["solver=learned", f"solver.path={path}"]
         call(
