@@ -23,7 +23,7 @@ def made(folder: Path, rungs: list[Values], decide: str = "val/loss", **more: An
         "name": "made", "equal": "steps", "budget": 100, "measure": [decide], "decide": decide,
         "better": "lower", "confidence": 0.95, "seeds": list(range(len(rungs[0][names[0]]))),
         "race": {"rungs": [0.5], "share": 0.5} if len(rungs) > 1 else None, "refused": {},
-        "variants": [{"name": n, "training": n, "said": [f"x={n}"]} for n in names],
+        "variants": [{"name": n, "training": n, "said": [f"x={n}"], "drawing": []} for n in names],
         "trainings": [{"name": n, "loss": "one", "words": [f"x={n}"]} for n in names],
         "steps": {n: steps for n in names}, "costs": {}, "evaluations": {}, **more,
     }  # fmt: skip
@@ -53,19 +53,24 @@ def test_a_winner_is_compared_where_the_first_one_was_paused(tmp_path: Path) -> 
     assert headline(results).startswith("The race went to b.")
 
 
-def test_the_front_joins_what_is_drawn_from_one_training(
+def test_the_front_joins_what_is_drawn_alike_from_one_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(
         report, "new_figure", lambda *a, **k: drawn.append(new_figure(*a, **k)) or drawn[-1]
     )
-    of = {"slow": "net", "fast": "net", "few": "other"}
-    variants = [{"name": n, "training": t, "said": [f"x={n}"]} for n, t in of.items()]
+    of = {"slow": "net", "fast": "net", "few": "other", "heun": "net"}
+    ways = {"slow": "ddim 100", "fast": "ddim 4", "few": "few 2", "heun": "heun 2"}
+    variants = [
+        {"name": n, "training": t, "said": [f"x={n}"],
+         "drawing": [f"solver={ways[n].split()[0]}", f"solver.num_steps={ways[n].split()[1]}"]}
+        for n, t in of.items()
+    ]  # fmt: skip
     trainings = [{"name": n, "loss": "one", "words": [f"x={n}"]} for n in ("net", "other")]
     own = {"steps": {"net": [100], "other": [100]}, "variants": variants, "trainings": trainings}
-    evaluations = {"slow": 100, "fast": 4, "few": 2}
-    values = {"slow": [1.0, 3.0], "fast": [4.0, 6.0], "few": [3.0, 3.0]}
+    evaluations = {"slow": 100, "fast": 4, "few": 2, "heun": 4}
+    values = {"slow": [1.0, 3.0], "fast": [4.0, 6.0], "few": [3.0, 3.0], "heun": [2.0, 2.0]}
     made(tmp_path, [values], decide="fid", **own, evaluations=evaluations)
     for name, training in of.items():
         for seed, value in enumerate(values[name]):
@@ -76,10 +81,10 @@ def test_the_front_joins_what_is_drawn_from_one_training(
     report.front(read(tmp_path), tmp_path / "front.png")
     (panel,) = drawn[0].axes
     points = [bars[0].get_xydata().tolist() for bars in panel.containers]
-    assert points == [[[4, 5], [100, 2]], [[2, 3]]]
+    assert points == [[[4, 5], [100, 2]], [[2, 3]], [[4, 2]]]
     low, high = panel.containers[0][2][0].get_segments()[1][:, 1]  # of slow, by Student with n = 2
     assert (low, high) == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-2)
-    assert {text.get_text() for text in panel.texts} == {"slow", "fast", "few"}
+    assert {text.get_text() for text in panel.texts} == set(of)
     assert (tmp_path / "front.png").stat().st_size > 3000
 
     made(tmp_path / "alike", [values], decide="fid", evaluations=dict.fromkeys(of, 7))
