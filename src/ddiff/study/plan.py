@@ -255,8 +255,10 @@ def of_train(words: Iterable[str]) -> list[str]:
 
 
 def fit_of(words: Sequence[str]) -> list[str]:
-    """What ddiff.plan is told by a variant that draws by a plan, fitted to each of its nets; empty
-    for the others."""
+    """Return what ddiff.plan is told by a variant that draws by a plan, fitted to each of its nets.
+
+    It is empty for the others.
+    """
     own = [word.removeprefix("plan.") for word in words if word.startswith("plan.")]
     shared = [word for word in words if name_of(word).split(".")[0] in ("guidance", "weights")]
     return own and [*shared, *own]

@@ -100,7 +100,7 @@ class Ready:
         }
 
     def measuring(self, training: str) -> dict[str, float]:
-        """About the seconds that it takes to draw and measure each variant of a training."""
+        """Estimate the seconds that drawing and measuring each variant of a training takes."""
         if not metrics_for(self.plan.measure):
             return {}
         drawn = {v.name: self.drawings[v.name] for v in self.plan.variants_of(training)}

@@ -90,7 +90,7 @@ def take_runs(ready: Ready, other: Path) -> None:
 
 
 def _trained(task: dict[str, Any]) -> tuple[str, ...]:
-    """What decides the weights of a run: its options, and its steps."""
+    """Return what decides the weights of a run: its options, and its steps."""
     words = (word for word in task.get("train", ()) if not word.startswith("hydra."))
     return (*sorted(words), str(task.get("steps")))
 
@@ -205,7 +205,7 @@ def _run_to(rung: int, trials: list[Trial], engine: Engine, ready: Ready) -> Non
 
 
 def work_of(trial: Trial, rung: int, ready: Ready) -> tuple[float, float, str]:
-    """About the seconds of a trial's work that are done, those of all of it, and where it is."""
+    """Estimate the seconds of a trial's work that are done, and of all of it; say where it is."""
     steps, a_step = trial.steps[rung], ready.costs[trial.training].per_step
     measuring = ready.measuring(trial.training)
     step, measured = min(trial.step_now(), steps), trial.measured(rung)
