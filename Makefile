@@ -12,8 +12,9 @@ help: ## what there is to make
 demo: .venv/run.stamp ## set up, train the voxel experiment (minutes), say where its results are
 	$(BIN)/python -m ddiff.train experiment=voxel_adaptive
 
-# a file's tests share runs, so each file stays in one process; one thread each
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# a file's tests share runs, so each file stays in one process; one thread each; bytecode is kept,
+# since tests start many commands
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: types ## set up, check types, test every room on the CPU, in a process a core (minutes)
 	$(PYTEST) -m "not slow"

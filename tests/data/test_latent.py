@@ -199,6 +199,7 @@ def test_evaluation_and_writing_see_samples_as_the_data_are(world: Path) -> None
     assert 0.1 < near["value"] < 2  # in the units of the data
 
 
+@pytest.mark.slow
 def test_volumes_come_back_as_their_files_were(tmp_path: Path) -> None:
     """Files of 14^3 bytes, padded to 16^3, in latents of 4^3."""
     (tmp_path / "files").mkdir()
@@ -355,6 +356,7 @@ def test_mistakes_get_one_line(world: Path) -> None:
             assert word.lower() in done.err.lower(), (said, done.err)
 
 
+@pytest.mark.slow
 def test_data_latent_alone_takes_parts_that_suit_the_latents(world: Path) -> None:
     small = ("debug=smoke", "sampling.num_samples=2", "solver.num_steps=2", "budget.batch_size=2")
     own, other = does(

@@ -106,6 +106,7 @@ def test_what_does_not_fit_is_refused_in_one_line(wanted, layout, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_verbs_know_conditions(tmp_path):
     """Train, sample by every form, export and sample again: the same numbers."""
     told = "data.conditions=[class,text,mask]"

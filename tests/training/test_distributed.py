@@ -150,6 +150,7 @@ def test_a_run_of_two_ranks_samples_like_one(world: Path) -> None:
     assert a.std() > 0.1
 
 
+@pytest.mark.slow
 def test_sums_of_four_differ_by_rounding(tmp_path: Path) -> None:
     """Volumes, in strata of t. Two ranks add up (0 + 2) + (1 + 3), one rank 0 + 1 + 2 + 3."""
     done = forked("train", *VOLUMES, "run_dir=one", "trainer.accumulate_grad_batches=4",
