@@ -146,7 +146,7 @@ def test_the_verbs_know_conditions(tmp_path):
 
 @pytest.mark.slow
 def test_vectors_of_an_encoder_go_through_every_verb(tmp_path):
-    """What another net says of each picture: trained with, asked for, exported."""
+    """Vectors that another net made are trained with, asked for, exported."""
     random = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(8):

@@ -1,4 +1,4 @@
-"""What a study knows before it trains: what its trainings cost, and which cannot run."""
+"""The preparation of a study: costs of its trainings, and those that cannot run."""
 
 from dataclasses import asdict
 from pathlib import Path

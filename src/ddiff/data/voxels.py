@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -78,14 +78,19 @@ class Voxels(FolderData):
             self.shape, self.fit, values, self.window, self.percentiles, self.spacing
         )
 
-    def mask_source(self, source: FolderSource, files: list[str]) -> FolderSource:
+    @cached_property
+    def mask_reader(self) -> Preparation:
+        """The reader of a file of masks as [1, D, H, W]."""
         shape, root = (1, *self.shape[1:]), self._mask_files.root
         values, _ = guess([root / file for file in self._masks.values()], shape)
-        reader = Preparation(shape, self.fit, values, None, None, self.spacing)
+        return Preparation(shape, self.fit, values, None, None, self.spacing)
+
+    def mask_source(self, source: FolderSource, files: list[str]) -> FolderSource:
+        reader = self.mask_reader
         kind = WindowSource if self.fit == "random_crop" else FolderSource
         masks = kind(self._mask_files, files, reader, self.keep)
         if isinstance(masks, WindowSource):
-            masks.sides = shape[1:]
+            masks.sides = self.shape[1:]
             headers = each(reader.check, masks.files)
             for file, mask, header in zip(source.files, masks.files, headers, strict=True):
                 sides, own = reader.sides(self.headers[file]), reader.sides(header)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ddiff.nets.embedding import ExactBuffers, Sinusoidal, mlp
 from ddiff.system.errors import ConfigError
 
-CLASS, TEXT, VECTOR = "class", "text", "vector"  # names of parts that are no numbers, no pictures
+CLASS, TEXT, VECTOR = "class", "text", "vector"  # parts that are neither numbers nor pictures
 WAVES = 6  # sines of a number, the longest with a period of 8 standard deviations
 LONGEST_TEXT = 256  # bytes
 WIDTH, HEADS, LAYERS = 64, 4, 2  # of the encoder of text

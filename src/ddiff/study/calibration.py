@@ -29,7 +29,7 @@ from ddiff.config.shell import explain
 from ddiff.config.targets import build
 from ddiff.config.validation import train_options
 from ddiff.study.folder import Cost
-from ddiff.study.plan import fit_options, of_train
+from ddiff.study.plan import fit_options, less, of_train
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_json, write_json
 from ddiff.training.turns import Turns
@@ -164,7 +164,9 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
     `most`: the largest number of evaluations; the number of steps is then chosen.
     """
     fit = fit_options("plan", words)
-    options = train_options(*of_train(words), *(["solver=dpmpp_2m"] if fit else []))
+    if fit:  # a step of whose plan is an evaluation, as with this solver
+        words = [*less(words, "solver"), "solver=dpmpp_2m"]
+    options = train_options(*of_train(words))
     if not is_generative(options.module):
         return {"evaluations": 0, "num_steps": None}
     schedule, guidance = build(options.schedule), build_guidance(options.guidance)

@@ -249,9 +249,19 @@ def composed(label: str, words: Sequence[str]) -> tuple[DictConfig, dict[str, st
         raise ConfigError(f"{label}: {error}") from None
 
 
+def less(words: Iterable[str], *groups: str) -> list[str]:
+    """Return the words without those of these groups."""
+    return [word for word in words if name_of(word).split(".")[0] not in groups]
+
+
 def of_train(words: Iterable[str]) -> list[str]:
     """The words that are options of ddiff.train: `weights=` and `plan.` are of drawing alone."""
-    return [word for word in words if name_of(word).split(".")[0] not in ("weights", "plan")]
+    return less(words, "weights", "plan")
+
+
+def of_plan(words: Iterable[str]) -> list[str]:
+    """Return the words that say how a plan is fitted, as options of ddiff.plan."""
+    return [word.removeprefix("plan.") for word in words if word.startswith("plan.")]
 
 
 def fit_of(words: Sequence[str]) -> list[str]:
@@ -259,7 +269,7 @@ def fit_of(words: Sequence[str]) -> list[str]:
 
     It is empty for the others.
     """
-    own = [word.removeprefix("plan.") for word in words if word.startswith("plan.")]
+    own = of_plan(words)
     shared = [word for word in words if name_of(word).split(".")[0] in ("guidance", "weights")]
     return own and [*shared, *own]
 
@@ -268,7 +278,7 @@ def fit_options(label: str, words: Sequence[str]) -> DictConfig | None:
     """The options of the fit, less those of the run; None where no plan is fitted."""
     if "plan" in map(name_of, words):
         raise ConfigError(f"{label}: a plan to fit is asked for by an option, as plan.num_steps=5")
-    own = [word.removeprefix("plan.") for word in words if word.startswith("plan.")]
+    own = of_plan(words)
     try:
         return given_options("plan", ["run=.", "guidance=none", *own])[0] if own else None
     except ConfigError as error:

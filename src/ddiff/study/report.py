@@ -386,10 +386,11 @@ def write(folder: Path, command: str, publish: str | None = None) -> Results:
         comparison = compare(results.runs, results.mark["name"])
         comparison = named(comparison, folder).led_by(preface(results))
         samples = found_samples(comparison, 16)
-        drawn = draw(comparison, samples, files)
-        if rows := samples_of(results):  # in place of a row for each training
-            drawn.append(save_png(strips(rows), files / "samples.png"))
-        pictures += sorted({p for p in drawn if p.name in ("curves.png", "samples.png")})
+        variants = samples_of(results)  # in place of a row for each training
+        drawn = draw(comparison, () if variants else samples, files)
+        if variants:
+            drawn.append(save_png(strips(variants), files / "samples.png"))
+        pictures += [path for path in drawn if path.name in ("curves.png", "samples.png")]
         write_report(comparison, samples, page)
     except DdiffError as error:  # no run has written anything yet
         console.print(f"note        no page: {error}", markup=False)

@@ -81,6 +81,7 @@ def take_runs(ready: Ready, other: Path) -> None:
             part = trial.folder.with_name(f".{trial.folder.name}")
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(run, part, ignore=shutil.ignore_patterns(*NOT_TAKEN))
+            write_json(part / TASK, ready.task(trial))  # another training there is refused
             part.rename(trial.folder)
             taken += 1
     if fresh and not taken:
@@ -185,8 +186,7 @@ def _run_to(rung: int, trials: list[Trial], engine: Engine, ready: Ready) -> Non
         return ended.status != 0 and not jobs[ended.job].failure
 
     left = dict(jobs)
-    work = {trial.name: work_of(trial, rung, ready) for trial in trials}  # done, and in all
-    total = sum(every for _, every, _ in work.values())
+    total = sum(work_of(trial, rung, ready)[1] for trial in trials)
     with progress("study %", 100) as meter:
         for some in as_they_end(engine, list(jobs), not_its_own):
             for ended in some:

@@ -21,7 +21,7 @@ from ddiff.config.shell import run_verb
 from ddiff.pages.report.events import read_scalars
 from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
 from ddiff.study.folder import FAILURE, TASK
-from ddiff.study.plan import fit_of
+from ddiff.study.plan import fit_of, less
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.files import read_json, write_json
 from ddiff.system.readers import read_array
@@ -87,8 +87,7 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
             path = folder / "plans" / name
             also = [w for w in task["evaluate"] if w.startswith(("accelerator=", "hydra."))]
             call("plan", f"run={folder}", *fit, *also, f"out={path}", "overwrite=true")
-            drawing = [word for word in drawing if not word.startswith(("solver", "plan."))]
-            drawing += ["solver=learned", f"solver.path={path}"]
+            drawing = [*less(drawing, "solver", "plan"), "solver=learned", f"solver.path={path}"]
         call(
             "evaluate", f"run={folder}", *drawing, f"metrics=[{','.join(names)}]",
             "+metrics.auto=true", f"num_samples={task['num_samples']}", *task["evaluate"],

@@ -90,9 +90,14 @@ def _kept(before: DictConfig | None, layout: Layout) -> dict[str, Any] | None:
         kept = OmegaConf.to_container(before)
         assert isinstance(kept, dict)
         same = all(kept.get(name) == found.get(name) for name in ("length", "pictures"))
-        same = same and ("vector" in kept) == ("vector" in found)
+        same = same and _width(kept) == _width(found)
         return {str(name): value for name, value in kept.items()} if same else found
     return found
+
+
+def _width(conditions: dict[Any, Any]) -> int | None:
+    """Return the length of the vectors that a net is told; None where it is told none."""
+    return (conditions.get("vector") or {}).get("width")
 
 
 def build_module(options: Train, precision: Precision) -> Learner:
