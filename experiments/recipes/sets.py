@@ -1,12 +1,21 @@
-"""Six small data sets whose laws are known, and a figure of samples for each: lower is better."""
+"""Six small data sets whose laws are known, and how far samples are from them.
 
+    python -m experiments.recipes.sets outputs/recipes      # writes the five that are files
+
+`Law` is the distance as a metric of ddiff.evaluate: conf/metrics/law.yaml.
+"""
+
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from ddiff.metrics.figures import Case, Figure
 from ddiff.metrics.spheres import best_sphere
 
 Array = np.ndarray
@@ -162,16 +171,9 @@ class Known:
     law: Callable[[int, np.random.Generator], Array]
     figure: Callable[[Array], float]
     number: int  # of training samples
-    data: tuple[str, ...]  # options; empty: data=<name>
-
-    def words(self, name: str) -> list[str]:
-        """Options of ddiff for this data set, where `write` has put its files into <name>/."""
-        return [*self.data, f"data.root={name}"] if self.data else [f"data={name}"]
 
     def write(self, folder: Path) -> None:
         """Write the training samples as files."""
-        if not self.data or folder.exists():
-            return
         folder.mkdir(parents=True)
         for i, sample in enumerate(self.law(self.number, np.random.default_rng(0))):
             if sample.ndim == 4:
@@ -182,12 +184,41 @@ class Known:
             Image.fromarray(picture).save(folder / f"{i:04}.png")
 
 
-GREY, VOLUMES = ("data=images", "data.channels=1"), ("data=voxels", "data.size=8")
 SETS = {
-    "balls": Known(balls, not_balls, 1000, VOLUMES),
-    "field": Known(field, off_spectrum, 2000, (*GREY, "data.size=8")),
-    "digits": Known(digits, off_digits, 1797, ()),
-    "colours": Known(few_colours, off_palette, 2000, ("data=images", "data.size=8")),
-    "lamps": Known(lamps, off_lamps, 1000, VOLUMES),
-    "fifty": Known(fifty, off_bumps, 50, (*GREY, "data.size=8", "data.val_fraction=0.1")),
+    "balls": Known(balls, not_balls, 1000),
+    "field": Known(field, off_spectrum, 2000),
+    "digits": Known(digits, off_digits, 1797),
+    "colours": Known(few_colours, off_palette, 2000),
+    "lamps": Known(lamps, off_lamps, 1000),
+    "fifty": Known(fifty, off_bumps, 50),
 }
+
+
+class Law:
+    """The distance of samples to the law of their data set, which its folder is named after."""
+
+    def obstacle(self, case: Case) -> str | None:
+        return None if name_of(case.data) in SETS else f"needs one of {', '.join(SETS)} as data"
+
+    def __call__(self, case: Case) -> list[Figure]:
+        name, every = name_of(case.data), torch.arange(len(case.samples))
+        x = case.samples.source.batch(every)[0].double().numpy()
+        figure = SETS[name].figure
+        protocol = {"law": name, "figure": figure.__name__}
+        return [Figure("distance", figure(x), len(x), protocol, better="lower")]
+
+
+def name_of(data: Any) -> str:
+    """Return the name of the data set: of its folder, or of its class."""
+    return Path(getattr(data, "root", None) or type(data).__name__.lower()).name
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    for name, known in SETS.items():
+        if name != "digits" and not (folder / name).exists():
+            known.write(folder / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,8 +11,14 @@ import torch
 from PIL import Image
 
 import ddiff
+from ddiff.artifacts.trained import Trained
+from ddiff.build import build
 from ddiff.data import Voxels
+from ddiff.data.opening import Array, Stack
 from ddiff.data.source import to_bytes
+from ddiff.metrics.evaluation import beside_truths
+from ddiff.metrics.figures import Case
+from ddiff.pages.report.records import way_of
 from ddiff.sampling.given import between_slices, given_of
 from ddiff.system.errors import ConfigError
 from tests.artifacts.worlds import make_run
@@ -82,6 +88,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
                           "inpaint=gaps.npy", "value_range=signed", "out=none"),
         "slices": job("sample", "run=solid", *DRAW, "from_image=scan.npy", "inpaint=gaps.npy",
                       "value_range=signed", "out=slices"),
+        "held out": job("evaluate", "run=run", "num_samples=4", "solver.num_steps=6",
+                        "from_image=held_out", "inpaint=half", "posterior=1", "batch_size=2",
+                        "engine=local", "engine.slots=1", "solver=dpmpp_2m_sde",
+                        "metrics=[pairs]"),
+        "held out again": job("sample", "run=run", *DRAW, "from_image=held_out", "upscale=2",
+                              "strength=0.5", "solver=ddim"),
+        "held out thin": job("sample", "run=solid", *DRAW, "from_image=held_out", "slices=2",
+                             "y=none", "out=held"),
+        "nothing drawn": job("evaluate", "samples=pictures.npy", "reference=pictures.npy",
+                             "from_image=held_out"),
+        "no image": job("evaluate", "run=run", "inpaint=half"),
+        "held out factor": job("sample", "run=run", *DRAW, "from_image=held_out", "upscale=3",
+                               "out=none"),
         "alone": job("sample", "run=run", *DRAW, "strength=0.5", "out=none"),
         "both": job("sample", "run=run", *DRAW, "from_image=coarse.npy", "inpaint=mask.npy",
                     "upscale=2"),
@@ -213,6 +232,57 @@ def test_what_is_known_with_noise_is_not_kept_to_the_bit(world):
     assert 0.01 < np.sqrt(np.square(off).mean()) < 1
 
 
+def held_out_of(cwd: Path, run: str, number: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The first validation samples of a run, and their labels."""
+    data = build(Trained.load(str(cwd / run), accelerator="cpu").options.data)
+    data.setup("fit")
+    return data.val.batch(torch.arange(number))
+
+
+@pytest.mark.slow
+def test_held_out_samples_are_completed_and_compared_with_themselves(world):
+    """Each is told its own label; PSNR is that of sample i and held-out sample i."""
+    cwd, done = world
+    assert done["held out"].status == 0, done["held out"].err
+    (path,) = (cwd / "run/samples").glob("*_held_out_inpaint_half_posterior1.npy")
+    made, (truths, labels) = np.load(path), held_out_of(cwd, "run", 4)
+    assert np.array_equal(made[:, :, :4], truths[:, :, :4].numpy())
+    assert np.abs(made[:, :, 4:] - truths[:, :, 4:].numpy()).mean() > 0.1
+    assert labels is not None
+    assert json.loads(path.with_suffix(".json").read_text())["y"] == labels.tolist()
+    found = json.loads((cwd / f"run/evaluations/{path.stem}.json").read_text())
+    (psnr,) = (f["value"] for f in found["figures"] if f["name"] == "psnr")
+    error = np.square(made - truths.numpy()).mean() / 4  # of intensities 0..1
+    assert psnr == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    assert found["sampling"]["from"] == "held_out inpaint_half posterior1"
+    assert way_of(found["sampling"]).startswith("dpmpp_2m_sde 6 w=1.5 from held_out inpaint_half")
+
+
+@pytest.mark.slow
+def test_held_out_samples_keep_their_means_and_their_slices(world):
+    cwd, done = world
+    assert done["held out again"].status == 0, done["held out again"].err
+    (path,) = (cwd / "run/samples").glob("*_held_out_strength0.5_x2.npy")
+    made, (truths, _) = torch.from_numpy(np.load(path)), held_out_of(cwd, "run", 4)
+    blocks = torch.nn.functional.avg_pool2d
+    torch.testing.assert_close(blocks(made, 2), blocks(truths, 2), atol=1e-5, rtol=0)
+    thin, (solids, _) = drawn(world, "held out thin", "held"), held_out_of(cwd, "solid", 4)
+    assert np.array_equal(thin[..., ::2], solids[..., ::2].numpy())
+
+
+def test_held_out_samples_without_labels_shall_be_what_they_were():
+    """Of 3 held-out samples, 5 samples: the fourth is made from the first again."""
+    x, y = torch.arange(3.0).view(3, 1, 1, 1) / 4, torch.tensor([7, 8, 9])
+    source = Array(x.numpy(), Path("x"), "signed", y)
+    drawn = Stack(Array(torch.zeros(5, 1, 1, 1).numpy(), Path("s"), "signed"), "samples")
+    case = Case(drawn, Stack(source, "train"), Stack(source, "held out"), make_extractor=list)
+    found = beside_truths(case)
+    assert found.paired
+    assert found.y is not None
+    assert found.y.tolist() == [7, 8, 9, 7, 8]
+    assert found.held_out.first(5).flatten().tolist() == [0, 0.25, 0.5, 0, 0.25]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
@@ -223,6 +293,9 @@ def test_what_is_known_with_noise_is_not_kept_to_the_bit(world):
         "slices of": "slices: are those of volumes, and this run makes pictures",
         "slices and": "slices: do not go with inpaint",
         "alone": "strength: needs from_image=",
+        "no image": "inpaint: needs from_image=",
+        "nothing drawn": "from_image: nothing is drawn with samples=; leave from_image out",
+        "held out factor": "upscale: 3 does not divide the sides [8, 8]",
         "both": "inpaint: does not go with upscale; do one after the other",
         "jumps": "jumps: needs inpaint=, slices= or upscale=",
         "jumps of": "jumps: take a solver of single steps, solver=ddpm or solver=ddim",

@@ -105,6 +105,13 @@ def test_steps_of_a_solver_for_so_many_evaluations() -> None:
     assert drawing([*base, "guidance=none", *fit], 4) == {
         "evaluations": 4, "num_steps": 4, "fit": 16 * 20 + 3 * 2 * 8 * 4
     }  # fmt: skip
+    given = ["guidance.scale=1", "solver=ddpm", "from_image=held_out"]
+    jumps = [*base, *given, "inpaint=half", "jumps=2", "y=none", "solver.num_steps=5"]
+    assert drawing(jumps, None)["evaluations"] == 4 * 3 + 1
+    back = [*base, *given, "upscale=2", "posterior=3", "solver.num_steps=5"]
+    assert drawing(back, None)["evaluations"] == 5 * 2 * (1 + 3)
+    half = [*base, "guidance=none", "from_image=held_out", "solver.num_steps=10"]
+    assert drawing(half, None)["evaluations"] == 5
     with pytest.raises(ConfigError, match="fewer than one step"):
         drawing([*base, "guidance.scale=1"], 1)
 

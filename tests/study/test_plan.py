@@ -75,6 +75,14 @@ def test_plans_that_are_fitted_are_ways_of_drawing() -> None:
     assert fit_of(found.variants[1].drawing) == ["guidance.scale=2", "num_steps=3", "solver=ddim"]
 
 
+def test_completing_held_out_samples_is_a_way_of_drawing() -> None:
+    base = "experiment=digits_cfg from_image=held_out inpaint=half y=none"
+    found = plan(base=base, vary="{a: {}, b: solver=ddpm jumps=2}", decide="psnr")
+    assert [t.words for t in found.trainings] == [("experiment=digits_cfg",)]
+    given = ("from_image=held_out", "inpaint=half", "y=none")
+    assert [v.drawing for v in found.variants] == [given, (*given, "solver=ddpm", "jumps=2")]
+
+
 def test_losses_are_one_quantity_where_the_weighting_alone_differs() -> None:
     found = plan(vary="{plain: objective=eps, snr: objective=eps objective.weighting=min_snr}")
     assert found.trainings[0].loss == found.trainings[1].loss
@@ -93,7 +101,7 @@ def test_data_of_one_s_own_bring_the_recipe_that_suits_them(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["averages", "flows", "guidance", "solvers"])
+@pytest.mark.parametrize("name", ["averages", "flows", "guidance", "inpainting", "solvers", "upscaling"])
 def test_a_prepared_study_can_be_planned(name: str) -> None:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         found = plan_of(typed(Study, compose("study", [f"study={name}"])), name)
@@ -150,6 +158,13 @@ MISTAKES = {
         {"vary": "{a: plan.num_step=5}", "decide": "fid"}, "a: plan.num_step: ",
     ),
     "a plan without an option": ({"vary": "{a: plan=5}", "decide": "fid"}, "as plan.num_steps=5"),
+    "a jump that is none": (
+        {"vary": "{a: from_image=held_out jumps=-1}", "decide": "fid"}, "a: jumps: -1",
+    ),
+    "pairs of nothing": (
+        {"vary": "{a: solver=ddim, b: solver=ddpm}", "decide": "psnr"},
+        "a: psnr compares a sample with what it was made from: from_image=held_out",
+    ),
     "better of one's own": ({"decide": "mine:score"}, "better: it is not known for mine:score"),
 }  # fmt: skip
 

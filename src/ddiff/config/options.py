@@ -143,6 +143,15 @@ class Draw:
     accelerator: Accelerator
     threads: Threads
     overwrite: bool
+    from_image: Place | None
+    strength: Annotated[float, At(above=0, most=1)] | None
+    inpaint: Place | None
+    upscale: Annotated[int, At(least=1, most=64)]
+    slices: Annotated[int, At(least=1, most=64)]
+    jumps: Annotated[int, At(least=0, most=1000)]
+    posterior: Annotated[int, At(least=0, most=1000)]
+    known_noise: NotNegative
+    value_range: Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,15 +166,6 @@ class Sample(Draw):
     picture: bool
     mesh: Literal["ply", "obj", "stl", "none"] | None
     write: VolumeFormat | None
-    from_image: Place | None
-    strength: Annotated[float, At(above=0, most=1)] | None
-    inpaint: Place | None
-    upscale: Annotated[int, At(least=1, most=64)]
-    slices: Annotated[int, At(least=1, most=64)]
-    jumps: Annotated[int, At(least=0, most=1000)]
-    posterior: Annotated[int, At(least=0, most=1000)]
-    known_noise: NotNegative
-    value_range: Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,6 @@ class Evaluate(Draw):
     run: str | None
     samples: str | None
     reference: str | None
-    value_range: Values
     runs: Place
     cache: str | None
     out: str | None

@@ -28,6 +28,35 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Again:
+    """The first `number` samples of a source, and again from the first one, `length` in all."""
+
+    source: Source
+    number: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.source.batch(indices % self.number)
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A source with other labels [N]."""
+
+    source: Source
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.source.batch(indices)[0], self.labels[indices]
+
+
 def to_unit(x: Tensor) -> Tensor:
     """Scale uint8 0..255 to float32 in [-1, 1], both ends exact; float32 passes through."""
     return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x

@@ -18,16 +18,18 @@ from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
 from ddiff.data.opening import Array, Stack, holds_volumes, opened
+from ddiff.data.source import Again, Labelled
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
 from ddiff.nets.conditions import Layout
 from ddiff.sampling.conditions import conditions_for
 from ddiff.sampling.generation import Generation, drawing, generation_of
+from ddiff.sampling.given import HELD_OUT, MOST, Given, given_of, refuse_alone
 from ddiff.sampling.writing import (
-    SAMPLING,
     Drawing,
     Request,
     default_out,
     draw,
+    made_from,
     origin_of,
     rule_of,
     sampled,
@@ -46,22 +48,26 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
         raise ConfigError("give either run=<run or checkpoint> or samples=<file or folder>")
     if options.engine and not options.run:
         raise ConfigError("engine: nothing is drawn with samples=; leave engine out")
-    if options.shape and not options.run:
-        raise ConfigError("shape: nothing is drawn with samples=; leave shape out")
+    for name in ("shape", "from_image"):
+        if getattr(options, name) and not options.run:
+            raise ConfigError(f"{name}: nothing is drawn with samples=; leave {name} out")
     if not options.data and not options.reference:
         raise ConfigError("measured against what? Give data=... or reference=<file or folder>")
     path, made = Path(options.samples or ""), {}
-    trained = draw_now = asked = layout = None
+    trained = draw_now = asked = layout = given = None
     if options.run:
         trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
-        generation = generation_of(trained, **drawing(options))
+        given = given_of(options, trained)
+        generation = generation_of(trained, **drawing(options), given=given)
         path = default_out(trained, generation, options)
         path = path.with_name(path.name + ".npy")
-        made = _made(trained, options, path)
+        made = _made(trained, options, path, given)
         request = Request(trained, generation, options, path)
         if generation.layout.by_rows:
             asked, layout = request.y, generation.layout
         draw_now = None if made else partial(drawn_by, request)
+    else:
+        refuse_alone(options)
     out = _target(options, trained, path)
     before = _before(out, made) if made and options.out is None else None
     if draw_now:
@@ -79,6 +85,8 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     samples, reference = stacks["samples"], stacks.get("reference")
     case = case_for(options, options.cache, options.accelerator, samples, data, reference)
     case = replace(case, asked=asked, layout=layout)
+    if options.from_image == HELD_OUT and not options.reference:
+        case = beside_truths(case)
     read_as = {name: stack.read_as for name, stack in stacks.items() if stack.read_as}
     facts = {"source": str(path), "read_as": read_as, **_facts(made)}
     found = facts | measured(case, options.metrics)
@@ -161,6 +169,19 @@ def case_for(
     )
 
 
+def beside_truths(case: Case) -> Case:
+    """Return the case of samples made from held-out ones, each of which belongs to its own.
+
+    Where they have no labels, they shall be what the held-out ones are.
+    """
+    truths = Again(case.held_out.source, min(MOST, len(case.held_out)), len(case.samples))
+    held_out = Stack(truths, f"{case.held_out.name}, each completed")
+    samples = case.samples
+    if samples.labels is None and held_out.labels is not None and not case.layout:
+        samples = Stack(Labelled(samples.source, held_out.labels), samples.name)
+    return replace(case, samples=samples, held_out=held_out, paired=True)
+
+
 def suited(nodes: DictConfig, case: Case) -> tuple[list[Metric], dict[str, str]]:
     """Return the metrics that can be measured, and the reasons why the others cannot.
 
@@ -187,16 +208,16 @@ def measured(case: Case, nodes: DictConfig) -> dict[str, Any]:
     return {"figures": [f.plain() for f in found if isinstance(f, Figure)], "omitted": omitted}
 
 
-def _made(trained: Trained, options: Evaluate, npy: Path) -> dict[str, Any]:
+def _made(trained: Trained, options: Evaluate, npy: Path, given: Given | None) -> dict[str, Any]:
     """Return how the samples in `npy` were made if nothing that decides them differs, else {}."""
     beside = npy.with_suffix(".json")
     made = _object(beside)
     if not npy.is_file() or not isinstance(made.get("options"), dict):
         return {}
-    if "given" in made["options"]:  # the samples were made from a user's pictures
+    same = json.loads(json.dumps(origin_of(trained, options, given)))
+    if "given" in made["options"] and not given:
         return {}
-    found = {**made, "options": {name: made["options"].get(name) for name in SAMPLING}}
-    same = json.loads(json.dumps(origin_of(trained, options)))
+    found = {**made, "options": {name: made["options"].get(name) for name in same["options"]}}
     part = made.get("first", 0), made.get("y_period", options.num_samples)
     if part != (0, options.num_samples) or any(found.get(n) != value for n, value in same.items()):
         return {}
@@ -263,6 +284,7 @@ def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
             "weights": options["weights"],
             "precision": made["precision"],
             "seed": options["seed"],
+            **({"from": " ".join(found)} if (found := made_from(options)) else {}),
             "options": flat(options["solver"]),
         },
     }

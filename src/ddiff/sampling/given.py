@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ddiff.artifacts.trained import Trained
-from ddiff.config.options import Sample
+from ddiff.build import build
+from ddiff.config.options import Draw, Sample
 from ddiff.data.folders import ARRAYS, PICTURES, VOLUMES
 from ddiff.data.images import read_image
 from ddiff.data.opening import opened
@@ -25,6 +26,9 @@ from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.readers import read_array, read_header
 from ddiff.system.value_range import RANGES
 
+HELD_OUT = "held_out"  # from_image: the run's own validation samples, of which so much is known
+HALF = "half"  # inpaint: the second half of the rows of a picture, or of the layers of a volume
+MOST = 1000  # validation samples that are read
 NEEDS_IMAGE = {  # options that say something of from_image, as they are if it is not given
     "strength": None,
     "inpaint": None,
@@ -63,8 +67,7 @@ class Given:
         """Return the plan that these samples are made by."""
         if self.posterior and plan.shortcuts:
             raise ConfigError("posterior: not with solver=few, whose net estimates no x_0")
-        t = round(self.strength * plan.schedule.T)
-        return with_jumps(begun_at(plan, t) if self.strength < 1 else plan, self.jumps)
+        return made_by(plan, self.strength, self.jumps)
 
     def known(self, samples: Tensor) -> Known | None:
         """Return what is known of the samples with these numbers, [B] int64."""
@@ -110,29 +113,39 @@ class Given:
         return found.hexdigest()[:16]
 
 
-def given_of(options: Sample, trained: Trained) -> Given | None:
+def made_by(plan: Plan, strength: float, jumps: int) -> Plan:
+    """Return the rows of a plan that samples of this strength are made by, with jumps."""
+    t = round(strength * plan.schedule.T)
+    return with_jumps(begun_at(plan, t) if strength < 1 else plan, jumps)
+
+
+def strength_of(said: float | None, known: bool) -> float:
+    """Return the strength, which is 1 by default where something of the samples is known."""
+    return said if said is not None else 1.0 if known else 0.5
+
+
+def given_of(options: Draw, trained: Trained) -> Given | None:
     """Read what the samples of a net are made from; None without `from_image`.
 
     Raises ConfigError for options that need another one, DdiffError for files that do not fit.
     """
     asked = {name: getattr(options, name) for name in NEEDS_IMAGE}
     if options.from_image is None:
-        _refuse(asked)
+        refuse_alone(options)
         return None
     refuse_latents(trained)
-    shape, path = trained.shape, Path(options.from_image)
-    single = is_volume_file(path, shape)
-    axis = _axis(path, shape, options.slices, trained if single else None)
-    wanted, steps = _wanted(shape, options.upscale, options.slices, axis)
-    if single:
-        window = trained.data.get("values")
-        if options.value_range != "auto":
-            window = RANGES[options.value_range]
-        values = to_unit(_prepared(trained, wanted, window, steps)(path))[None]
+    shape = trained.shape
+    if options.from_image == HELD_OUT:
+        _wanted(shape, options.upscale, options.slices, None)  # refuses what does not go
+        values = held_out(trained)
+        if options.upscale > 1:
+            values = Coarse(values, options.upscale).measured(values)
     else:
-        values = _values(path, wanted, options.value_range)
+        values = _read(Path(options.from_image), options, trained)
     mask = options.inpaint and Path(options.inpaint)
-    if mask and is_volume_file(mask, shape):
+    if options.inpaint == HALF:
+        anew = _half(shape)
+    elif mask and is_volume_file(mask, shape):
         anew = _prepared(trained, (1, *shape[1:]), (0, 1))(mask)[0] > -1
     else:
         anew = _mask(mask, shape) if mask else None
@@ -140,6 +153,47 @@ def given_of(options: Sample, trained: Trained) -> Given | None:
     kept = "" if given.anew is None else f", {given.anew.float().mean():.0%} of each made anew"
     console.print(f"from        {options.from_image}  {list(values.shape)}{kept}")
     return given
+
+
+def _read(path: Path, options: Draw, trained: Trained) -> Tensor:
+    """Read a file or a folder, as [N, C, *S / upscale] or with every n-th slice alone."""
+    shape = trained.shape
+    single = is_volume_file(path, shape)
+    axis = _axis(path, shape, options.slices, trained if single else None)
+    wanted, steps = _wanted(shape, options.upscale, options.slices, axis)
+    if not single:
+        return _values(path, wanted, options.value_range)
+    window = trained.data.get("values")
+    if options.value_range != "auto":
+        window = RANGES[options.value_range]
+    return to_unit(_prepared(trained, wanted, window, steps)(path))[None]
+
+
+def held_out(trained: Trained) -> Tensor:
+    """Return validation samples of a run, [<= MOST, C, *S]."""
+    data = build(trained.options.data)
+    data.prepare_data()
+    data.setup("fit")
+    x, _ = data.val.batch(torch.arange(min(MOST, len(data.val))))
+    if tuple(x.shape[1:]) != tuple(trained.shape):
+        raise ConfigError(
+            f"from_image: held-out samples have shape {list(x.shape[1:])}, and this net draws "
+            f"{list(trained.shape)}"
+        )
+    return x
+
+
+def _half(shape: tuple[int, ...]) -> Tensor:
+    """Return True in the second half along the first axis, bool [*S]."""
+    rows = torch.arange(shape[1]) >= shape[1] // 2
+    return rows.view(-1, *[1] * (len(shape) - 2)).expand(shape[1:])
+
+
+def refuse_alone(options: Draw) -> None:
+    """Raise ConfigError for options that say something of `from_image`, which is not given."""
+    _refuse({name: getattr(options, name) for name in NEEDS_IMAGE if name != "value_range"})
+    if isinstance(options, Sample):
+        _refuse({"value_range": options.value_range})
 
 
 def refuse_latents(trained: Trained) -> None:
@@ -251,7 +305,7 @@ def _given(
 ) -> Given:
     """Return what samples of `shape` are made from, of values [N, C, ..] and the options of
     NEEDS_IMAGE. Raises ConfigError for options that exclude each other."""
-    upscale, slices, strength = options["upscale"], options["slices"], options["strength"]
+    upscale, slices = options["upscale"], options["slices"]
     if anew is not None and not anew.any():
         raise ConfigError("inpaint: marks nothing to be made anew (it is 0 everywhere)")
     if upscale > 1 and anew is not None:
@@ -268,7 +322,7 @@ def _given(
         raise ConfigError("known_noise: needs posterior=5 or so")
     return Given(
         values,
-        (1.0 if something_known else 0.5) if strength is None else strength,
+        strength_of(options["strength"], something_known),
         anew,
         upscale,
         options["jumps"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from ddiff.data.volume_files import require
 from ddiff.profiling import Off, Profiled, bytes_of
 from ddiff.sampling.conditions import conditions_for, described, examples_of, row_length
 from ddiff.sampling.generation import Generation, drawing, generation_of
-from ddiff.sampling.given import NEEDS_IMAGE, Given
+from ddiff.sampling.given import HELD_OUT, MOST, NEEDS_IMAGE, Given
 from ddiff.sampling.volumes import Original, volume_path, volumes_beside, write_volumes
 from ddiff.system.console import console, progress
 from ddiff.system.errors import ConfigError, DdiffError
@@ -60,15 +61,16 @@ class Request:
 
     @cached_property
     def y(self) -> Tensor | None:
-        """Conditions of the samples, labels [N] or rows [N, K]; None if it is nothing."""
-        return conditions_for(
-            self.options.y,
-            self.number,
-            self.generation.layout,
-            examples_of(self.trained),
-            self.first,
-            self.period,
-        )
+        """Conditions of the samples, labels [N] or rows [N, K]; None if it is nothing.
+
+        With y=auto samples made from held-out ones are told what the data tell of these.
+        """
+        options, layout, examples = self.options, self.generation.layout, examples_of(self.trained)
+        if options.from_image == HELD_OUT and options.y == "auto" and layout:
+            told = examples(MOST)
+            assert told is not None
+            return told[torch.arange(self.first, self.first + self.number) % len(told)]
+        return conditions_for(options.y, self.number, layout, examples, self.first, self.period)
 
     def asked(self) -> dict[str, Any]:
         """Return what the record says of the conditions: labels as `y`, else values by name."""
@@ -189,23 +191,27 @@ def _plain(value: Any) -> Any:
 
 
 def default_out(trained: Trained, generation: Generation, options: Draw) -> Path:
-    made_from = _made_from(options) if isinstance(options, Sample) and options.from_image else ""
-    return trained.run_dir / "samples" / f"{_name(generation, options)}{made_from}"
+    name = "_".join([_name(generation, options), *made_from(vars(options))])
+    return trained.run_dir / "samples" / name
 
 
-def _made_from(options: Sample) -> str:
-    """End of a file's name, such as `_cat_strength0.5` or `_scan_inpaint_mask_jumps10`."""
+def made_from(options: Mapping[str, Any]) -> list[str]:
+    """Return what samples are made from, such as `cat`, `strength0.5` or `scan`, `inpaint_mask`,
+    `jumps10`; empty if they are made from nothing."""
+    get = options.get
+    if not get("from_image"):
+        return []
     parts = {
-        Path(options.from_image or "").stem: True,
-        f"strength{options.strength}": options.strength is not None,
-        f"inpaint_{Path(options.inpaint or '').stem}": options.inpaint is not None,
-        f"x{options.upscale}": options.upscale > 1,
-        f"slices{options.slices}": options.slices > 1,
-        f"jumps{options.jumps}": options.jumps > 0,
-        f"posterior{options.posterior}": options.posterior > 0,
-        f"noise{options.known_noise:g}": options.known_noise > 0,
+        Path(get("from_image", "")).stem: True,
+        f"strength{get('strength')}": get("strength") is not None,
+        f"inpaint_{Path(get('inpaint') or '').stem}": get("inpaint") is not None,
+        f"x{get('upscale')}": get("upscale", 1) > 1,
+        f"slices{get('slices')}": get("slices", 1) > 1,
+        f"jumps{get('jumps')}": get("jumps", 0) > 0,
+        f"posterior{get('posterior')}": get("posterior", 0) > 0,
+        f"noise{get('known_noise', 0):g}": get("known_noise", 0) > 0,
     }
-    return "".join(f"_{part}" for part, said in parts.items() if said)
+    return [part for part, said in parts.items() if said]
 
 
 def rule_of(guidance: Mapping[str, Any]) -> str | None:

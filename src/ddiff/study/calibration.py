@@ -28,8 +28,9 @@ from ddiff.build import (
 from ddiff.config.shell import explain
 from ddiff.config.targets import build
 from ddiff.config.validation import train_options
+from ddiff.sampling.given import made_by, strength_of
 from ddiff.study.folder import Cost
-from ddiff.study.plan import fit_options, less, of_train
+from ddiff.study.plan import fit_options, less, of_evaluate, of_train
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_json, write_json
 from ddiff.training.turns import Turns
@@ -170,14 +171,20 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
     if not is_generative(options.module):
         return {"evaluations": 0, "num_steps": None}
     schedule, guidance = build(options.schedule), build_guidance(options.guidance)
-    labelled = module_class(options.module).conditional and options.sampling.y != "none"
+    drawn = of_evaluate("drawing", words)
+    labelled = module_class(options.module).conditional and "none" not in (
+        options.sampling.y, drawn.y,
+    )  # fmt: skip
 
     def evaluations(num_steps: int | None) -> int:
         if num_steps is not None:
             options.solver.num_steps = num_steps
         plan = build_plan(options.solver, schedule)
+        if drawn.from_image:
+            known = bool(drawn.inpaint) or max(drawn.upscale, drawn.slices) > 1
+            plan = made_by(plan, strength_of(drawn.strength, known), drawn.jumps)
         twice = int((guidance.weights(plan) != 0).sum()) if guidance.asks_twice(labelled) else 0
-        return len(plan) + twice
+        return (len(plan) + twice) * (1 + drawn.posterior)
 
     steps = fit.num_steps if fit else None
     if most is not None:

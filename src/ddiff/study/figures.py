@@ -26,6 +26,8 @@ OF_SAMPLES: dict[str, tuple[tuple[str, ...], Better]] = {
     "solid_iou": (("solid_fit",), "higher"),
     "one_piece": (("pieces",), "higher"),
     "coverage_iou": (("sets",), "higher"),
+    "psnr": (("pairs",), "higher"),  # of samples from from_image=held_out
+    "ssim": (("pairs",), "higher"),
 }
 # figures of metrics.json
 OF_TRAINING: dict[str, Better] = {

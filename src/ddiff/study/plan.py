@@ -17,14 +17,18 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ddiff.config.options import Study
+from ddiff.config.options import Sample, Study, typed
 from ddiff.config.sweeps import name_of
-from ddiff.config.validation import given_options
+from ddiff.config.trees import resolved
+from ddiff.config.validation import given_options, validate
 from ddiff.recipes.choosing import recipe_words
-from ddiff.study.figures import Better, better_of, check_figures
+from ddiff.study.figures import Better, better_of, check_figures, metrics_for
 from ddiff.system.errors import ConfigError
 
-DRAWING = ("solver", "guidance", "weights", "plan")  # what a training does not depend on
+OF_GIVEN = ("from_image", "strength", "inpaint", "upscale", "slices", "jumps", "posterior",
+            "known_noise")  # fmt: skip
+OF_EVALUATE = ("weights", "y", *OF_GIVEN)  # options of drawing that ddiff.train does not have
+DRAWING = ("solver", "guidance", "plan", *OF_EVALUATE)  # what a training does not depend on
 OWN = {  # options that a study decides for its runs: what to say instead
     "seed": "seeds=",
     "run_dir": "out=",
@@ -121,6 +125,7 @@ def plan_of(
     base = base_of(words_of(options.base, "base"), more)
     budget = amount(options.budget, options.equal)
     measure = tuple(dict.fromkeys([options.decide, *options.measure]))
+    check_figures(measure)
     trainings: dict[tuple[str, ...], Training] = {}
     found = []
     for label, words in variants.items():
@@ -132,7 +137,9 @@ def plan_of(
             trainings[training] = training_of(label, training)
         composed(label, of_train(every))  # with those of drawing, so that mistakes are found
         fit_options(label, every)
+        of_evaluate(label, every)
         check_weights(label, every)
+        check_pairs(label, every, measure)
         found.append(Variant(label, tuple(words), trainings[training].name, drawing))
     if len(found) > 1 and len(trainings) == 1 and "/" in options.decide:
         raise ConfigError(
@@ -140,7 +147,6 @@ def plan_of(
             "decide by a figure of samples, such as decide=fid"
         )
     first = next(iter(trainings.values()))
-    check_figures(measure)
     given = (
         OmegaConf.to_container(options.race) if OmegaConf.is_config(options.race) else options.race
     )
@@ -255,8 +261,20 @@ def less(words: Iterable[str], *groups: str) -> list[str]:
 
 
 def of_train(words: Iterable[str]) -> list[str]:
-    """The words that are options of ddiff.train: `weights=` and `plan.` are of drawing alone."""
-    return less(words, "weights", "plan")
+    """The words that are options of ddiff.train: the others are of drawing alone."""
+    return less(words, "plan", *OF_EVALUATE)
+
+
+def of_evaluate(label: str, words: Iterable[str]) -> Sample:
+    """The options that a variant's samples are drawn with, but for its groups."""
+    own = [word for word in words if name_of(word) in OF_EVALUATE]
+    groups = ["solver=ddim", "guidance=none", "precision=fp32"]
+    try:
+        cfg = resolved(given_options("sample", ["run=.", *groups, *own])[0])
+        validate(cfg, "sample", stages=(False,))
+        return typed(Sample, cfg)
+    except ConfigError as error:
+        raise ConfigError(f"{label}: {error}") from None
 
 
 def of_plan(words: Iterable[str]) -> list[str]:
@@ -293,6 +311,16 @@ def check_weights(label: str, words: Sequence[str]) -> None:
         raise ConfigError(
             f"{label}: weights={said[-1]} needs callbacks=power_averages in base=; "
             "weights=ema and net do not"
+        )
+
+
+def check_pairs(label: str, words: Iterable[str], measure: Iterable[str]) -> None:
+    """Raise for a figure of pairs, where samples are not made from what they are compared with."""
+    paired = next((name for name in measure if metrics_for([name]) == ["pairs"]), None)
+    if paired and "from_image=held_out" not in words:
+        raise ConfigError(
+            f"{label}: {paired} compares a sample with what it was made from: "
+            "from_image=held_out inpaint=half, say"
         )
 
 

@@ -342,13 +342,17 @@ def front(results: Results, path: Path) -> None:
 
 
 def samples_of(results: Results) -> list[tuple[str, Found]]:
-    """Samples of each variant that draws some, of its first seed."""
+    """Samples of each variant that draws some, of its first seed, below what the first is given."""
     found = []
     for row in results.rows:
         name = f"{slug(row.name)}_{row.step:06d}.npy"
         paths = (trial.folder / "figures" / name for trial in results.trials)
         if path := next((path for path in paths if path.is_file()), None):
-            found.append((row.name, reading.read(path, value_range="signed")))
+            beside = {"held out": path.with_suffix(".truth.npy"),
+                      "what is known": path.with_suffix(".known.npy")}  # fmt: skip
+            rows = {**(beside if not found else {}), row.name: path}
+            found += [(label, reading.read(one, value_range="signed"))
+                      for label, one in rows.items() if one.is_file()]  # fmt: skip
     return found
 
 

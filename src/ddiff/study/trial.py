@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ddiff.artifacts.trained import Trained
 from ddiff.config.shell import run_verb
 from ddiff.pages.report.events import read_scalars
+from ddiff.sampling.given import HELD_OUT, given_of, held_out
 from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
 from ddiff.study.folder import FAILURE, TASK
-from ddiff.study.plan import fit_of, less
+from ddiff.study.plan import fit_of, less, of_evaluate
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.files import read_json, write_json
 from ddiff.system.readers import read_array
@@ -95,7 +98,10 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
         )  # fmt: skip
         made = json.loads(out.read_text())
         drawn = Path(made["source"])
-        keep_some(drawn, folder / "figures" / name.replace(".json", ".npy"))
+        kept = folder / "figures" / name.replace(".json", ".npy")
+        keep_some(read_array(drawn, "the samples"), kept)
+        if f"from_image={HELD_OUT}" in drawing:
+            keep_truths(folder, drawing, kept)
         if drawn.stat().st_size > LARGE:
             drawn.unlink()
         values = {one["name"]: one["value"] for one in made["figures"]}
@@ -113,12 +119,22 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
     return found
 
 
-def keep_some(drawn: Path, path: Path) -> None:
+def keep_some(samples: np.ndarray, path: Path) -> None:
     """Keep a few samples of a variant, spread over all, for the study's picture."""
-    samples = read_array(drawn, "the samples")
     some = np.linspace(0, len(samples) - 1, num=4 if samples.ndim == 5 else 16).round().astype(int)
     path.parent.mkdir(exist_ok=True)
     np.save(path, samples[np.unique(some)])
+
+
+def keep_truths(folder: Path, drawing: Sequence[str], beside: Path) -> None:
+    """Keep the held-out samples that samples were made from, and what was known of them."""
+    trained, number = Trained.load(str(folder)), read_json(folder / TASK)["num_samples"]
+    rows, truths = torch.arange(number), held_out(trained)
+    keep_some(truths[rows % len(truths)].numpy(), beside.with_suffix(".truth.npy"))
+    given = given_of(of_evaluate("drawing", drawing), trained)
+    known = given and given.known(rows)
+    if known is not None:
+        keep_some(known.guess.numpy(), beside.with_suffix(".known.npy"))
 
 
 def run(folder: Path, until: int) -> None:

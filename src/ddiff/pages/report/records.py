@@ -260,6 +260,7 @@ def way_of(sampling: Mapping[str, Any]) -> str:
     words = [str(get(name) or "") for name in ("solver", "num_steps")]
     words += [f"w={get('guidance'):g}"] if finite(get("guidance")) else []
     words += [str(get("rule"))] if get("rule") else []
+    words += [f"from {get('from')}"] if get("from") else []
     words += [f"{get('weights')} weights"] if get("weights") not in (None, "ema") else []
     words += [str(get("precision") or "")]
     return " ".join(filter(None, words))

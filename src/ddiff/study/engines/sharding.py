@@ -144,7 +144,7 @@ def _job(shard: Shard, options: Draw, period: int) -> Job:
     for group in GROUPS:
         if getattr(options, group):
             words += group_words(group, getattr(options, group))
-    if isinstance(options, Sample):
+    if options.from_image:
         names = ("from_image", *NEEDS_IMAGE)
         words += [f"{name}={written(getattr(options, name))}" for name in names]
     words += [f"first={shard.first}", f"num_samples={shard.number}", f"y_period={period}"]
