@@ -18,7 +18,7 @@ from ddiff.diffusion.guidance import guidance_from
 from ddiff.diffusion.plans import learned
 from ddiff.sampling.conditions import conditions_for, examples_of
 from ddiff.sampling.generation import generation_by
-from ddiff.sampling.given import given_arrays, refuse_latents
+from ddiff.sampling.given import given_arrays, in_latents, refuse_in_latents
 from ddiff.system.errors import ConfigError, nearest
 
 # what samples are asked to be
@@ -151,19 +151,18 @@ class Model:
           purpose at a smaller cost.
         - `known_noise`: standard deviation of the noise in what is known; needs `posterior`.
         """
+        asked: dict[str, Any] = {
+            "strength": strength,
+            "upscale": upscale,
+            "slices": slices,
+            "jumps": jumps,
+            "posterior": posterior,
+            "known_noise": known_noise,
+        }
         if from_image is not None:
-            refuse_latents(self._trained)
-        given = given_arrays(
-            from_image,
-            inpaint,
-            self.shape,
-            strength=strength,
-            upscale=upscale,
-            slices=slices,
-            jumps=jumps,
-            posterior=posterior,
-            known_noise=known_noise,
-        )
+            refuse_in_latents(self._trained, {**asked, "inpaint": inpaint is not None or None})
+        given = given_arrays(from_image, inpaint, self.shape, **asked)
+        given = given and in_latents(given, self._trained)
         device = device_of(self.net)
         exported = isinstance(self.net, ArtifactNet)  # takes no backend: it runs as exported
         generation = generation_by(
@@ -177,8 +176,8 @@ class Model:
             y,
             given,
         )
-        asked = conditions_for(y, num_samples, generation.layout, examples_of(self._trained))
-        batches = generation.batches(num_samples, batch_size, asked)
+        told = conditions_for(y, num_samples, generation.layout, examples_of(self._trained))
+        batches = generation.batches(num_samples, batch_size, told)
         return np.concatenate([batch.cpu().numpy() for batch in batches])
 
     def _plan(self, solver: str | Plan | None, num_steps: int | None) -> Plan:

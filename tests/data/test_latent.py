@@ -4,6 +4,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from ddiff.build import build
 from ddiff.data import Data, Digits, Latent
 from ddiff.diffusion.guidance import ClassifierFree
 from ddiff.diffusion.solvers import ddim
+from ddiff.nets.autoencoder import Decoder
 from ddiff.sampling.generation import generation_by
+from ddiff.sampling.given import refuse_in_latents
 from ddiff.system.checkpoints import load_checkpoint, save_checkpoint
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.precision import Precision
@@ -180,6 +184,34 @@ def test_the_samples_are_what_the_decoder_makes_of_the_solution(world: Path) -> 
     assert z.abs().max() > 1  # unit variance does not fit into [-1, 1]
     torch.testing.assert_close(x, trained.decoder(z))
     assert trained.decoder.bound > 2
+
+
+def test_what_is_given_is_changed_in_latents(world: Path) -> None:
+    """With hardly any noise a sample is what the autoencoder makes of the held-out one."""
+    small = ("num_samples=4", "backend=eager", "picture=false", "solver=ddim")
+    given = ("from_image=held_out", "solver.num_steps=50")
+    little, much = (
+        job("sample", "run=run", *small, *given, f"strength={s}", f"out=s{s}") for s in (0.02, 0.9)
+    )
+    kept = job("sample", "run=run", *small, *given, "inpaint=half", "out=none")
+    done = ddiff_many([little, much, kept], world)
+    assert [one.status for one in done] == [0, 0, 2]
+    assert "no part of a picture can be kept; strength= alone goes" in done[2].err
+    model, of = ddiff.load(world / "run"), latents(world).of
+    assert isinstance(model._trained.decoder, Decoder)
+    x = of.val.batch(torch.arange(4))[0]
+    again = model._trained.decoder(model._trained.decoder.encoded(x)).numpy()
+    near, far = (np.abs(np.load(world / f"s{s}.npy") - again).mean() for s in (0.02, 0.9))
+    assert near < 0.05 < far
+    by_python = model.sample(
+        4, solver="ddim", num_steps=50, from_image=x.numpy(), strength=0.02, batch_size=2
+    )
+    np.testing.assert_allclose(by_python, np.load(world / "s0.02.npy"), atol=1e-4)
+    with pytest.raises(ConfigError, match="upscale: this net draws latents"):
+        model.sample(1, from_image=x[:, :, ::2, ::2].numpy(), upscale=2)
+    file: Any = SimpleNamespace(decoder=DecoderFile(lambda z: z, (1, 8, 8), 1.0, None))
+    with pytest.raises(ConfigError, match="exported files have no encoder"):
+        refuse_in_latents(file, {"strength": 0.5})
 
 
 def test_evaluation_and_writing_see_samples_as_the_data_are(world: Path) -> None:

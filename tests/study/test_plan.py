@@ -101,7 +101,9 @@ def test_data_of_one_s_own_bring_the_recipe_that_suits_them(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["averages", "flows", "guidance", "inpainting", "solvers", "upscaling"])
+@pytest.mark.parametrize(
+    "name", ["averages", "flows", "guidance", "inpainting", "solvers", "upscaling"]
+)
 def test_a_prepared_study_can_be_planned(name: str) -> None:
     with initialize_config_module("ddiff.conf", version_base="1.3"):
         found = plan_of(typed(Study, compose("study", [f"study={name}"])), name)

@@ -115,6 +115,12 @@ def data_name(target: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()
 
 
+def judged(data: DictConfig) -> DictConfig:
+    """Return the options of the data that samples are measured against: of latents, those of the
+    data that were encoded."""
+    return data.of if data_name(data["_target_"]) == LATENT else data
+
+
 def data_sides(data: DictConfig) -> tuple[int, ...]:
     """Sides of a sample: as many as it has dimensions."""
     name = data_name(data["_target_"])

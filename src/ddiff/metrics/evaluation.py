@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ddiff.artifacts.trained import Trained
 from ddiff.config.options import Evaluate, Train
-from ddiff.config.resolvers import LATENT, data_name
+from ddiff.config.resolvers import judged
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
@@ -129,12 +129,6 @@ class Examination:
         labels = None if self.layout.by_rows else self.y
         stack = Stack(Array(samples, Path("samples"), "signed", labels), "samples")
         return measured(replace(self.case, samples=stack), self.options.metrics)
-
-
-def judged(node: DictConfig) -> DictConfig:
-    """Return the options of the data that samples are measured against: of latents, those of the
-    data that were encoded."""
-    return node.of if data_name(node["_target_"]) == LATENT else node
 
 
 def case_for(

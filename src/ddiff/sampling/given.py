@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ddiff.artifacts.trained import Trained
 from ddiff.build import build
 from ddiff.config.options import Draw, Sample
+from ddiff.config.resolvers import judged
 from ddiff.data.folders import ARRAYS, PICTURES, VOLUMES
 from ddiff.data.images import read_image
 from ddiff.data.opening import opened
@@ -21,6 +22,7 @@ from ddiff.data.source import to_unit
 from ddiff.data.volume_files import ending_of, volume_header
 from ddiff.diffusion import Guidance, Objective, Plan
 from ddiff.diffusion.known import Coarse, Known, Part, Posterior, begun_at, with_jumps
+from ddiff.nets.autoencoder import Decoder
 from ddiff.system.console import console
 from ddiff.system.errors import ConfigError, DdiffError
 from ddiff.system.readers import read_array, read_header
@@ -29,6 +31,7 @@ from ddiff.system.value_range import RANGES
 HELD_OUT = "held_out"  # from_image: the run's own validation samples, of which so much is known
 HALF = "half"  # inpaint: the second half of the rows of a picture, or of the layers of a volume
 MOST = 1000  # validation samples that are read
+ENCODED = 16  # samples that are encoded at a time
 NEEDS_IMAGE = {  # options that say something of from_image, as they are if it is not given
     "strength": None,
     "inpaint": None,
@@ -133,7 +136,7 @@ def given_of(options: Draw, trained: Trained) -> Given | None:
     if options.from_image is None:
         refuse_alone(options)
         return None
-    refuse_latents(trained)
+    refuse_in_latents(trained, asked)
     shape = trained.shape
     if options.from_image == HELD_OUT:
         _wanted(shape, options.upscale, options.slices, None)  # refuses what does not go
@@ -152,7 +155,7 @@ def given_of(options: Draw, trained: Trained) -> Given | None:
     given = _given(values, anew, shape, asked)
     kept = "" if given.anew is None else f", {given.anew.float().mean():.0%} of each made anew"
     console.print(f"from        {options.from_image}  {list(values.shape)}{kept}")
-    return given
+    return in_latents(given, trained)
 
 
 def _read(path: Path, options: Draw, trained: Trained) -> Tensor:
@@ -171,7 +174,7 @@ def _read(path: Path, options: Draw, trained: Trained) -> Tensor:
 
 def held_out(trained: Trained) -> Tensor:
     """Return validation samples of a run, [<= MOST, C, *S]."""
-    data = build(trained.options.data)
+    data = build(judged(trained.options.data))
     data.prepare_data()
     data.setup("fit")
     x, _ = data.val.batch(torch.arange(min(MOST, len(data.val))))
@@ -196,13 +199,31 @@ def refuse_alone(options: Draw) -> None:
         _refuse({"value_range": options.value_range})
 
 
-def refuse_latents(trained: Trained) -> None:
-    """Raise ConfigError for a net in latents."""
-    if trained.decoder:
-        raise ConfigError(
-            "from_image: this net draws latents, in which nothing of a picture can be kept; a net "
-            "that was trained on the data themselves can"
-        )
+def refuse_in_latents(trained: Trained, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what a net in latents cannot do with a picture: to keep a part of it.
+
+    The encoder is in the run, not in exported files.
+    """
+    if not trained.decoder:
+        return
+    changed = (n for n, value in NEEDS_IMAGE.items() if options.get(n, value) != value)
+    for name in changed:
+        if name not in ("strength", "value_range"):
+            raise ConfigError(
+                f"{name}: this net draws latents, in which no part of a picture can be kept; "
+                "strength= alone goes, or a net that was trained on the data themselves"
+            )
+    if not isinstance(trained.decoder, Decoder):
+        raise ConfigError("from_image: exported files have no encoder; sample from the run")
+
+
+def in_latents(given: Given, trained: Trained) -> Given:
+    """Return the same of a net in latents, which sees what the encoder makes of the values."""
+    if not isinstance(trained.decoder, Decoder):
+        return given
+    device, encoder = trained.decoder.mean.device, trained.decoder
+    parts = [encoder.encoded(x.to(device)).float().cpu() for x in given.values.split(ENCODED)]
+    return replace(given, values=torch.cat(parts))
 
 
 def given_arrays(

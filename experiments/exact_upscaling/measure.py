@@ -1,36 +1,26 @@
-"""Measures ways to draw samples with known means of blocks: where the answer is known, and digits.
+"""Measures ways to draw samples with known means of blocks, where the answer is known.
 
-    python -m ddiff.train experiment=digits_cfg budget.batch_size=64 run_dir=outputs/digits
-    python experiments/upscaling/measure.py outputs/digits      # half an hour on one core
+    python experiments/exact_upscaling/measure.py      # a minute on one core
 
-Normal pictures have an exact denoiser and an exact posterior. Held-out digits of 8 x 8 pixels are
-drawn from their means of 2 x 2 pixels by a trained net. Writes results.json, digits.png and
-README.md beside this file.
+Normal pictures have an exact denoiser and an exact posterior. Writes results.json and README.md
+beside this file. The same ways by trained nets: python -m ddiff.study study=upscaling.
 """
 
-import argparse
 import json
 import textwrap
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from sklearn.svm import SVC
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-import ddiff
-from ddiff.data import Digits
-from ddiff.data.source import Source
 from ddiff.diffusion import X0, ClassifierFree, Guidance, Plan, Schedule, Step, schedules, solve
 from ddiff.diffusion import solvers as by
 from ddiff.diffusion.known import Coarse, Posterior, with_jumps
-from ddiff.pages.view import picture, save_png
 from ddiff.system.environment import environment
 
 HERE = Path(__file__).parent
@@ -152,79 +142,10 @@ class ByGradient(Guidance):
         return x_0.detach() - self.size * gradient / self.plan.x_0[step.number]
 
 
-def whole(source: Source) -> tuple[Tensor, np.ndarray]:
-    """All samples of a data set, and their labels."""
-    x, y = source.batch(torch.arange(len(source)))
-    assert y is not None
-    return x, y.numpy()
-
-
-def of_digits(run: str, number: int) -> tuple[list[dict], dict]:
-    """Draw held-out digits from their means by a trained net; write the picture."""
-    data = Digits(batch_size=64, seed=0)
-    data.setup("fit")
-    (seen, seen_y), (held, held_y) = whole(data.train), whole(data.val)
-    reader = SVC(gamma="scale").fit(seen.flatten(1).numpy(), seen_y)
-    means = SVC(gamma="scale").fit(avg_pool2d(seen, FACTOR).flatten(1).numpy(), seen_y)
-    held, held_y = held[:number], held_y[:number]
-    coarse = avg_pool2d(held, FACTOR)
-    big = coarse.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
-    # directions within blocks, of which the means say nothing themselves
-    torch.manual_seed(0)
-    across = torch.randn(16, 1, SIDE, SIDE)
-    across = across - avg_pool2d(across, FACTOR).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    model = ddiff.load(run)
-    rows, shown = [], [held[:12].numpy(), big[:12].numpy()]
-    for way in WAYS:
-        began = time.perf_counter()
-        made = model.sample(
-            10 * len(held), "none", solver=way.plan(model.schedule), guidance=0,
-            from_image=coarse.numpy(), upscale=FACTOR, jumps=way.jumps, posterior=way.posterior,
-            batch_size=250,
-        )  # fmt: skip
-        seconds = time.perf_counter() - began
-        first = made[: len(held)]
-        several = torch.from_numpy(made).view(10, len(held), 1, SIDE, SIDE)[:9]
-        below = torch.einsum("dnchw,kchw->dnk", several, across) < torch.einsum(
-            "nchw,kchw->nk", held, across
-        )
-        rank = below.sum(0)  # of the truth among nine samples, 0 .. 9
-        read = reader.predict(first.reshape(len(first), -1)) == held_y
-        off = avg_pool2d(torch.from_numpy(first), FACTOR) - coarse
-        rows.append(
-            {
-                "way": way.words,
-                "passes": way.passes,
-                "read_as_the_truth": float(read.mean()),
-                "distance": float(np.sqrt(np.square(first - held.numpy()).mean())),
-                "mean_of_ten": float((torch.from_numpy(made).view(10, *held.shape).mean(0) - held)
-                                     .square().mean().sqrt()),
-                "covered": float(((rank > 0) & (rank < 9)).float().mean()),
-                "off": float(off.abs().max()),
-                "seconds_a_sample": seconds / len(made),
-            }
-        )  # fmt: skip
-        shown.append(first[:12])
-        print(rows[-1], flush=True)
-    save_png(picture(np.concatenate(shown), 12), HERE / "digits.png")
-    facts = {
-        "step": model.step,
-        "num": len(held),
-        "whole": float((reader.predict(held.flatten(1).numpy()) == held_y).mean()),
-        "means": float((means.predict(coarse.flatten(1).numpy()) == held_y).mean()),
-    }
-    return rows, facts
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run")
-    parser.add_argument("--num", type=int, default=40)
-    options = parser.parse_args()
     normal = Normal().rows()
-    digits, facts = of_digits(options.run, options.num)
     about = {"environment": environment(torch.device("cpu"), "float32")}
-    results = {**facts, "normal": normal, "digits": digits, **about}
+    results = {"normal": normal, **about}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "README.md").write_text(text(results))
 
@@ -236,14 +157,11 @@ def wrapped(paragraph: str) -> list[str]:
 def text(results: dict) -> str:
     """The README of these results."""
     lines = [
-        "# Upscaling",
+        "# Upscaling where the answer is known",
         "",
         "```",
-        "python -m ddiff.train experiment=digits_cfg budget.batch_size=64 run_dir=outputs/digits",
-        "python experiments/upscaling/measure.py outputs/digits",
+        "python experiments/exact_upscaling/measure.py",
         "```",
-        "",
-        "## Where the answer is known",
         "",
         *wrapped(
             f"Normal pictures of {SIDE} x {SIDE} pixels with correlation exp(-distance / 3), of "
@@ -268,37 +186,6 @@ def text(results: dict) -> str:
             "(Chung et al. 2023) follows the gradient of the distance with a step that has to be "
             "tuned, and does not meet what is known; so it is not offered."
         ),
-        "",
-        "## Digits",
-        "",
-        *wrapped(
-            f"{results['num']} held-out digits of 8 x 8 pixels from their 4 x 4 means, by a net of "
-            f"{results['step']:,} steps, without labels. A classifier reads them; *covered* is the "
-            "share of truths between the lowest and the highest of nine samples along 16 random "
-            "directions within blocks (80% is right). Shares of the classifier are certain to "
-            "about 15 points. The net of replacing and jumps runs by `backend=native` here, that "
-            "of `posterior=` by `eager`."
-        ),
-        "",
-        "| | passes | read as the true digit | RMS distance of a sample | of the mean of ten | "
-        "covered | s/sample |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in results["digits"]:
-        lines.append(
-            f"| {row['way']} | {row['passes']} | {row['read_as_the_truth']:.0%} | "
-            f"{row['distance']:.3f} | {row['mean_of_ten']:.3f} | {row['covered']:.0%} | "
-            f"{row['seconds_a_sample']:.3f} |"
-        )
-    lines += [
-        "",
-        *wrapped(
-            f"The classifier reads {results['whole']:.0%} of the true digits right; one that sees "
-            f"the means only, {results['means']:.0%}. The rows of the picture: digits, their "
-            "means, and the ways of the table."
-        ),
-        "",
-        "![digits](digits.png)",
         "",
     ]
     return "\n".join(lines)
