@@ -17,6 +17,7 @@ from ddiff.config.resolvers import judged
 from ddiff.config.targets import build
 from ddiff.config.trees import flat
 from ddiff.data import Data
+from ddiff.data.latent import FREE
 from ddiff.data.opening import Array, Stack, holds_volumes, opened
 from ddiff.data.source import Again, Labelled
 from ddiff.metrics.figures import Case, Figure, Metric, Omitted
@@ -57,6 +58,11 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     trained = draw_now = asked = layout = given = None
     if options.run:
         trained = Trained.load(options.run, options.weights, options.accelerator, options.shape)
+        if options.from_image == HELD_OUT and options.data and not _same(options, trained):
+            raise ConfigError(
+                "data: from_image=held_out takes the run's own; others are measured with "
+                "from_image=FOLDER reference=FOLDER"
+            )
         given = given_of(options, trained)
         generation = generation_of(trained, **drawing(options), given=given)
         path = default_out(trained, generation, options)
@@ -217,6 +223,13 @@ def _made(trained: Trained, options: Evaluate, npy: Path, given: Given | None) -
         return {}
     console.print(f"samples     {npy} (there already)")
     return made
+
+
+def _same(options: Evaluate, trained: Trained) -> bool:
+    """Return True if the data measured against have the samples of those of the run."""
+    nodes: Any = [OmegaConf.to_container(judged(o.data)) for o in (options, trained.options)]
+    here, there = ({k: v for k, v in node.items() if k not in FREE} for node in nodes)
+    return here == there
 
 
 def _before(out: Path, made: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -267,14 +268,18 @@ def of_train(words: Iterable[str]) -> list[str]:
 
 def of_evaluate(label: str, words: Iterable[str]) -> Sample:
     """The options that a variant's samples are drawn with, but for its groups."""
-    own = [word for word in words if name_of(word) in OF_EVALUATE]
-    groups = ["solver=ddim", "guidance=none", "precision=fp32"]
     try:
-        cfg = resolved(given_options("sample", ["run=.", *groups, *own])[0])
-        validate(cfg, "sample", stages=(False,))
-        return typed(Sample, cfg)
+        return _drawn(tuple(word for word in words if name_of(word) in OF_EVALUATE))
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
+
+
+@cache
+def _drawn(words: tuple[str, ...]) -> Sample:
+    groups = ["solver=ddim", "guidance=none", "precision=fp32"]
+    cfg = resolved(given_options("sample", ["run=.", *groups, *words])[0])
+    validate(cfg, "sample", stages=(False,))
+    return typed(Sample, cfg)
 
 
 def of_plan(words: Iterable[str]) -> list[str]:
