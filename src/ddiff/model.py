@@ -121,6 +121,7 @@ class Model:
         jumps: int = 0,
         posterior: int = 0,
         known_noise: float = 0.0,
+        versions: int = 1,
     ) -> np.ndarray:
         """Draw samples, float32 [num_samples, C, *S] in [-1, 1].
 
@@ -150,6 +151,7 @@ class Model:
         - `posterior`: iterations of posterior guidance in each step, 5 or so, which serve the same
           purpose at a smaller cost.
         - `known_noise`: standard deviation of the noise in what is known; needs `posterior`.
+        - `versions`: samples made of each of `from_image`, one after the other.
         """
         asked: dict[str, Any] = {
             "strength": strength,
@@ -158,6 +160,7 @@ class Model:
             "jumps": jumps,
             "posterior": posterior,
             "known_noise": known_noise,
+            "versions": versions,
         }
         if from_image is not None:
             refuse_in_latents(self._trained, {**asked, "inpaint": inpaint is not None or None})

@@ -94,6 +94,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
                         "metrics=[pairs]"),
         "held out again": job("sample", "run=run", *DRAW, "from_image=held_out", "upscale=2",
                               "strength=0.5", "solver=ddim"),
+        "versions": job("evaluate", "run=run", "num_samples=6", "solver.num_steps=2", "seed=1",
+                        "from_image=held_out", "inpaint=half", "versions=2", "metrics=[ensembles]"),
         "held out thin": job("sample", "run=solid", *DRAW, "from_image=held_out", "slices=2",
                              "y=none", "out=held"),
         "nothing drawn": job("evaluate", "samples=pictures.npy", "reference=pictures.npy",
@@ -267,6 +269,11 @@ def test_held_out_samples_keep_their_means_and_their_slices(world):
     made, (truths, _) = torch.from_numpy(np.load(path)), held_out_of(cwd, "run", 4)
     blocks = torch.nn.functional.avg_pool2d
     torch.testing.assert_close(blocks(made, 2), blocks(truths, 2), atol=1e-5, rtol=0)
+    assert done["versions"].status == 0, done["versions"].err
+    (path,) = (cwd / "run/samples").glob("*_held_out_inpaint_half_versions2.npy")
+    again = np.load(path)
+    assert np.array_equal(again[:, :, :4], truths[[0, 0, 1, 1, 2, 2], :, :4].numpy())
+    assert not np.array_equal(again[0], again[1])
     thin, (solids, _) = drawn(world, "held out thin", "held"), held_out_of(cwd, "solid", 4)
     assert np.array_equal(thin[..., ::2], solids[..., ::2].numpy())
 
@@ -277,11 +284,14 @@ def test_held_out_samples_without_labels_shall_be_what_they_were():
     source = Array(x.numpy(), Path("x"), "signed", y)
     drawn = Stack(Array(torch.zeros(5, 1, 1, 1).numpy(), Path("s"), "signed"), "samples")
     case = Case(drawn, Stack(source, "train"), Stack(source, "held out"), make_extractor=list)
-    found = beside_truths(case)
+    found = beside_truths(case, 1)
     assert found.paired
     assert found.y is not None
     assert found.y.tolist() == [7, 8, 9, 7, 8]
     assert found.held_out.first(5).flatten().tolist() == [0, 0.25, 0.5, 0, 0.25]
+    twice = beside_truths(case, 2)
+    assert twice.versions == 2
+    assert twice.held_out.first(5).flatten().tolist() == [0, 0, 0.25, 0.25, 0.5]
 
 
 @pytest.mark.slow

@@ -167,6 +167,9 @@ MISTAKES = {
         {"vary": "{a: solver=ddim, b: solver=ddpm}", "decide": "psnr"},
         "a: psnr compares a sample with what it was made from: from_image=held_out",
     ),
+    "one version": (
+        {"vary": "{a: from_image=held_out, b: {}}", "decide": "crps"}, "a: crps is of several",
+    ),
     "better of one's own": ({"decide": "mine:score"}, "better: it is not known for mine:score"),
 }  # fmt: skip
 

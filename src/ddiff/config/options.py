@@ -151,6 +151,7 @@ class Draw:
     jumps: Annotated[int, At(least=0, most=1000)]
     posterior: Annotated[int, At(least=0, most=1000)]
     known_noise: NotNegative
+    versions: Annotated[int, At(least=1, most=10_000)]
     value_range: Values
 
 

@@ -30,17 +30,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Again:
-    """The first `number` samples of a source, and again from the first one, `length` in all."""
+    """The first `number` samples of a source, each so many `times` one after the other, and again
+    from the first one, `length` in all."""
 
     source: Source
     number: int
     length: int
+    times: int = 1
 
     def __len__(self) -> int:
         return self.length
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.source.batch(indices % self.number)
+        return self.source.batch(indices // self.times % self.number)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ _NAMES = {
     "by_features": ("FID", "KID", "Labels", "PrecisionRecall"),
     "by_pairs": ("LPIPS", "Memorisation", "Pairs"),
     "by_volumes": ("Pieces", "Sets", "SolidFit", "SphereLaw"),
+    "ensembles": ("Ensembles",),
     "features": ("classifier", "inception"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

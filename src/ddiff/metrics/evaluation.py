@@ -91,8 +91,8 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     samples, reference = stacks["samples"], stacks.get("reference")
     case = case_for(options, options.cache, options.accelerator, samples, data, reference)
     case = replace(case, asked=asked, layout=layout)
-    if options.from_image == HELD_OUT and not options.reference:
-        case = beside_truths(case)
+    if options.from_image and (options.versions > 1 or not options.reference):
+        case = beside_truths(case, options.versions)
     read_as = {name: stack.read_as for name, stack in stacks.items() if stack.read_as}
     facts = {"source": str(path), "read_as": read_as, **_facts(made)}
     found = facts | measured(case, options.metrics)
@@ -169,17 +169,19 @@ def case_for(
     )
 
 
-def beside_truths(case: Case) -> Case:
-    """Return the case of samples made from held-out ones, each of which belongs to its own.
+def beside_truths(case: Case, versions: int) -> Case:
+    """Return the case of samples made from held-out ones, so many `versions` of each, which belong
+    to it.
 
     Where they have no labels, they shall be what the held-out ones are.
     """
-    truths = Again(case.held_out.source, min(MOST, len(case.held_out)), len(case.samples))
+    number = min(MOST, len(case.held_out))
+    truths = Again(case.held_out.source, number, len(case.samples), versions)
     held_out = Stack(truths, f"{case.held_out.name}, each completed")
     samples = case.samples
     if samples.labels is None and held_out.labels is not None and not case.layout:
         samples = Stack(Labelled(samples.source, held_out.labels), samples.name)
-    return replace(case, samples=samples, held_out=held_out, paired=True)
+    return replace(case, samples=samples, held_out=held_out, paired=True, versions=versions)
 
 
 def suited(nodes: DictConfig, case: Case) -> tuple[list[Metric], dict[str, str]]:

@@ -62,7 +62,8 @@ class Case:
     """Input of a metric: the samples, and what they are compared with.
 
     `train` is what the model learned from, `held_out` what it never saw. A reference of the user is
-    `held_out`; `train` is then None. `paired`: sample i belongs to held_out i.
+    `held_out`; `train` is then None. `paired`: sample i belongs to held_out i, and `versions`
+    samples one after the other belong to the same one.
     """
 
     samples: Stack
@@ -71,6 +72,7 @@ class Case:
     make_extractor: Callable[[], Extractor]
     data: Data | None = None  # its law may be known
     paired: bool = False
+    versions: int = 1
     cache: Path | None = None  # of the features of references
     seed: int = 0
     asked: Tensor | None = None  # rows [N, K] of what was asked of the samples

@@ -32,6 +32,7 @@ HELD_OUT = "held_out"  # from_image: the run's own validation samples, of which 
 HALF = "half"  # inpaint: the second half of the rows of a picture, or of the layers of a volume
 MOST = 1000  # validation samples that are read
 ENCODED = 16  # samples that are encoded at a time
+LEAST = {"upscale": 1, "slices": 1, "jumps": 0, "posterior": 0, "versions": 1}
 NEEDS_IMAGE = {  # options that say something of from_image, as they are if it is not given
     "strength": None,
     "inpaint": None,
@@ -40,14 +41,15 @@ NEEDS_IMAGE = {  # options that say something of from_image, as they are if it i
     "jumps": 0,
     "posterior": 0,
     "known_noise": 0.0,
+    "versions": 1,
     "value_range": "auto",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Pictures or volumes that samples are made from: sample i from number i, again from the first
-    after the last.
+    """Pictures or volumes that samples are made from: the first `versions` samples from the first
+    one, the next from the second, again from the first after the last.
 
     - `values`: [N, C, *S] in [-1, 1]; with `upscale`, [N, C, *S / upscale].
     - `strength`: the part of the schedule's times that is gone through, from 1, pure noise, down.
@@ -65,6 +67,11 @@ class Given:
     jumps: int = 0
     posterior: int = 0
     noise: float = 0.0
+    versions: int = 1
+
+    def of(self, samples: Tensor) -> Tensor:
+        """Return what the samples with these numbers [B] are made from."""
+        return self.values[samples.cpu() // self.versions % len(self.values)]
 
     def plan(self, plan: Plan) -> Plan:
         """Return the plan that these samples are made by."""
@@ -74,7 +81,7 @@ class Given:
 
     def known(self, samples: Tensor) -> Known | None:
         """Return what is known of the samples with these numbers, [B] int64."""
-        values = self.values[samples.cpu() % len(self.values)].to(samples.device)
+        values = self.of(samples).to(samples.device)
         if self.upscale > 1:
             return Coarse(values, self.upscale)
         return None if self.anew is None else Part(values, ~self.anew.to(samples.device))
@@ -99,7 +106,7 @@ class Given:
         """
         known = self.known(samples)
         if self.strength < 1 and self.upscale == 1:
-            start = self.values[samples.cpu() % len(self.values)].to(noise)
+            start = self.of(samples).to(noise)
         elif known is not None:
             start = known.guess
         else:
@@ -208,7 +215,7 @@ def refuse_in_latents(trained: Trained, options: Mapping[str, Any]) -> None:
         return
     changed = (n for n, value in NEEDS_IMAGE.items() if options.get(n, value) != value)
     for name in changed:
-        if name not in ("strength", "value_range"):
+        if name not in ("strength", "versions", "value_range"):
             raise ConfigError(
                 f"{name}: this net draws latents, in which no part of a picture can be kept; "
                 "strength= alone goes, or a net that was trained on the data themselves"
@@ -243,7 +250,7 @@ def given_arrays(
     strength, upscale, slices = (options[name] for name in ("strength", "upscale", "slices"))
     if strength is not None and not 0 < strength <= 1:
         raise ConfigError(f"strength: {strength} is not above 0 and at most 1")
-    for name, least in (("upscale", 1), ("slices", 1), ("jumps", 0), ("posterior", 0)):
+    for name, least in LEAST.items():
         if options[name] < least:
             raise ConfigError(f"{name}: at least {least}, not {options[name]}")
     if not 0 <= options["known_noise"] < float("inf"):
@@ -349,6 +356,7 @@ def _given(
         options["jumps"],
         options["posterior"],
         options["known_noise"],
+        options["versions"],
     )
 
 

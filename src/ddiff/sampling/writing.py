@@ -69,7 +69,8 @@ class Request:
         if options.from_image == HELD_OUT and options.y == "auto" and layout:
             told = examples(MOST)
             assert told is not None
-            return told[torch.arange(self.first, self.first + self.number) % len(told)]
+            numbers = torch.arange(self.first, self.first + self.number)
+            return told[numbers // options.versions % len(told)]
         return conditions_for(options.y, self.number, layout, examples, self.first, self.period)
 
     def asked(self) -> dict[str, Any]:
@@ -210,6 +211,7 @@ def made_from(options: Mapping[str, Any]) -> list[str]:
         f"jumps{get('jumps')}": get("jumps", 0) > 0,
         f"posterior{get('posterior')}": get("posterior", 0) > 0,
         f"noise{get('known_noise', 0):g}": get("known_noise", 0) > 0,
+        f"versions{get('versions')}": get("versions", 1) > 1,
     }
     return [part for part, said in parts.items() if said]
 

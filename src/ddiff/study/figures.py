@@ -28,6 +28,7 @@ OF_SAMPLES: dict[str, tuple[tuple[str, ...], Better]] = {
     "coverage_iou": (("sets",), "higher"),
     "psnr": (("pairs",), "higher"),  # of samples from from_image=held_out
     "ssim": (("pairs",), "higher"),
+    "crps": (("ensembles",), "lower"),  # with versions=5 beside it
 }
 # figures of metrics.json
 OF_TRAINING: dict[str, Better] = {

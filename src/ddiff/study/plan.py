@@ -27,7 +27,7 @@ from ddiff.study.figures import Better, better_of, check_figures, metrics_for
 from ddiff.system.errors import ConfigError
 
 OF_GIVEN = ("from_image", "strength", "inpaint", "upscale", "slices", "jumps", "posterior",
-            "known_noise")  # fmt: skip
+            "known_noise", "versions")  # fmt: skip
 OF_EVALUATE = ("weights", "y", *OF_GIVEN)  # options of drawing that ddiff.train does not have
 DRAWING = ("solver", "guidance", "plan", *OF_EVALUATE)  # what a training does not depend on
 OWN = {  # options that a study decides for its runs: what to say instead
@@ -321,12 +321,16 @@ def check_weights(label: str, words: Sequence[str]) -> None:
 
 def check_pairs(label: str, words: Iterable[str], measure: Iterable[str]) -> None:
     """Raise for a figure of pairs, where samples are not made from what they are compared with."""
-    paired = next((name for name in measure if metrics_for([name]) == ["pairs"]), None)
+    of_pairs = (["pairs"], ["ensembles"])
+    paired = next((name for name in measure if metrics_for([name]) in of_pairs), None)
     if paired and "from_image=held_out" not in words:
         raise ConfigError(
             f"{label}: {paired} compares a sample with what it was made from: "
             "from_image=held_out inpaint=half, say"
         )
+    several = any(name_of(word) == "versions" and word != "versions=1" for word in words)
+    if paired and metrics_for([paired]) == ["ensembles"] and not several:
+        raise ConfigError(f"{label}: {paired} is of several samples of one truth: versions=5, say")
 
 
 def amount(budget: Any, equal: str) -> float:

@@ -130,8 +130,10 @@ def keep_truths(folder: Path, drawing: Sequence[str], beside: Path) -> None:
     """Keep the held-out samples that samples were made from, and what was known of them."""
     trained, number = Trained.load(str(folder)), read_json(folder / TASK)["num_samples"]
     rows, truths = torch.arange(number), held_out(trained)
-    keep_some(truths[rows % len(truths)].numpy(), beside.with_suffix(".truth.npy"))
-    given = given_of(of_evaluate("drawing", drawing), trained)
+    options = of_evaluate("drawing", drawing)
+    belong = truths[rows // options.versions % len(truths)]
+    keep_some(belong.numpy(), beside.with_suffix(".truth.npy"))
+    given = given_of(options, trained)
     known = given and given.known(rows)
     if known is not None:
         keep_some(known.guess.numpy(), beside.with_suffix(".known.npy"))
