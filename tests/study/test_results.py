@@ -121,3 +121,17 @@ def test_rows_without_figures(tmp_path: Path) -> None:
     header, rows = table(results)
     assert {len(row) for row in rows} == {len(header)}
     assert "| b | 0 | 0 |" in markdown(results, "command", [], [])
+
+
+def test_the_readme_says_what_all_variants_share(tmp_path: Path) -> None:
+    """Of the training, and of drawing; a variant's own options stand beside its name."""
+    variants = [
+        {"name": n, "training": "a", "said": [f"solver={n}"], "drawing": ["y=none", f"solver={n}"]}
+        for n in ("a", "b")
+    ]
+    training = [{"name": "a", "loss": "one", "words": ["experiment=digits_cfg"]}]
+    values = {"a": [1.0, 1.1], "b": [1.0, 1.2]}
+    results = made(tmp_path, [values], variants=variants, trainings=training, decide="fid")
+    text = markdown(results, "command", [], [])
+    assert "All variants: `experiment=digits_cfg y=none`." in text
+    assert "- b: `solver=b`" in text

@@ -248,9 +248,9 @@ def markdown(
         f"{environment.get('precision', '?')}"
     )
     said = [f"- {row.name}: `{row.options}`" for row in results.rows if row.options]
-    base = results.mark["trainings"][0]["words"]
-    own = set(results.mark["variants"][0]["said"])
-    shared = shlex.join(word for word in base if word not in own)
+    first = results.mark["variants"][0]
+    words = [*results.mark["trainings"][0]["words"], *first["drawing"]]
+    shared = shlex.join(word for word in words if word not in first["said"])
     parts = [
         f"# {results.mark['name']}",
         _folded(f"**{headline(results)}**"),
