@@ -33,7 +33,7 @@ def said(choices: list[Choice]) -> dict[str, Any]:
 
 
 PICTURE = {
-    "objective": "v", "timesteps": "logit_normal", "optimizer": "muon", "optimizer.lr": 3e-3,
+    "objective": "v", "timesteps": "stratified", "optimizer": "muon", "optimizer.lr": 3e-3,
     "solver": "dpmpp_2m_sde", "solver.num_steps": 25, "guidance": "none",
 }  # fmt: skip
 VOLUME = {

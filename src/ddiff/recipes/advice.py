@@ -91,17 +91,11 @@ def schedule(facts: Fingerprint) -> Iterator[Choice]:
 
 
 def timesteps(facts: Fingerprint) -> Iterator[Choice]:
-    if facts.dims == 2:
-        yield Choice(
-            "timesteps", "logit_normal",
-            "middle noise levels most often: FID -56% at equal time on digits",
-            "experiments/techniques",
-        )  # fmt: skip
-    else:
-        yield Choice(
-            "timesteps", "stratified", "unbiased, costs nothing; no other law was seen to help",
-            "experiments/timesteps_voxel",
-        )  # fmt: skip
+    yield Choice(
+        "timesteps", "stratified",
+        "unbiased and free; logit_normal, which helps at first, was behind on three sets of three",
+        "experiments/recipes",
+    )  # fmt: skip
 
 
 def optimizer(facts: Fingerprint) -> Iterator[Choice]:
