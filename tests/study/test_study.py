@@ -281,7 +281,8 @@ def test_pictures_without_labels_are_decided_by_the_loss_unless_asked(tmp_path: 
 
 
 def test_variants_may_be_configs_of_one_s_own(tmp_path: Path) -> None:
-    """A net and a solver in a folder of YAML files, in training, calibration and drawing."""
+    """A net and a solver in a folder of YAML files, in training, calibration and drawing; a run
+    that was paused finds them again, and a folder that was moved is no other study."""
     for group, name, text in (
         ("net", "mine", "defaults: [unet]\nchannels: [8, 8]\ngroups: 4\n"),
         ("solver", "mine", "defaults: [ddim]\nnum_steps: 3\n"),
@@ -289,13 +290,18 @@ def test_variants_may_be_configs_of_one_s_own(tmp_path: Path) -> None:
         (tmp_path / "own" / group).mkdir(parents=True)
         (tmp_path / f"own/{group}/{name}.yaml").write_text(text)
     base = BASE.replace("net.channels=[8,16] ", "").replace("solver.num_steps=2", "")
-    done = study(
-        tmp_path, "--config-dir", "own", f"base={base}", "seeds=1", "equal=steps", "budget=2",
+    words = [
+        f"base={base}", "seeds=1", "equal=steps", "budget=4", "race={rungs: [0.5], share: 0.9}",
         "vary={tiny: 'net.channels=[8,16]', mine: net=mine solver=mine}",
-        "decide=closer_to_train", "num_samples=10", "out=own_parts",
-    )  # fmt: skip
+        "decide=closer_to_train", "better=lower", "num_samples=10", "out=own_parts",
+    ]  # fmt: skip
+    done = study(tmp_path, "--config-dir", "own", *words)
     assert done.status == 0, done.err
-    figures = found(tmp_path / "own_parts", "mine", 0, 2)["mine"]
+    figures = found(tmp_path / "own_parts", "mine", 0, 4)["mine"]
     assert figures["sampling"]["num_steps"] == 3
     config = OmegaConf.load(tmp_path / "own_parts/mine/seed_0/config.yaml")
     assert config.net.channels == [8, 8]
+    (tmp_path / "own").rename(tmp_path / "moved")
+    again = study(tmp_path, "--config-dir", "moved", *words)
+    assert again.status == 0, again.err
+    assert "0 of 2 runs to do" in again.out

@@ -105,7 +105,17 @@ class Plan:
     confidence: float
     num_samples: int
     race: Race | None
-    search: tuple[str, ...] = ()  # words by which runs find configs of the user's own
+    own: str | None = None  # the folder of the user's own configs
+
+    @property
+    def flags(self) -> list[str]:
+        """Words by which commands find configs of the user's own."""
+        return ["--config-dir", self.own] if self.own else []
+
+    @property
+    def search(self) -> list[str]:
+        """Return the same as an option, for what composes a config without a command."""
+        return [f"hydra.searchpath=[file://{self.own}]"] if self.own else []
 
     def variants_of(self, training: str) -> list[Variant]:
         return [variant for variant in self.variants if variant.training == training]
@@ -165,7 +175,7 @@ def plan_of(
         confidence=options.confidence,
         num_samples=options.num_samples,
         race=Race.of(given, list(variants)),
-        search=(f"hydra.searchpath=[file://{own.absolute()}]",) if own else (),
+        own=str(own.absolute()) if own else None,
     )
 
 

@@ -76,9 +76,9 @@ class Ready:
         measured = [w for w in training.words if name_of(w).split(".")[0] == "extractor"]
         measured += [f"extractor.run={self.classifier}"] if self.classifier else []
         measured += ["accelerator=cpu"] if training.choices.get("trainer") == "cpu" else []
-        measured += plan.search
         return {
-            "train": [*training.words, f"seed={trial.seed}", *plan.search],
+            "flags": plan.flags,
+            "train": [*training.words, f"seed={trial.seed}"],
             "steps": trial.steps[-1],
             "val_every": max(1, -(-trial.steps[-1] // VALIDATIONS)),
             "measure": list(plan.measure),
@@ -169,20 +169,24 @@ def calibrated(
     file = folder / "costs.json"
     known = read_json(file)
     costs = {name: Cost(**cost) for name, cost in known.get("costs", {}).items()}
-    words = {t.name: [*t.words, *plan.search] for t in plan.trainings}
-    before = known.get("words", {})
+    words = {t.name: [*t.words] for t in plan.trainings}
+    before = {  # earlier versions kept the place of the user's own configs here
+        name: [word for word in of if not word.startswith("hydra.")]
+        for name, of in known.get("words", {}).items()
+    }
     if any(before[name] != words[name] for name in before.keys() & words.keys()):
         if any((folder / name).is_dir() for name in before):
             raise ConfigError(f"out: {folder} holds another study; give another out=")
         costs = {}
     most = plan.budget if plan.equal == "evaluations" else None
-    variants = {v.name: [*words[v.training], *v.drawing] for v in plan.variants}
-    asked = {"trainings": words, "variants": variants, "most_evaluations": most}
+    found_by = {name: [*of, *plan.search] for name, of in words.items()}
+    variants = {v.name: [*found_by[v.training], *v.drawing] for v in plan.variants}
+    asked = {"trainings": found_by, "variants": variants, "most_evaluations": most}
     new = [name for name in words if name not in costs]
     if known.get("asked") != asked or known["refused"]:
         first = plan.trainings[0].name
         measured = dict.fromkeys([first, *new]) if new else {}
-        ask = {**asked, "trainings": {name: words[name] for name in measured}}
+        ask = {**asked, "trainings": {name: found_by[name] for name in measured}}
         parts = [part for part in ask_engine(engine, folder / "calibration", ask)]
         found = combined([part["costs"] for part in parts]) if measured else {}
         drawings = parts[0]["drawings"]

@@ -92,8 +92,7 @@ def take_runs(ready: Ready, other: Path) -> None:
 
 def _trained(task: dict[str, Any]) -> tuple[str, ...]:
     """Return what decides the weights of a run: its options, and its steps."""
-    words = (word for word in task.get("train", ()) if not word.startswith("hydra."))
-    return (*sorted(words), str(task.get("steps")))
+    return (*sorted(_as_said(task)["train"]), str(task.get("steps")))
 
 
 def _measurable(ready: Ready, engine: Engine, insist: bool) -> Ready:
@@ -131,8 +130,8 @@ def train_classifier(ready: Ready, engine: Engine) -> str | None:
         if name not in NOT_ITS_OWN and "${" not in str(value)
     ]
     begun = (place / "checkpoints/last.ckpt").is_file()
-    words += [*ready.plan.search, f"run_dir={place}"]
-    command = [f"ckpt_path={place}"] if begun else words
+    words.append(f"run_dir={place}")
+    command = [*ready.plan.flags, *([f"ckpt_path={place}"] if begun else words)]
     console.print("training a classifier, whose features samples are compared by")
     job = Job("classifier", ("ddiff.train", *command), ready.folder / "classifier.txt")
     (ended,) = (one for some in as_they_end(engine, [job]) for one in some)
@@ -146,7 +145,7 @@ def assign(trial: Trial, task: dict[str, Any], retry: bool) -> None:
     before = read_json(file)
     begun = (trial.folder / "checkpoints").is_dir() or trial.failure is not None
     for name in ("train", "steps"):
-        if before and begun and before[name] != task[name]:
+        if before and begun and _as_said(before)[name] != task[name]:
             raise ConfigError(
                 f"out: {trial.folder} holds a run of another study ({name} {_said(before[name])}, "
                 f"now {_said(task[name])}); give another out="
@@ -160,9 +159,17 @@ def assign(trial: Trial, task: dict[str, Any], retry: bool) -> None:
         write_json(file, task)
 
 
+def _as_said(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the task without the place of the user's own configs, which earlier versions had in
+    its words."""
+    words = {name: [w for w in task.get(name, ()) if not w.startswith("hydra.")]
+             for name in ("train", "evaluate")}  # fmt: skip
+    return {name: value for name, value in {**task, **words}.items() if name != "flags"}
+
+
 def _measured(task: dict[str, Any]) -> dict[str, Any]:
     """The task without what only says which of its figures decides."""
-    rest = {name: value for name, value in task.items() if name != "decide"}
+    rest = {name: value for name, value in _as_said(task).items() if name != "decide"}
     return {**rest, "measure": sorted(task["measure"])}
 
 

@@ -52,15 +52,15 @@ def call(verb: str, *words: str) -> None:
 def train(folder: Path, task: dict[str, Any], until: int) -> None:
     """Train up to a step: start, continue, or do nothing where that step is reached."""
     pause = f"budget.pause_at={until}"  # the last step too, so that it is validated
-    last = folder / "checkpoints/last.ckpt"
+    last, flags = folder / "checkpoints/last.ckpt", task.get("flags", [])
     if last.is_file():
         if load_checkpoint(last)["global_step"] < until:
-            call("train", f"ckpt_path={folder}", pause)
+            call("train", *flags, f"ckpt_path={folder}", pause)
         return
     steps, every = task["steps"], task["val_every"]
     words = [f"budget.max_steps={steps}", f"budget.val_every={every}"]
     words += [f"budget.sample_every={steps}", pause, f"run_dir={folder}"]
-    call("train", *task["train"], *words)
+    call("train", *flags, *task["train"], *words)
 
 
 def of_training(folder: Path, names: Sequence[str], step: int) -> dict[str, float]:
@@ -78,7 +78,7 @@ def of_training(folder: Path, names: Sequence[str], step: int) -> dict[str, floa
 def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
     """{variant: {figure: value}, ...} at a step; what cannot be measured is left out, with why."""
     trained = of_training(folder, [n for n in task["measure"] if n in OF_TRAINING], step)
-    names = metrics_for(task["measure"])
+    names, flags = metrics_for(task["measure"]), task.get("flags", [])
     found: dict[str, dict[str, Any]] = {}
     for variant, drawing in task["draw"].items():
         found[variant] = {"figures": dict(trained), "omitted": {}}
@@ -88,11 +88,11 @@ def figures(folder: Path, task: dict[str, Any], step: int) -> dict[str, dict[str
         out = folder / "evaluations" / name
         if fit := fit_of(drawing):
             path = folder / "plans" / name
-            also = [w for w in task["evaluate"] if w.startswith(("accelerator=", "hydra."))]
-            call("plan", f"run={folder}", *fit, *also, f"out={path}", "overwrite=true")
+            also = [w for w in task["evaluate"] if w.startswith("accelerator=")]
+            call("plan", *flags, f"run={folder}", *fit, *also, f"out={path}", "overwrite=true")
             drawing = [*less(drawing, "solver", "plan"), "solver=learned", f"solver.path={path}"]
         call(
-            "evaluate", f"run={folder}", *drawing, f"metrics=[{','.join(names)}]",
+            "evaluate", *flags, f"run={folder}", *drawing, f"metrics=[{','.join(names)}]",
             "+metrics.auto=true", f"num_samples={task['num_samples']}", *task["evaluate"],
             f"out={out}", "overwrite=true",
         )  # fmt: skip
