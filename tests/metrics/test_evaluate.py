@@ -203,6 +203,7 @@ def test_auto_leaves_out_what_does_not_suit(bench: tuple[Path, dict[str, Done]])
     assert "accuracy" not in names
     assert set(found["omitted"]) == {
         "conditions",
+        "ensembles",
         "pairs",
         "pieces",
         "sets",

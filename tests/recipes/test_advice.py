@@ -143,4 +143,4 @@ def test_nothing_of_a_volume_reaches_a_photograph() -> None:
         for law in ("binary", "bounded", "unbounded"):
             facts = replace(PHOTOS, shape=(3, *sides), law=law, agreeing=0.99)
             values = {str(choice.value) for choice in parts(facts)}
-            assert not {"x0", "voxel_ddpm", "trailing", "stratified"} & values
+            assert not {"x0", "voxel_ddpm", "trailing", "40"} & values

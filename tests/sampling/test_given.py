@@ -347,7 +347,7 @@ def test_a_scan_is_prepared_as_the_training_files_were(tmp_path):
     )
     said = {"from_image": str(tmp_path / "scans/one.nii"), "inpaint": str(tmp_path / "mask.nii.gz"),
             "strength": None, "upscale": 1, "slices": 1, "jumps": 0, "posterior": 0,
-            "known_noise": 0.0, "value_range": "auto"}  # fmt: skip
+            "known_noise": 0.0, "versions": 1, "value_range": "auto"}  # fmt: skip
     given = given_of(SimpleNamespace(**said), trained)
     sample, _ = data.train.batch(torch.tensor([0]))
     assert torch.equal(given.values, sample)
