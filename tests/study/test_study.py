@@ -305,3 +305,5 @@ def test_variants_may_be_configs_of_one_s_own(tmp_path: Path) -> None:
     again = study(tmp_path, "--config-dir", "moved", *words)
     assert again.status == 0, again.err
     assert "0 of 2 runs to do" in again.out
+    published = json.loads((tmp_path / "own_parts/results.json").read_text())
+    assert str(tmp_path) not in json.dumps(published)

@@ -25,6 +25,8 @@ from ddiff.system.console import console, duration, show_table
 from ddiff.system.errors import DdiffError
 from ddiff.system.files import read_json, replacing, write_json
 
+PLACES = ("own", "search")  # of this machine, which are not published; `search` by earlier versions
+
 
 def percent(value: float) -> str:
     return f"{100 * value:+.2g}%" if abs(value) < 0.1 else f"{100 * value:+.0f}%"
@@ -367,7 +369,8 @@ def plain(results: Results) -> dict[str, Any]:
             for name, d in row.differences.items()
         }
         rows.append(one)
-    return {**results.mark, "headline": headline(results), "rows": rows}
+    mark = {name: value for name, value in results.mark.items() if name not in PLACES}
+    return {**mark, "headline": headline(results), "rows": rows}
 
 
 def write(folder: Path, command: str, publish: str | None = None) -> Results:
