@@ -1,6 +1,6 @@
 """Six small data sets whose laws are known, and how far samples are from them.
 
-    python -m experiments.recipes.sets outputs/recipes      # writes the five that are files
+    python -m experiments.recipes.sets data/recipes      # writes the five that are files
 
 `Law` is the distance as a metric of ddiff.evaluate: conf/metrics/law.yaml.
 """

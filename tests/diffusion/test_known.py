@@ -280,10 +280,13 @@ class TestPosterior:
         if not noise:
             torch.testing.assert_close(x @ law.A.T, y.expand(4000, -1), atol=1e-9, rtol=0)
 
-    @pytest.mark.parametrize(("slices", "iterations"), [(False, 8), (True, 12)])
-    def test_of_a_gaussian_volume(self, slices, iterations):
-        """Its blocks or every second slice are known; in fewer directions than 32 there is nearly
-        all of what 32 known voxels tell."""
+    @pytest.mark.parametrize(
+        ("slices", "iterations", "low", "high"),
+        [(False, 5, 0, 0.1), (True, 0, 2, 3), (True, 5, 0.12, 0.3), (True, 12, 0, 0.1)],
+    )
+    def test_of_a_gaussian_volume(self, slices, iterations, low, high):
+        """The largest error of the mean, in deviations, where blocks or every second slice are
+        known: in fewer directions than 32 lies nearly all of what 32 voxels tell."""
         torch.manual_seed(0)
         law = Smooth(dims=3, slices=slices)
         y = law.means(law.truths(1))
@@ -292,8 +295,9 @@ class TestPosterior:
         free = spread > 0.01
         assert int(free.sum()) == (32 if slices else 64)
         off = ((x.mean(0) - law.gain @ y[0])[free] / spread[free]).abs()
-        assert off.max() < 0.1
-        assert (x.std(0)[free] / spread[free] - 1).abs().max() < 0.1
+        assert low <= off.max() < high
+        if iterations:
+            assert (x.std(0)[free] / spread[free] - 1).abs().max() < 0.1
         torch.testing.assert_close(x @ law.A.T, y.expand(2000, -1), atol=1e-9, rtol=0)
 
     def test_ranks_of_the_truth_are_uniform(self):

@@ -19,7 +19,7 @@ def stack(x: torch.Tensor) -> Stack:
 
 
 def figures(spread: float, shift: float = 0.0) -> dict[str, Figure]:
-    """Of truths of the standard normal law, and versions of another normal law; in eighths."""
+    """Figures of truths of the standard normal law and versions of another one, in eighths."""
     generator = torch.Generator().manual_seed(0)
     truths = torch.randn(TRUTHS, 1, SIDE, SIDE, generator=generator)
     drawn = torch.randn(TRUTHS * K, 1, SIDE, SIDE, generator=generator) * spread + shift

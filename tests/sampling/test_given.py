@@ -96,6 +96,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Don
                               "strength=0.5", "solver=ddim"),
         "versions": job("evaluate", "run=run", "num_samples=6", "solver.num_steps=2", "seed=1",
                         "from_image=held_out", "inpaint=half", "versions=2", "metrics=[ensembles]"),
+        "of files": job("evaluate", "run=run", "num_samples=4", "solver.num_steps=2", given,
+                        "strength=0.6", "metrics=[pairs,memorisation]", "+metrics.auto=true",
+                        "out=of_files.json"),
+        "of pairs": job("evaluate", "run=run", "num_samples=6", "solver.num_steps=2", given,
+                        "strength=0.5", "versions=2", "reference=pictures.npy",
+                        "metrics=[pairs,ensembles]", "out=of_pairs.json"),
         "held out thin": job("sample", "run=solid", *DRAW, "from_image=held_out", "slices=2",
                              "y=none", "out=held"),
         "nothing drawn": job("evaluate", "samples=pictures.npy", "reference=pictures.npy",
@@ -278,18 +284,33 @@ def test_held_out_samples_keep_their_means_and_their_slices(world):
     assert np.array_equal(thin[..., ::2], solids[..., ::2].numpy())
 
 
+@pytest.mark.slow
+def test_samples_of_files_belong_to_their_reference_alone(world):
+    """Without one they belong to nothing; with versions=2 two of them belong to each."""
+    cwd, done = world
+    for name in ("of files", "of pairs"):
+        assert done[name].status == 0, done[name].err
+    alone, pairs = (json.loads((cwd / f"of_{n}.json").read_text()) for n in ("files", "pairs"))
+    assert alone["omitted"]["pairs"].startswith("needs a reference=")
+    (psnr,) = (f["value"] for f in pairs["figures"] if f["name"] == "psnr")
+    made, truths = np.load(cwd / pairs["source"]), np.load(cwd / "pictures.npy")[[0, 0, 1, 1, 2, 2]]
+    error = np.square(made.clip(-1, 1) - truths).mean() / 4  # of intensities 0..1
+    assert psnr == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    assert {"crps", "spread", "covered"} <= {f["name"] for f in pairs["figures"]}
+
+
 def test_held_out_samples_without_labels_shall_be_what_they_were():
-    """Of 3 held-out samples, 5 samples: the fourth is made from the first again."""
+    """Five samples of three held-out ones: the fourth is made from the first again."""
     x, y = torch.arange(3.0).view(3, 1, 1, 1) / 4, torch.tensor([7, 8, 9])
     source = Array(x.numpy(), Path("x"), "signed", y)
     drawn = Stack(Array(torch.zeros(5, 1, 1, 1).numpy(), Path("s"), "signed"), "samples")
     case = Case(drawn, Stack(source, "train"), Stack(source, "held out"), make_extractor=list)
-    found = beside_truths(case, 1)
+    found = beside_truths(case, 3, 1)
     assert found.paired
     assert found.y is not None
     assert found.y.tolist() == [7, 8, 9, 7, 8]
     assert found.held_out.first(5).flatten().tolist() == [0, 0.25, 0.5, 0, 0.25]
-    twice = beside_truths(case, 2)
+    twice = beside_truths(case, 3, 2)
     assert twice.versions == 2
     assert twice.held_out.first(5).flatten().tolist() == [0, 0, 0.25, 0.25, 0.5]
 

@@ -124,7 +124,7 @@ def test_rows_without_figures(tmp_path: Path) -> None:
 
 
 def test_the_readme_says_what_all_variants_share(tmp_path: Path) -> None:
-    """Of the training, and of drawing; a variant's own options stand beside its name."""
+    """Options of the training and of drawing; a variant's own ones stand beside its name."""
     variants = [
         {"name": n, "training": "a", "said": [f"solver={n}"], "drawing": ["y=none", f"solver={n}"]}
         for n in ("a", "b")

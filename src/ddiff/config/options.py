@@ -125,7 +125,23 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class MadeFrom:
+    """Options of what samples are made from."""
+
+    from_image: Place | None
+    strength: Annotated[float, At(above=0, most=1)] | None
+    inpaint: Place | None
+    upscale: Annotated[int, At(least=1, most=64)]
+    slices: Annotated[int, At(least=1, most=64)]
+    jumps: Annotated[int, At(least=0, most=1000)]
+    posterior: Annotated[int, At(least=0, most=1000)]
+    known_noise: NotNegative
+    versions: Annotated[int, At(least=1, most=10_000)]
+    value_range: Values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw(MadeFrom):
     """Options for drawing samples from a trained net."""
 
     solver: Group
@@ -143,16 +159,6 @@ class Draw:
     accelerator: Accelerator
     threads: Threads
     overwrite: bool
-    from_image: Place | None
-    strength: Annotated[float, At(above=0, most=1)] | None
-    inpaint: Place | None
-    upscale: Annotated[int, At(least=1, most=64)]
-    slices: Annotated[int, At(least=1, most=64)]
-    jumps: Annotated[int, At(least=0, most=1000)]
-    posterior: Annotated[int, At(least=0, most=1000)]
-    known_noise: NotNegative
-    versions: Annotated[int, At(least=1, most=10_000)]
-    value_range: Values
 
 
 @dataclass(frozen=True, kw_only=True)

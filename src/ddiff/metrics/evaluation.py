@@ -91,8 +91,10 @@ def evaluate(options: Evaluate, drawn_by: Drawing = draw) -> None:
     samples, reference = stacks["samples"], stacks.get("reference")
     case = case_for(options, options.cache, options.accelerator, samples, data, reference)
     case = replace(case, asked=asked, layout=layout)
-    if options.from_image and (options.versions > 1 or not options.reference):
-        case = beside_truths(case, options.versions)
+    if options.reference and options.versions > 1:
+        case = beside_truths(case, len(case.held_out), options.versions)
+    elif options.from_image == HELD_OUT and not options.reference:
+        case = beside_truths(case, min(MOST, len(case.held_out)), options.versions)
     read_as = {name: stack.read_as for name, stack in stacks.items() if stack.read_as}
     facts = {"source": str(path), "read_as": read_as, **_facts(made)}
     found = facts | measured(case, options.metrics)
@@ -169,13 +171,12 @@ def case_for(
     )
 
 
-def beside_truths(case: Case, versions: int) -> Case:
-    """Return the case of samples made from held-out ones, so many `versions` of each, which belong
-    to it.
+def beside_truths(case: Case, number: int, versions: int) -> Case:
+    """Return the case of samples made from the first `number` held-out ones, so many `versions` of
+    each, which belong to it.
 
     Where they have no labels, they shall be what the held-out ones are.
     """
-    number = min(MOST, len(case.held_out))
     truths = Again(case.held_out.source, number, len(case.samples), versions)
     held_out = Stack(truths, f"{case.held_out.name}, each completed")
     samples = case.samples

@@ -32,7 +32,6 @@ HELD_OUT = "held_out"  # from_image: the run's own validation samples, of which 
 HALF = "half"  # inpaint: the second half of the rows of a picture, or of the layers of a volume
 MOST = 1000  # validation samples that are read
 ENCODED = 16  # samples that are encoded at a time
-LEAST = {"upscale": 1, "slices": 1, "jumps": 0, "posterior": 0, "versions": 1}
 NEEDS_IMAGE = {  # options that say something of from_image, as they are if it is not given
     "strength": None,
     "inpaint": None,
@@ -44,6 +43,7 @@ NEEDS_IMAGE = {  # options that say something of from_image, as they are if it i
     "versions": 1,
     "value_range": "auto",
 }
+LEAST = {name: least for name, least in NEEDS_IMAGE.items() if type(least) is int}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +200,10 @@ def _half(shape: tuple[int, ...]) -> Tensor:
 
 
 def refuse_alone(options: Draw) -> None:
-    """Raise ConfigError for options that say something of `from_image`, which is not given."""
+    """Raise ConfigError for options that say something of `from_image`, which is not given.
+
+    In ddiff.evaluate `value_range` is of other files too.
+    """
     _refuse({name: getattr(options, name) for name in NEEDS_IMAGE if name != "value_range"})
     if isinstance(options, Sample):
         _refuse({"value_range": options.value_range})

@@ -44,10 +44,10 @@ def _is_own(name: str) -> bool:
 def _check_known(name: str) -> None:
     """Raise for a name that is neither the study's nor ddiff.train's: Hydra may not even be able to
     read its value."""
-    from ddiff.study.plan import OF_EVALUATE
+    from ddiff.study.plan import NOT_OF_TRAIN
 
     known = {option.split(".")[0] for option in hints_of(Train)} | {"experiment", "debug"}
-    known |= {*OF_EVALUATE}
+    known |= {*NOT_OF_TRAIN}
     first = re.split(r"[./]", name)[0]
     if first not in known and not first.startswith("_"):
         choices = sorted(known | hints_of(Study).keys())

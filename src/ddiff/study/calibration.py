@@ -30,7 +30,7 @@ from ddiff.config.targets import build
 from ddiff.config.validation import train_options
 from ddiff.sampling.given import made_by, strength_of
 from ddiff.study.folder import Cost
-from ddiff.study.plan import fit_options, less, of_evaluate, of_train
+from ddiff.study.plan import drawn_by, fit_options, less, of_train
 from ddiff.system.errors import ConfigError
 from ddiff.system.files import read_json, write_json
 from ddiff.training.turns import Turns
@@ -171,7 +171,7 @@ def drawing(words: list[str], most: float | None) -> dict[str, Any]:
     if not is_generative(options.module):
         return {"evaluations": 0, "num_steps": None}
     schedule, guidance = build(options.schedule), build_guidance(options.guidance)
-    drawn = of_evaluate("drawing", words)
+    drawn = drawn_by("drawing", words)
     labelled = module_class(options.module).conditional and "none" not in (
         options.sampling.y, drawn.y,
     )  # fmt: skip

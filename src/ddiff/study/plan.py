@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ddiff.config.options import Sample, Study, typed
+from ddiff.config.options import MadeFrom, Sample, Study, hints_of, typed
 from ddiff.config.sweeps import name_of
 from ddiff.config.trees import resolved
 from ddiff.config.validation import given_options, validate
@@ -26,10 +26,8 @@ from ddiff.recipes.choosing import recipe_words
 from ddiff.study.figures import Better, better_of, check_figures, metrics_for
 from ddiff.system.errors import ConfigError
 
-OF_GIVEN = ("from_image", "strength", "inpaint", "upscale", "slices", "jumps", "posterior",
-            "known_noise", "versions")  # fmt: skip
-OF_EVALUATE = ("weights", "y", *OF_GIVEN)  # options of drawing that ddiff.train does not have
-DRAWING = ("solver", "guidance", "plan", *OF_EVALUATE)  # what a training does not depend on
+NOT_OF_TRAIN = ("weights", "y", *hints_of(MadeFrom))  # options of drawing alone
+DRAWING = ("solver", "guidance", "plan", *NOT_OF_TRAIN)  # what a training does not depend on
 OWN = {  # options that a study decides for its runs: what to say instead
     "seed": "seeds=",
     "run_dir": "out=",
@@ -148,7 +146,7 @@ def plan_of(
             trainings[training] = training_of(label, training)
         composed(label, of_train(every))  # with those of drawing, so that mistakes are found
         fit_options(label, every)
-        of_evaluate(label, every)
+        drawn_by(label, every)
         check_weights(label, every)
         check_pairs(label, every, measure)
         found.append(Variant(label, tuple(words), trainings[training].name, drawing))
@@ -273,13 +271,13 @@ def less(words: Iterable[str], *groups: str) -> list[str]:
 
 def of_train(words: Iterable[str]) -> list[str]:
     """The words that are options of ddiff.train: the others are of drawing alone."""
-    return less(words, "plan", *OF_EVALUATE)
+    return less(words, "plan", *NOT_OF_TRAIN)
 
 
-def of_evaluate(label: str, words: Iterable[str]) -> Sample:
+def drawn_by(label: str, words: Iterable[str]) -> Sample:
     """The options that a variant's samples are drawn with, but for its groups."""
     try:
-        return _drawn(tuple(word for word in words if name_of(word) in OF_EVALUATE))
+        return _drawn(tuple(word for word in words if name_of(word) in NOT_OF_TRAIN))
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
 

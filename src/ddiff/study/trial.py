@@ -24,7 +24,7 @@ from ddiff.pages.report.events import read_scalars
 from ddiff.sampling.given import HELD_OUT, given_of, held_out
 from ddiff.study.figures import OF_TRAINING, key_of, metrics_for
 from ddiff.study.folder import FAILURE, TASK
-from ddiff.study.plan import fit_of, less, of_evaluate
+from ddiff.study.plan import drawn_by, fit_of, less
 from ddiff.system.checkpoints import load_checkpoint
 from ddiff.system.files import read_json, write_json
 from ddiff.system.readers import read_array
@@ -130,7 +130,7 @@ def keep_truths(folder: Path, drawing: Sequence[str], beside: Path) -> None:
     """Keep the held-out samples that samples were made from, and what was known of them."""
     trained, number = Trained.load(str(folder)), read_json(folder / TASK)["num_samples"]
     rows, truths = torch.arange(number), held_out(trained)
-    options = of_evaluate("drawing", drawing)
+    options = drawn_by("drawing", drawing)
     belong = truths[rows // options.versions % len(truths)]
     keep_some(belong.numpy(), beside.with_suffix(".truth.npy"))
     given = given_of(options, trained)
