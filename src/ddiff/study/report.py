@@ -236,10 +236,9 @@ def markdown(
     results: Results, command: str, pictures: Sequence[Path], races: Sequence[Hindsight]
 ) -> str:
     """The study as it stands in a README."""
-    environment = next(
-        (e for t in results.trials if (e := read_json(t.folder / "environment.json"))),
-        {},
-    )  # fmt: skip
+    environments = [e for t in results.trials if (e := read_json(t.folder / "environment.json"))]
+    environment = environments[0] if environments else {}
+    precisions = dict.fromkeys(e.get("precision", "?") for e in environments)
     header, rows = table(results)
     lines = [header, ["---"] * len(header), *rows]
     body = [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
@@ -247,7 +246,7 @@ def markdown(
     where = (
         f"{environment.get('device_name', 'an unknown device')}, "
         f"{environment.get('threads', '?')} threads a run, torch {packages.get('torch', '?')}, "
-        f"{environment.get('precision', '?')}"
+        f"{' and '.join(precisions) or '?'}"
     )
     said = [f"- {row.name}: `{row.options}`" for row in results.rows if row.options]
     first = results.mark["variants"][0]
