@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +10,9 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from ddiff.build import build_net
-from ddiff.config.options import Train
 from ddiff.config.targets import GROUPS
 from ddiff.config.trees import resolved
 from ddiff.config.validation import validate
-from ddiff.recipes import budget
 from ddiff.recipes.advice import Choice, expectations, lengths, nets, parts
 from ddiff.recipes.fingerprint import Fingerprint
 from ddiff.recipes.writing import as_yaml
@@ -147,28 +144,3 @@ def test_nothing_of_a_volume_reaches_a_photograph() -> None:
             facts = replace(PHOTOS, shape=(3, *sides), law=law, agreeing=0.99)
             values = {str(choice.value) for choice in parts(facts)}
             assert not {"x0", "voxel_ddpm", "trailing", "40"} & values
-
-
-@pytest.mark.parametrize(
-    ("step", "channels", "batch", "steps"),
-    [  # seconds of a step for each unit of width and each sample
-        (36 / (300 * 64 * 16), [32, 48, 64], 16, 300),
-        (36 / (299 * 64 * 16), [16, 32], 16, 598),  # too few: a net of half the widths
-        (36 / (60 * 64 * 16), [16, 32], 16, 120),
-        (36 / (45 * 64 * 16), [16, 32], 8, 180),  # 90 with batches of 16
-        (36 / (5 * 64 * 16), [16, 32], 4, 40),
-    ],
-)
-def test_a_cheaper_net_where_there_are_few_steps(
-    step: float, channels: list[int], batch: int, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def step_seconds(options: Train, data: Any) -> float:
-        return step * options.net.channels[-1] * options.budget.batch_size * (1 - 1e-9)
-
-    monkeypatch.setattr(budget, "step_seconds", step_seconds)
-    facts = replace(SOLIDS, shape=(1, 8, 8, 8))
-    data = SimpleNamespace(train=range(900), shape=facts.shape)
-    words = ("data=spheres", "data.size=8", "trainer.accelerator=cpu")
-    found = budget.within_budget(40, None, words, facts, data)
-    assert said(found.choices)["net.channels"] == channels
-    assert (found.batch, found.steps) == (batch, steps)

@@ -13,8 +13,7 @@ from ddiff.config.resolvers import LARGEST, PIXELS, NetFit, fit, nearest_sides
 from ddiff.recipes.fingerprint import Fingerprint
 from ddiff.system.errors import ConfigError
 
-ENOUGH = 100  # steps: with fewer, a smaller batch is looked for
-WIDE = 300  # steps: with fewer, a cheaper net is looked for (experiments/recipes/balls)
+ENOUGH = 100  # steps: with fewer, a smaller batch and then a cheaper net is looked for
 UNFINISHED = 1000  # steps: with fewer, samples may be unfinished
 FEW = 1000  # samples: with fewer, a net of these sizes may learn them by heart
 LOOK = "the fingerprint"  # evidence: what was seen of the data themselves

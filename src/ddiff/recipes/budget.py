@@ -13,7 +13,7 @@ from ddiff.config.options import Train, typed
 from ddiff.config.trees import resolved
 from ddiff.config.validation import given_options, validate
 from ddiff.memory.budget import GB, fitting
-from ddiff.recipes.advice import ENOUGH, SPEED, WIDE, Choice, batches, nets, parts
+from ddiff.recipes.advice import ENOUGH, SPEED, Choice, batches, nets, parts
 from ddiff.recipes.fingerprint import Fingerprint
 from ddiff.system.devices import device_for
 from ddiff.system.errors import ConfigError
@@ -40,14 +40,17 @@ class Training:
 def within_budget(
     seconds: float, memory: float | None, words: Sequence[str], facts: Fingerprint, data: Any
 ) -> Training:
-    """Return the first net that has enough steps in the budget, or the cheapest, and its batch.
+    """Return the first net that has enough steps in the budget, and its batch; where there is none,
+    those with the most steps.
 
     words: options of the data and the device. memory: bytes.
     """
     rules, found = parts(facts), None
     for net in nets(facts):
-        found = _of_net([*rules, *net], seconds, memory, words, data) or found
-        if found and found.steps >= WIDE:
+        fit = _of_net([*rules, *net], seconds, memory, words, data)
+        if fit and (found is None or fit.steps > found.steps):
+            found = fit
+        if found and found.steps >= ENOUGH:
             break
     if found is None:
         assert memory is not None
